@@ -1,0 +1,60 @@
+# Every target sets up what it needs. README.md shows the two that matter.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV := .venv
+PY := $(VENV)/bin/python
+
+DATASET ?= taobao
+CONFIG ?= din_at4ctr
+RAW ?=
+SET ?=
+RUN ?= runs/latest
+
+.DEFAULT_GOAL := help
+.PHONY: help setup data train eval export reproduce bench test lint lock clean
+
+help:
+	@sed -n 's/^## //p' Makefile
+
+## make setup       the environment, from requirements.lock
+setup: $(VENV)/.ready
+$(VENV)/.ready: requirements.lock
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11, or name it: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@echo "setting up $(VENV) from requirements.lock"
+	@rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install --quiet --require-hashes -r requirements.lock 2> >(grep -v '^WARNING: Location' >&2)
+	@touch $@
+
+## make data        prepare a dataset           DATASET= RAW= SET=
+data: setup
+	@$(PY) -m pipelines.prepare --dataset="$(DATASET)" --raw="$(RAW)" --set="$(SET)"
+
+## make train       raw log to calibrated SavedModel   DATASET= CONFIG= RAW= SET=
+train: setup
+	@$(PY) -m pipelines.train --dataset="$(DATASET)" --config="$(CONFIG)" --raw="$(RAW)" --set="$(SET)"
+
+## make eval        a finished run's metrics on its test split   RUN=runs/latest
+eval: setup
+	@$(PY) -m pipelines.evaluate --run="$(RUN)"
+
+## make reproduce   compare recipes over seeds, docs/results   DATASET= SEEDS=5
+reproduce: setup
+	@$(PY) -m pipelines.reproduce --dataset="$(DATASET)" --seeds="$(or $(SEEDS),5)" --raw="$(RAW)" --set="$(SET)"
+
+## make bench       what is measured, and how fast
+bench: setup
+	@$(PY) -m benchmarks.bench_reader
+
+## make test        the tests
+test: setup
+	@$(PY) -m pytest -n 2 -q
+
+## make lint        ruff, mypy, import-linter
+lint: setup
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy && $(VENV)/bin/lint-imports
+
+lock: ## pin what setup.py asks for
+	@$(PY) -m pip install --quiet pip-tools && $(PY) -m piptools compile --quiet --generate-hashes --allow-unsafe --extra=dev --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file=requirements.lock setup.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,6 @@
+"""at4ctr: training of click-through-rate models with training-only auxiliary tasks."""
+
+import os as _os
+
+_os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # TFRS and tf.distribute need Keras 2
+_os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

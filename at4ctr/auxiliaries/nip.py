@@ -1,0 +1,53 @@
+"""NIP, next-item prediction (AT4CTR, Eq. 8-10): behaviours so far against the next one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+from at4ctr.contracts import Tensor, View
+from at4ctr.layers.attention import SelfAttention
+from at4ctr.layers.shape import Shape, history_required
+from at4ctr.losses import next_item_prediction
+from at4ctr.schema import Schema, history_name
+
+
+@dataclass(frozen=True)
+class Config:
+    """weight: λ_NIP (Eq. 12). temperature: τ₂. mask_duplicates: candidates with the anchor's own
+    next item are left out. block: in-batch negatives come from blocks of so many samples (None:
+    the whole batch, as the paper); the cost falls in proportion.
+    """
+
+    weight: float = 0.01
+    temperature: float = 0.1
+    mask_duplicates: bool = False
+    block: int | None = None
+
+    def build(self, schema: Schema, shape: Shape, seed: int) -> NextItemPrediction:
+        history_required("nip", shape)
+        return NextItemPrediction(self, schema, shape, seed)
+
+
+class NextItemPrediction(tf.Module):
+    """r^k = causal self-attention over behaviours 0..k, matched with the raw embedding of k+1."""
+
+    def __init__(self, config: Config, schema: Schema, shape: Shape, seed: int) -> None:
+        super().__init__(name="nip")
+        self.config, self.item_id = config, history_name(schema.item_id.name)
+        self.attention = SelfAttention(shape.history, seed)
+
+    def loss(self, view: View) -> Tensor:
+        x, config = view.embedded, self.config
+        ids = None
+        if config.mask_duplicates:
+            ids = view.batch[self.item_id][:, : tf.shape(x.mask)[1]]
+        return next_item_prediction(
+            self.attention.states(x.history, x.mask),
+            x.history,
+            x.mask,
+            config.temperature,
+            item_ids=ids,
+            block=config.block,
+        )

@@ -1,0 +1,73 @@
+"""UIM, user-item match (AT4CTR, Eq. 2-7): pulls a positive sample's user and item together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+from at4ctr.contracts import Tensor, View
+from at4ctr.layers.attention import SelfAttention
+from at4ctr.layers.mlp import MLP
+from at4ctr.layers.shape import Shape, history_required
+from at4ctr.losses import user_item_match
+from at4ctr.schema import Schema
+
+
+@dataclass(frozen=True)
+class Config:
+    """weight: λ_UIM (Eq. 12). temperature: τ₁. use_history: False leaves e^U = profile alone, as
+    the paper has it for models without a sequence. hidden, width: of the projection heads (not in
+    the paper). mask_duplicates: candidates of the anchor's own user or item are left out.
+    """
+
+    weight: float = 0.1
+    temperature: float = 0.07
+    use_history: bool = True
+    hidden: int = 64
+    width: int = 32
+    mask_duplicates: bool = False
+
+    def build(self, schema: Schema, shape: Shape, seed: int) -> UserItemMatch:
+        if self.use_history:
+            history_required("uim with use_history", shape)
+        return UserItemMatch(self, schema, shape, seed)
+
+
+class UserItemMatch(tf.Module):
+    """e^U = [profile; mean_pool(SA(history))], e^I = item, two heads, InfoNCE both ways.
+
+    Heads are dense-ReLU-dense with a linear output: a ReLU there would confine cosines to [0, 1].
+    """
+
+    def __init__(self, config: Config, schema: Schema, shape: Shape, seed: int) -> None:
+        super().__init__(name="uim")
+        self.config = config
+        self.ids = (schema.user_id.name, schema.item_id.name)
+        user = shape.profile
+        if config.use_history:
+            self.attention = SelfAttention(shape.history, seed)
+            user += shape.history
+        sizes = (config.hidden, config.width)
+        self.user, self.item = (
+            MLP(width, sizes, "relu", seed=seed + i, last="linear", name=name)
+            for i, (name, width) in enumerate((("user_head", user), ("item_head", shape.item)))
+        )
+
+    def represent(self, view: View) -> tuple[Tensor, Tensor]:
+        """r^U, r^I [B, width] (Eq. 5)."""
+        x = view.embedded
+        user = x.profile
+        if self.config.use_history:
+            user = tf.concat([user, self.attention.pooled(x.history, x.mask)], -1)
+        return self.user(user, training=True), self.item(x.item, training=True)
+
+    def loss(self, view: View) -> Tensor:
+        user, item = self.represent(view)
+        user_ids, item_ids = (
+            (view.batch[n] for n in self.ids) if self.config.mask_duplicates else (None, None)
+        )
+        (labels,) = view.labels.values()
+        return user_item_match(
+            user, item, labels, self.config.temperature, user_ids=user_ids, item_ids=item_ids
+        )

@@ -1,0 +1,111 @@
+"""Checkpoints that are whole or absent: written aside, hashed, renamed; verified before use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from at4ctr.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """fsync of a file or folder."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON so that the file is old or new, never half; refuses NaN."""
+    aside = path.with_name(f".{path.name}.tmp")
+    aside.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    sync(aside)
+    aside.replace(path)
+    sync(path.parent)
+
+
+def save(folder: Path, name: str, checkpoint: tf.train.Checkpoint, cursor: dict) -> Path:
+    """Writes ``folder/name`` with the checkpoint's files and ``cursor.json`` (cursor, digests)."""
+    aside, final = folder / f".{name}.tmp", folder / name
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        checkpoint.write(str(aside / "variables"))
+        files = sorted(p for p in aside.iterdir())
+        for path in files:
+            sync(path)
+        write_json(
+            aside / "cursor.json", {"cursor": cursor, "files": {p.name: digest(p) for p in files}}
+        )
+        if final.exists():
+            final.replace(folder / f".{name}.old")
+        aside.replace(final)
+        sync(folder)
+    except (OSError, tf.errors.OpError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise InputError(
+            f"checkpoint {final} could not be written ({str(error).splitlines()[0]}); "
+            "older checkpoints are intact: free some space and run the same command again"
+        ) from error
+    shutil.rmtree(folder / f".{name}.old", ignore_errors=True)
+    return final
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Deletes all but the newest ``keep`` step checkpoints."""
+    for path in sorted(folder.glob("step-*"))[:-keep]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def whole(path: Path) -> dict | None:
+    """The cursor of a checkpoint whose files match their digests, or None."""
+    try:
+        value = json.loads((path / "cursor.json").read_text())
+        if all(digest(path / name) == sha for name, sha in value["files"].items()):
+            return value["cursor"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+def newest(folder: Path) -> tuple[Path, dict] | None:
+    """The newest whole step checkpoint and its cursor; damaged ones are passed over aloud.
+
+    InputError when there are checkpoints but none is whole: training never starts over silently.
+    """
+    found = sorted(folder.glob("step-*"), reverse=True)
+    for path in found:
+        cursor = whole(path)
+        if cursor is not None:
+            return path, cursor
+        log.warning(
+            "checkpoint %s is damaged (its files differ from their digests): passed over", path
+        )
+    if found:
+        raise InputError(
+            f"{folder} holds {len(found)} checkpoints and none is whole; "
+            "delete the run's folder to train from the start"
+        )
+    return None
+
+
+def restore(path: Path, checkpoint: tf.train.Checkpoint) -> None:
+    """Reads every variable back; any that is missing is an error."""
+    checkpoint.read(str(path / "variables")).assert_consumed()

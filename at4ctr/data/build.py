@@ -1,0 +1,166 @@
+"""The contents of a store from ``log`` and ``impressions``: runs the steps in order."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from at4ctr.data import negatives, parts, steps, vocabulary
+from at4ctr.data.dataset import SPLITS, Options
+from at4ctr.data.duck import Engine, bar, name, report
+from at4ctr.errors import InputError
+from at4ctr.schema import Schema
+
+
+def build(engine: Engine, config: Options, folder: Path) -> dict[str, Any]:
+    """Writes all of a store but its manifest; returns what it knows of that.
+
+    Raises InputError when no user is left, or a split has rows of one class only.
+    """
+    schema = config.schema()
+    impressions = _has(engine, "impressions")
+    truth = impressions and _has(engine, "impressions", "probability")
+    chunks = _index(engine, config, impressions)
+    _place(engine, config, impressions, chunks)
+    rows = vocabulary.build(engine, config, impressions)
+    given_up = 0 if impressions else negatives.draw(engine, config)
+    ids = {f.name: vocabulary.ids(engine, schema, f) for f in schema.features}
+    vocabulary.write(engine, schema, folder / "vocabulary")
+    _write_dims(engine, schema, folder, ids)
+    writer = parts.Writer(engine, schema, config.seed, ids, impressions, truth)
+    counts = _write_parts(writer, folder / "data", chunks)
+    _demand_classes(config, counts)
+    splits = {s: {"rows": counts.rows[s], "positives": counts.positives[s],
+                  "unknown": counts.unknown[s]} for s in SPLITS}  # fmt: skip
+    return {
+        "truth": truth,
+        "options": config.preparation(),
+        "schema": schema.to_json(),
+        "counts": {
+            "users": chunks[-1][1] + 1,
+            "items": len(ids[schema.item_id.name]),
+            "behaviours": int(engine.one("SELECT count(*) FROM behaviours")[0]),
+            **splits,
+        },
+        "vocabulary": rows,
+        "parts": counts.parts,
+        "notes": _notes(given_up),
+    }
+
+
+def _has(engine: Engine, table: str, column: str = "") -> bool:
+    also = f" AND column_name = '{column}'" if column else ""
+    query = f"SELECT count(*) FROM information_schema.columns WHERE table_name = '{table}'{also}"
+    return bool(engine.one(query)[0])
+
+
+def _index(engine: Engine, config: Options, impressions: bool) -> list[tuple[int, int]]:
+    """Numbers users, items and values; returns the parts' ranges of users."""
+    schema = config.schema()
+    user, item = (schema.table(f.table).dtype for f in (schema.user_id, schema.item_id))
+    if not engine.run("users", steps.users(schema, config.min_behaviours)):
+        column = name(schema.user_id.name)
+        sizes = f"SELECT count(*) AS n FROM log GROUP BY {column}"
+        found, most = engine.one(f"SELECT count(*), coalesce(max(n), 0) FROM ({sizes}) s")
+        raise InputError(
+            f"data options of {config.name}: none of the log's {found:,} users has "
+            f"min_behaviours={config.min_behaviours} behaviours; the most active has {most}; lower "
+            "data.min_behaviours or use a longer log"
+        )
+    engine.run("user index", steps.numbered("users", "user_raw", engine.key("raw", user)))
+    engine.run("items", steps.items(schema, impressions))
+    engine.run("item index", steps.numbered("items", "item_raw", engine.key("raw", item)))
+    for f in schema.group("behaviour"):
+        engine.run(f"values {f.name}", steps.values(f, "log"))
+    for f in schema.group("context"):
+        engine.run(f"values {f.name}", steps.values(f, "impressions" if impressions else "log"))
+    sizes = engine.arrow("SELECT n FROM users ORDER BY idx").column("n").to_numpy()
+    return parts.ranges(sizes)
+
+
+def _place(
+    engine: Engine, config: Options, impressions: bool, chunks: list[tuple[int, int]]
+) -> None:
+    """Makes ``behaviours``, and ``shown`` of impressions: rows with place, cut and split."""
+    schema = config.schema()
+    behaviour, context = schema.group("behaviour"), schema.group("context")
+    carried = behaviour if impressions else behaviour + context
+    engine.run("events", steps.encoded("events", "log", schema, carried, ""))
+    engine.connection.execute("DROP TABLE log")
+    engine.connection.execute(
+        "CREATE TABLE behaviours AS " + steps.placed("events", config, config.cut(), "< 0")
+    )
+    engine.each(
+        "behaviours",
+        chunks,
+        lambda within: (
+            "INSERT INTO behaviours " + steps.placed("events", config, config.cut(), within)
+        ),
+    )
+    if impressions:
+        more = ", l.label" + (
+            ", l.probability" if _has(engine, "impressions", "probability") else ""
+        )
+        engine.run("impressions", steps.encoded("shown_bare", "impressions", schema, context, more))
+        engine.run("cuts", steps.sees())
+        engine.connection.execute(
+            """CREATE VIEW shown_events AS SELECT b.*, s.cut AS seen
+            FROM shown_bare b JOIN seen s ON s.ord = b.ord"""
+        )
+        engine.run(
+            "instances",
+            "CREATE TABLE shown AS " + steps.placed("shown_events", config, "seen", ">= 0"),
+        )
+    engine.run("offsets", steps.offsets("shown" if impressions else "behaviours"))
+    engine.connection.execute("DROP TABLE events")
+
+
+def _write_dims(engine: Engine, schema: Schema, folder: Path, ids: dict[str, np.ndarray]) -> None:
+    """``dims/*.parquet`` and ``ids/*.npy``."""
+    (folder / "dims").mkdir()
+    (folder / "ids").mkdir()
+    for table, group in (("user", "profile"), ("item", "item")):
+        features = [f for f in schema.features if f.group == group]
+        columns = ", ".join(f"{steps.column(schema, f)} AS {name(f.name)}" for f in features)
+        found = engine.arrow(f"SELECT {columns} FROM {table}s ORDER BY idx")
+        pq.write_table(found, folder / "dims" / f"{table}.parquet", compression="zstd")
+        for f in features:
+            np.save(folder / "ids" / f"{f.name}.npy", ids[f.name])
+
+
+def _write_parts(writer: parts.Writer, folder: Path, chunks: list[tuple[int, int]]) -> parts.Counts:
+    folder.mkdir()
+    counts, begin = parts.Counts(), time.monotonic()
+    for number, (first, last) in enumerate(chunks):
+        bar("parts", number / len(chunks))
+        writer.write(folder, f"part-{number:05d}.parquet", first, last, counts)
+    report("parts", sum(counts.rows.values()), time.monotonic() - begin)
+    return counts
+
+
+def _demand_classes(config: Options, counts: parts.Counts) -> None:
+    """Raises InputError for an empty training split, or a split of one class only."""
+    for split in SPLITS:
+        rows, positives = counts.rows[split], counts.positives[split]
+        if rows == 0 and split == "train":
+            raise InputError(
+                f"data options of {config.name}: the train split has no row; expected some; use a "
+                "longer log, or lower data.min_history, or hold out fewer rows"
+            )
+        if rows and positives in (0, rows):
+            what = "positives" if positives else "negatives"
+            raise InputError(
+                f"data options of {config.name}: the {split} split has {rows:,} rows, all "
+                f"{what}; expected both classes; use a longer log or another split"
+            )
+
+
+def _notes(given_up: int) -> list[str]:
+    if not given_up:
+        return []
+    return [f"{given_up:,} negatives were given up after {negatives.ATTEMPTS} draws of the "
+            "positive's own item"]  # fmt: skip

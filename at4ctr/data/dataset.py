@@ -1,0 +1,138 @@
+"""What a dataset is: its options, where its raw log lies, and the SQL that reads it.
+
+A dataset is one module of ``at4ctr.data`` with a frozen dataclass ``Config(Options)``. The module's
+name is the dataset's name. ``prepare`` turns it into a store; nothing else knows its raw format.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from at4ctr.errors import InputError
+from at4ctr.schema import Schema
+
+if TYPE_CHECKING:
+    from at4ctr.data.duck import Engine
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A raw log that was found, fetched or simulated.
+
+    files: what is hashed into the manifest.
+    simulated: True labels every later output *simulated*.
+    notes: sentences for the report.
+    """
+
+    files: tuple[Path, ...]
+    simulated: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Options(ABC):
+    """Options that every dataset has. Those in ``READING`` do not change the store.
+
+    (``raw`` does so through the files found there, whose names, sizes and times name the store.)
+
+    raw: file or folder of the raw log; empty means ``data/raw/<dataset>``.
+    history: T, how many of the latest behaviours a model sees.
+    negative_rate: w in (0, 1], the rate at which training negatives are kept (He et al. 2014).
+    protocol: ``strict`` builds vocabularies from training rows only and draws each split's
+        negatives from that split's own rows; ``paper`` uses all rows for both.
+    negatives: popularity-drawn negatives per positive (ignored where the log has real ones).
+    min_behaviours: users with fewer behaviours are dropped.
+    min_history: rows with fewer visible behaviours are dropped.
+    seed: of every draw made in preparation.
+    """
+
+    raw: str = ""
+    history: int = 100
+    negative_rate: float = 1.0
+    protocol: Literal["strict", "paper"] = "strict"
+    negatives: int = 1
+    min_behaviours: int = 10
+    min_history: int = 1
+    seed: int = 0
+
+    READING: ClassVar[tuple[str, ...]] = ("raw", "history", "negative_rate")
+
+    def __post_init__(self) -> None:
+        where = f"data options of {self.name}"
+        if self.history < 1:
+            raise InputError(
+                f"{where}: history is {self.history}; expected at least 1; set data.history=100"
+            )
+        if not (math.isfinite(self.negative_rate) and 0 < self.negative_rate <= 1):
+            raise InputError(
+                f"{where}: negative_rate is {self.negative_rate}; expected 0 < w <= 1, the share "
+                "of training negatives to keep; set data.negative_rate=1 to keep all"
+            )
+        for field, least in (("negatives", 1), ("min_behaviours", 1), ("min_history", 0)):
+            if getattr(self, field) < least:
+                raise InputError(
+                    f"{where}: {field} is {getattr(self, field)}; expected at least {least}"
+                )
+
+    @property
+    def name(self) -> str:
+        """The dataset's name: its module's."""
+        return type(self).__module__.rsplit(".", 1)[-1]
+
+    def preparation(self) -> dict:
+        """The options that shape the store, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self.READING}
+
+    @abstractmethod
+    def schema(self) -> Schema:
+        """The features of the log."""
+
+    @abstractmethod
+    def acquire(self) -> Source:
+        """Finds, fetches or simulates the raw log; InputError where it is missing or unreadable."""
+
+    @abstractmethod
+    def load(self, engine: Engine, source: Source) -> None:
+        """Makes the engine's relation ``log``, and ``impressions`` where the log has real ones.
+
+        ``log``: one row a behaviour, columns under their schema names: the profile features (the
+        user's id among them), the item features, the behaviour features, the context features
+        where there are no impressions; and ``timestamp`` BIGINT in seconds, ``ord`` BIGINT the
+        original row order. Of a user's or an item's attributes the first seen are kept.
+        ``impressions``: the user's id, the item and context features, ``timestamp``, ``ord``,
+        ``label`` 0 or 1 and, where it is known, ``probability``.
+        """
+
+    @abstractmethod
+    def split(self) -> str:
+        """SQL that gives ``'train'``, ``'validation'``, ``'test'``, or NULL for no row at all.
+
+        It is evaluated over the behaviours, or over the impressions where the log has them, with
+        the columns ``"user"`` (a dense index), ``user_key`` (of the raw id alone, 0 .. 2^31-2),
+        ``timestamp``, ``pos`` (0-based place among the user's in time order), ``n`` (how many the
+        user has) and ``earlier`` (how many of the user's have a smaller timestamp). Window
+        functions must be partitioned by ``"user"``.
+        """
+
+    def cut(self) -> str:
+        """SQL over the same columns: how many of the user's behaviours a row sees.
+
+        ``pos`` by default; ``earlier`` for a log whose timestamps are days, which have no order
+        inside. Not asked of impressions: they see the behaviours with a smaller timestamp.
+        """
+        return "pos"
+
+
+def holdout(test: int = 1, validation: int = 1) -> str:
+    """A `Options.split`: each user's last `test` rows test, the `validation` before them so."""
+    return (
+        f"CASE WHEN pos >= n - {test} THEN 'test' "
+        f"WHEN pos >= n - {test + validation} THEN 'validation' ELSE 'train' END"
+    )

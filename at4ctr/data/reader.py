@@ -1,0 +1,299 @@
+"""Batches of a store: shuffled, sampled, sharded, and resumable at any step.
+
+Batch k of an epoch is a pure function of (store, settings, seed, epoch, k). The epoch's row groups
+are permuted statelessly (Philox keyed by seed and epoch), every n-th goes to this worker, and
+consecutive ones form blocks of at least ``block_users`` users. The kept instances of a block are
+permuted as a whole; batches are consecutive slices of the blocks, one after the other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from at4ctr.data.block import Ahead, Block, aligned, in_blocks, sliding
+from at4ctr.data.dataset import Split
+from at4ctr.data.sampling import keep
+from at4ctr.data.store import RowGroup, Store, flat, list_lengths
+from at4ctr.errors import InputError
+from at4ctr.schema import history_name
+
+GROUPS_AT_ONCE = 64  # row groups per read when counting
+BLOCKS_HELD = 3
+
+
+class Plan(NamedTuple):
+    """An epoch of one worker: its blocks, where each ends (in rows), and the common steps."""
+
+    blocks: tuple[tuple[RowGroup, ...], ...]
+    ends: np.ndarray
+    steps: int
+
+
+class Reader:
+    """One split of a store in batches (flat dicts; int32 but for label and probability).
+
+    Every profile, item and context feature ``[B]`` or ``[B, length]``; ``history_<f>`` ``[B, T]``
+    or ``[B, T, length]`` of item features in ``schema.history`` and of behaviour features, oldest
+    first, left-aligned, zero padded, the latest T before the instance's cut and never past it;
+    ``history_length``, ``user_index`` ``[B]``; ``label`` ``[B]`` float32; ``probability`` ``[B]``
+    float64 with ``truth``.
+
+    batch_size: rows of a batch of this worker.
+    history: T.
+    negative_rate: w in (0, 1], the share of negatives kept. Below 1 the labels and ``u31`` of the
+        split are read once, here, to count (some seconds per 100M rows).
+    seed: of the order. Sampling does not depend on it.
+    shuffle: False gives store order.
+    drop_remainder: leave out the rows that fill no batch; None does so when shuffling.
+    truth: also yield the true click probabilities of a simulated store.
+    context: which of several workers this is. All have the same number of steps: with
+        ``drop_remainder`` that of the worker with the fewest rows, otherwise that of the one with
+        the most, and those who run out yield batches of 0 rows.
+    block_users: rows are shuffled across at least so many users, or all. Memory is about three
+        blocks of 4 bytes a behaviour and history feature and 20 bytes an instance.
+    Raises InputError for settings out of range, a split without rows, a batch larger than the data.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        split: Split,
+        *,
+        batch_size: int,
+        history: int,
+        negative_rate: float = 1.0,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_remainder: bool | None = None,
+        truth: bool = False,
+        context: tf.distribute.InputContext | None = None,
+        block_users: int = 32_768,
+    ) -> None:
+        self.store, self.split, self.schema = store, split, store.schema
+        self.batch_size, self.history, self.negative_rate = batch_size, history, negative_rate
+        self.seed, self.shuffle, self.truth, self.block_users = seed, shuffle, truth, block_users
+        self.drop_remainder = shuffle if drop_remainder is None else drop_remainder
+        self.workers = context.num_input_pipelines if context else 1
+        self.worker = context.input_pipeline_id if context else 0
+        self._check_settings()
+        groups = store.groups(split)
+        kept = self._count(groups)
+        self._kept = {g: int(k) for g, k in zip(groups, kept, strict=True) if k}
+        self._check_rows()
+        self._plan = lru_cache(maxsize=4)(self._make_plan)
+        self._blocks = Ahead(self._load, BLOCKS_HELD)
+
+    @property
+    def rows(self) -> int:
+        """Kept rows of an epoch, over all workers."""
+        return sum(self._kept.values())
+
+    def steps(self, epoch: int) -> int:
+        """Batches of an epoch, the same on every worker."""
+        return self._plan(epoch).steps
+
+    def dataset(
+        self, epoch: int, start: int = 0, *, parallel: int = 2, prefetch: int = 4
+    ) -> tf.data.Dataset:
+        """Batches ``start``, ``start + 1``, ... of an epoch, in order.
+
+        Resumes exactly from ``start``, and from a ``tf.train.Checkpoint`` of its iterator.
+        ``parallel`` batches are cut at once and ``prefetch`` lie ready.
+        """
+        names = list(self._spec)
+        types = [dtype for dtype, _ in self._spec.values()]
+        size = self.batch_size if self.drop_remainder else None
+
+        def cut(index: np.ndarray) -> list[np.ndarray]:
+            return list(self.batch(epoch, int(index)).values())
+
+        def fetch(index: tf.Tensor) -> dict[str, tf.Tensor]:
+            tensors = tf.numpy_function(cut, [index], types, stateful=False)
+            for name, tensor in zip(names, tensors, strict=True):
+                tensor.set_shape((size, *self._spec[name][1]))
+            return dict(zip(names, tensors, strict=True))
+
+        options = tf.data.Options()
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+        batches = tf.data.Dataset.range(start, max(start, self.steps(epoch)))
+        batches = batches.map(fetch, num_parallel_calls=parallel, deterministic=True)
+        return batches.prefetch(prefetch).with_options(options)
+
+    def batch(self, epoch: int, index: int) -> dict[str, np.ndarray]:
+        """Batch ``index`` of an epoch in numpy: what ``dataset`` yields at that step."""
+        plan = self._plan(epoch)
+        if not 0 <= index < plan.steps:
+            raise InputError(
+                f"batch {index} of epoch {epoch}: expected 0 to {plan.steps - 1}, "
+                "the steps of that epoch"
+            )
+        total = int(plan.ends[-1])
+        first = min(index * self.batch_size, total)
+        last = min(first + self.batch_size, total)
+        low = int(np.searchsorted(plan.ends, first, side="right"))
+        pieces: list[dict[str, np.ndarray]] = []
+        for number in range(min(low, len(plan.ends) - 1), len(plan.ends)):
+            begin = int(plan.ends[number - 1]) if number else 0
+            if begin >= last and pieces:
+                break
+            block = self._blocks.get(epoch, number, len(plan.ends))
+            pieces.append(self._slice(block, slice(max(first - begin, 0), last - begin)))
+        if len(pieces) == 1:
+            return pieces[0]
+        return {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
+
+    @cached_property
+    def _spec(self) -> dict[str, tuple[type, tuple[int, ...]]]:
+        """Type and shape without B of every entry of a batch, in order."""
+
+        def wide(name: str) -> tuple[int, ...]:
+            length = self.schema.feature(name).length
+            return () if length is None else (length,)
+
+        now = [f.name for g in ("profile", "item", "context") for f in self.schema.group(g)]
+        past = [*self.schema.history, *(f.name for f in self.schema.group("behaviour"))]
+        spec: dict[str, tuple[type, tuple[int, ...]]] = {n: (np.int32, wide(n)) for n in now}
+        spec |= {history_name(n): (np.int32, (self.history, *wide(n))) for n in past}
+        spec |= {"history_length": (np.int32, ()), "label": (np.float32, ())}
+        spec |= {"user_index": (np.int32, ())}
+        return spec | ({"probability": (np.float64, ())} if self.truth else {})
+
+    def _slice(self, block: Block, rows: slice) -> dict[str, np.ndarray]:
+        """Some consecutive rows of a block as a batch."""
+        at = {name: column[rows] for name, column in block.instances.items()}
+        batch: dict[str, np.ndarray] = {}
+        for group, key in (("profile", "user"), ("item", "item")):
+            for f in self.schema.group(group):  # type: ignore[arg-type]
+                batch[f.name] = np.take(self.store.ids(f.name), at[key], axis=0)
+        for f in self.schema.group("context"):
+            batch[f.name] = at[f.name].copy()
+        positions = np.arange(self.history, dtype=np.int32)
+        real = (positions - at["length"][:, None]) >> 31  # [B, T]: all bits set, or none
+        begin = at["begin"].astype(np.intp)
+        for name, windows in block.windows.items():
+            shape = (len(begin), *self._spec[name][1])
+            values = windows[begin].view(np.int32).reshape(shape)
+            mask = real if values.ndim == 2 else real[:, :, None]
+            batch[name] = np.bitwise_and(values, mask, out=aligned(shape))
+        batch["history_length"] = at["length"].copy()
+        batch["label"] = at["label"].astype(np.float32)
+        batch["user_index"] = at["user"].copy()
+        if self.truth:
+            batch["probability"] = at["probability"].copy()
+        return batch
+
+    def _load(self, epoch: int, number: int) -> Block:
+        """Decodes, samples and permutes a block."""
+        groups = self._plan(epoch).blocks[number]
+        users = self.store.read(self.split, groups, truth=self.truth)
+        columns = dict(users.instances)
+        kept = np.flatnonzero(keep(columns["label"], columns.pop("u31"), self.negative_rate))
+        self._check_count(groups, len(kept))
+        if self.shuffle:
+            kept = self._rng(epoch, 1 + number).permutation(kept)
+        owner = np.repeat(np.arange(len(users.users), dtype=np.int32), users.counts)[kept]
+        columns = {name: np.take(column, kept) for name, column in columns.items()}
+        cut = columns.pop("cut")
+        columns["length"] = np.minimum(cut, self.history)
+        columns["begin"] = np.take(users.offsets, owner) + (cut - columns["length"])
+        columns["user"] = np.take(users.users, owner)
+        sequences = dict(users.behaviours)
+        items = sequences.pop("item")
+        sequences |= {n: np.take(self.store.ids(n), items, axis=0) for n in self.schema.history}
+        windows = {
+            history_name(n): sliding(sequences[n], self.history)
+            for n in [*self.schema.history, *(f.name for f in self.schema.group("behaviour"))]
+        }
+        return Block(columns, windows)
+
+    def _make_plan(self, epoch: int) -> Plan:
+        groups = list(self._kept)
+        if self.shuffle:
+            order = self._rng(epoch, 0).permutation(len(groups))
+            groups = [groups[i] for i in order]
+        shares = [groups[i :: self.workers] for i in range(self.workers)]
+        rows = [sum(self._kept[g] for g in share) for share in shares]
+        if self.drop_remainder:
+            steps = min(rows) // self.batch_size
+            if not steps:
+                raise self._too_large(min(rows), f" for a worker in epoch {epoch}")
+        else:
+            steps = math.ceil(max(rows) / self.batch_size)
+        blocks = in_blocks(shares[self.worker], self.block_users)
+        ends = np.cumsum([sum(self._kept[g] for g in block) for block in blocks])
+        return Plan(blocks, ends, steps)
+
+    def _rng(self, epoch: int, stream: int) -> np.random.Generator:
+        """Independent draws for every (seed, epoch, stream)."""
+        key = np.array([self.seed % 2**64, epoch], dtype=np.uint64)
+        counter = np.array([0, 0, 0, stream], dtype=np.uint64)
+        return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+    def _count(self, groups: Sequence[RowGroup]) -> np.ndarray:
+        """Kept rows of every row group."""
+        if self.negative_rate == 1:
+            return np.array([g.rows for g in groups], dtype=np.int64)
+        label, u31 = f"{self.split}_label", f"{self.split}_u31"
+        counts = [np.zeros(0, np.int64)]
+        for first in range(0, len(groups), GROUPS_AT_ONCE):
+            some = groups[first : first + GROUPS_AT_ONCE]
+            table = self.store.columns(some, [label, u31])
+            kept = keep(flat(table.column(label)), flat(table.column(u31)), self.negative_rate)
+            users = np.cumsum([0, *(g.users for g in some)])
+            rows = np.concatenate([[0], np.cumsum(list_lengths(table.column(label)))])[users]
+            counts.append(np.diff(np.concatenate([[0], np.cumsum(kept)])[rows]))
+        return np.concatenate(counts)
+
+    def _check_settings(self) -> None:
+        where = f"reader of {self.store.path}, split {self.split}"
+        for name, least in (("batch_size", 1), ("history", 1), ("block_users", 1)):
+            if getattr(self, name) < least:
+                raise InputError(
+                    f"{where}: {name} is {getattr(self, name)}; expected at least {least}"
+                )
+        w = self.negative_rate
+        if not (math.isfinite(w) and 0 < w <= 1):
+            raise InputError(
+                f"{where}: negative_rate is {w}; expected 0 < w <= 1, the share of negatives to "
+                "keep; set negative_rate=1 to keep all"
+            )
+        if self.truth and not self.store.truth:
+            raise InputError(
+                f"{where}: truth=True, but the store holds no true probabilities; expected a store "
+                "simulated with them; read it with truth=False"
+            )
+
+    def _check_rows(self) -> None:
+        if not self._kept:
+            raise InputError(
+                f"store {self.store.path}: split {self.split} has 0 rows to read; expected at "
+                "least 1; prepare it with another split or with smaller minimum lengths"
+            )
+        if len(self._kept) < self.workers:
+            raise InputError(
+                f"store {self.store.path}: split {self.split} has {len(self._kept)} row groups "
+                f"with rows for {self.workers} workers; expected one each; use fewer workers"
+            )
+        if self.drop_remainder and self.rows < self.batch_size * self.workers:
+            raise self._too_large(self.rows // self.workers, " for a worker")
+
+    def _too_large(self, rows: int, of: str) -> InputError:
+        return InputError(
+            f"store {self.store.path}, split {self.split}: batch_size is {self.batch_size}, larger "
+            f"than the {rows} rows kept{of}; set batch_size to at most {rows} "
+            "or drop_remainder=False"
+        )
+
+    def _check_count(self, groups: Sequence[RowGroup], found: int) -> None:
+        expected = sum(self._kept[g] for g in groups)
+        if found != expected:
+            raise InputError(
+                f"store {self.store.path}: {found} {self.split} rows in {len(groups)} row groups "
+                f"from {groups[0].part}, expected {expected}; delete the store and prepare it again"
+            )

@@ -1,0 +1,157 @@
+"""The steps of preparation as SQL, from ``log`` to numbered rows with their cuts and splits.
+
+Dense indices are numbered bucket by bucket, not by one sort of everything: the index of a raw id
+is the number of ids in lower buckets plus its rank in its own, buckets being a hash of the id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from at4ctr.data.dataset import SPLITS, Options
+from at4ctr.data.duck import name
+from at4ctr.data.sampling import PRIME, coefficient, linear_sql, mix_sql, reduced_sql, uniform31_sql
+from at4ctr.schema import Feature, Schema
+
+BUCKETS = 256
+NUMBERING = 20_171_125  # seed of the buckets, the same for every preparation
+NEGATIVE = 4  # the word after user key, item key, time and place among ties: number of a negative
+
+
+def first_seen(schema: Schema, group: str) -> list[Feature]:
+    """The attributes of users (``profile``) or items (``item``): all but the id."""
+    return [f for f in schema.features if f.group == group][1:]
+
+
+def column(schema: Schema, feature: Feature) -> str:
+    """The column of a profile or item feature in ``users`` or ``items``; an id is ``raw``."""
+    if feature in (schema.user_id, schema.item_id):
+        return "raw"
+    return name(f"f_{feature.name}")
+
+
+def code(feature: Feature) -> str:
+    """The column of a behaviour or context feature where rows carry an index of its values."""
+    return name(f"c_{feature.name}")
+
+
+def _firsts(attributes: list[Feature]) -> str:
+    return "".join(
+        f', arg_min({name(f.name)}, ("timestamp", ord)) AS {name(f"f_{f.name}")}'
+        for f in attributes
+    )
+
+
+def users(schema: Schema, least: int) -> str:
+    """``user_raw``: raw id, behaviours, first seen attributes of users with at least `least`."""
+    user = name(schema.user_id.name)
+    firsts = _firsts(first_seen(schema, "profile"))
+    return f"""CREATE TABLE user_raw AS
+        SELECT {user} AS raw, count(*)::INTEGER AS n{firsts} FROM log
+        GROUP BY {user} HAVING count(*) >= {least}"""
+
+
+def items(schema: Schema, impressions: bool) -> str:
+    """``item_raw``: raw id and first seen attributes of every item of the users kept."""
+    item, user = name(schema.item_id.name), name(schema.user_id.name)
+    attributes = [name(f.name) for f in first_seen(schema, "item")]
+    columns = ", ".join([user, item, *attributes, '"timestamp"', "ord"])
+    source = f"SELECT {columns} FROM log"
+    if impressions:
+        source += f" UNION ALL SELECT {columns} FROM impressions"
+    firsts = _firsts(first_seen(schema, "item"))
+    return f"""CREATE TABLE item_raw AS
+        SELECT {item} AS raw{firsts} FROM ({source}) s
+        WHERE {user} IN (SELECT raw FROM user_raw) GROUP BY {item}"""
+
+
+def numbered(table: str, source: str, key: str) -> str:
+    """``table``: the rows of `source` with ``key`` (an SQL of ``raw``) and dense ``idx``."""
+    bucket = uniform31_sql(["key"], NUMBERING, PRIME)
+    return f"""CREATE TABLE {table} AS
+        WITH keyed AS (SELECT *, {key} AS key FROM {source}),
+        bucketed AS (SELECT *, {bucket} % {BUCKETS} AS bucket FROM keyed),
+        sizes AS (SELECT bucket, count(*) AS size FROM bucketed GROUP BY bucket),
+        starts AS (SELECT bucket, sum(size) OVER (ORDER BY bucket) - size AS start FROM sizes)
+        SELECT b.* EXCLUDE (bucket), (s.start
+            + row_number() OVER (PARTITION BY b.bucket ORDER BY b.raw) - 1)::INTEGER AS idx
+        FROM bucketed b JOIN starts s ON b.bucket = s.bucket"""
+
+
+def values(feature: Feature, relation: str) -> str:
+    """``values_<feature>``: the distinct raw values of a behaviour or context feature."""
+    return f"""CREATE TABLE {name("values_" + feature.name)} AS
+        SELECT raw, (row_number() OVER (ORDER BY raw) - 1)::INTEGER AS idx
+        FROM (SELECT DISTINCT {name(feature.name)} AS raw FROM {relation}) v"""
+
+
+def encoded(
+    table: str, relation: str, schema: Schema, carried: Sequence[Feature], more: str
+) -> str:
+    """``table``: the rows of a relation with dense indices in place of raw ids."""
+    user, item = name(schema.user_id.name), name(schema.item_id.name)
+    joins, columns = [], []
+    for number, f in enumerate(carried):
+        joins.append(
+            f"LEFT JOIN {name('values_' + f.name)} v{number}"
+            f" ON v{number}.raw IS NOT DISTINCT FROM l.{name(f.name)}"
+        )
+        columns.append(f", v{number}.idx AS {code(f)}")
+    return f"""CREATE TABLE {table} AS
+        SELECT u.idx AS "user", i.idx AS item, i.key::INTEGER AS item_key,
+            l."timestamp", l.ord{"".join(columns)}{more}
+        FROM {relation} l JOIN users u ON u.raw = l.{user} JOIN items i ON i.raw = l.{item}
+        {" ".join(joins)}"""
+
+
+def placed(source: str, config: Options, cut: str, within: str) -> str:
+    """The rows of `source` with ``pos``, ``cut``, ``split``, ``rank`` and ``form``.
+
+    split: 0, 1, 2 in the order of `SPLITS`; NULL for a row that is no instance.
+    rank: 0-based place among the user's instances of the split.
+    form: the linear form of the row's stable words, which are the keys of its user and item, its
+        time and its place among the user's rows of the same second.
+    """
+    split = " ".join(f"WHEN '{s}' THEN {number}" for number, s in enumerate(SPLITS))
+    words = ["user_key", "item_key", reduced_sql('"timestamp"'), "pos - earlier"]
+    gone = ", seen" if cut == "seen" else ""
+    return f"""
+        SELECT * EXCLUDE (asked), CASE WHEN cut >= {config.min_history} THEN asked END AS split,
+            (row_number() OVER (PARTITION BY "user", CASE WHEN cut >= {config.min_history}
+                THEN asked END ORDER BY pos) - 1)::INTEGER AS rank
+        FROM (SELECT * EXCLUDE (item_key, user_key, n, "timestamp", ord, earlier{gone}),
+            (CASE {config.split()} {split} END)::TINYINT AS asked, ({cut})::INTEGER AS cut,
+            {linear_sql(words, config.seed, PRIME)}::INTEGER AS form
+        FROM (SELECT e.*, u.key AS user_key, c.n,
+            (row_number() OVER (PARTITION BY e."user" ORDER BY e."timestamp", e.ord)
+                - 1)::INTEGER AS pos,
+            (rank() OVER (PARTITION BY e."user" ORDER BY e."timestamp") - 1)::INTEGER AS earlier
+        FROM {source} e JOIN users u ON u.idx = e."user"
+        JOIN (SELECT "user", count(*) AS n FROM {source} WHERE "user" {within} GROUP BY "user") c
+            ON c."user" = e."user" WHERE e."user" {within}) p) q"""
+
+
+def sees() -> str:
+    """``seen``: of every impression, by ``ord``, how many behaviours have a smaller timestamp."""
+    return """CREATE TABLE seen AS
+        SELECT ord, cut::INTEGER AS cut FROM (
+            SELECT ord, past, sum(past) OVER (PARTITION BY "user" ORDER BY "timestamp", past
+                ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS cut
+            FROM (SELECT "user", "timestamp", ord, 0 AS past FROM shown_bare
+                UNION ALL SELECT "user", "timestamp", NULL, 1 FROM events) b) c
+        WHERE past = 0"""
+
+
+def offsets(relation: str) -> str:
+    """``offsets``: how many instances of a split the users before a user have."""
+    return f"""CREATE TABLE offsets AS
+        SELECT "user", split,
+            (sum(n) OVER (PARTITION BY split ORDER BY "user") - n)::INTEGER AS start
+        FROM (SELECT "user", split, count(*) AS n FROM {relation}
+            WHERE split IS NOT NULL GROUP BY "user", split) c"""
+
+
+def u31(number: str, seed: int) -> str:
+    """SQL of a row's ``u31``: its form, shifted by the number of the negative, mixed."""
+    shift = coefficient(seed, "linear", NEGATIVE)
+    return mix_sql(f"((form + {shift} * ({number})::BIGINT) % {PRIME})", seed)

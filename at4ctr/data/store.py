@@ -1,0 +1,279 @@
+"""The prepared log on disk, opened for reading: one row a user, instances that point into it.
+
+The whole sequence of a user is stored once; an instance of a split is a ``cut`` (its history is
+``behaviour_item[:cut]``), a target and a label. Sequences and targets hold rows of
+``dims/item.parquet``; ``ids/<feature>.npy`` maps a row to its model id, because a behaviour on an
+item that is unknown to the model still has, say, a known category.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from at4ctr.data.dataset import SPLITS, Split
+from at4ctr.errors import InputError, unknown
+from at4ctr.schema import Schema
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+class RowGroup(NamedTuple):
+    """One row group of a part, and what it holds of one split."""
+
+    part: str
+    number: int
+    users: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Users:
+    """Some row groups, decoded: U users, E behaviours, N instances of one split.
+
+    users: [U] row in ``dims/user``.
+    offsets: [U + 1] where a user's behaviours begin and end.
+    behaviours: [E] arrays: ``item`` (row in ``dims/item``) and every behaviour feature.
+    counts: [U] how many instances a user has.
+    instances: [N] arrays: ``cut``, ``item``, ``label``, ``u31``, every context feature, and
+        ``probability`` where asked for.
+    """
+
+    users: np.ndarray
+    offsets: np.ndarray
+    behaviours: Mapping[str, np.ndarray]
+    counts: np.ndarray
+    instances: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Store:
+    """A finished store. Make one with ``Store.open``."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+    schema: Schema
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        schema: Schema | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Store:
+        """Opens a finished store.
+
+        schema, options: what the store is expected to be of; ``options`` are the preparation's
+            (``Options.preparation()``). None accepts any.
+        Raises InputError for an unfinished preparation, another format, schema or options, or a
+        missing file.
+        """
+        path = Path(path)
+        manifest = _manifest(path)
+        store = cls(path, manifest, Schema.from_json(manifest["schema"]))
+        if schema is not None:
+            _same_schema(path, schema, store.schema)
+        if options is not None:
+            expected = json.loads(json.dumps(dict(options)))
+            _same(path, "option", expected, manifest["options"])
+        store._check_features()
+        store._check_files()
+        return store
+
+    @property
+    def simulated(self) -> bool:
+        """True where the log was simulated: every output must say so."""
+        return bool(self.manifest["simulated"])
+
+    @property
+    def truth(self) -> bool:
+        """True where the true click probabilities are stored."""
+        return bool(self.manifest["truth"])
+
+    def rows(self, table: str) -> int:
+        """The rows of an embedding table, with padding and unknown."""
+        self.schema.table(table)
+        return int(self.manifest["vocabulary"][table])
+
+    def counts(self, split: Split) -> Mapping[str, Any]:
+        """``rows``, ``positives`` and ``unknown`` (by feature) of a split."""
+        if split not in SPLITS:
+            raise unknown("split", split, SPLITS)
+        return self.manifest["counts"][split]
+
+    def vocabulary_path(self, table: str) -> Path:
+        """The raw ids of a table, one a line; line i has id i + 2. Hashed tables have none."""
+        if self.schema.table(table).buckets:
+            raise InputError(
+                f"table {table!r} is hashed into buckets and has no vocabulary file; "
+                "expected a table with buckets=0"
+            )
+        return self.path / "vocabulary" / f"{table}.txt"
+
+    def ids(self, feature: str) -> np.ndarray:
+        """Model ids [N] or [N, length] int32 of every dims row of a profile or item feature."""
+        if feature not in self._ids:
+            raise unknown("profile or item feature", feature, self._ids)
+        if self._ids[feature] is None:
+            array = np.load(self.path / "ids" / f"{feature}.npy", mmap_mode="r")
+            self._ids[feature] = np.asarray(array)  # the same pages, without memmap's overhead
+        return self._ids[feature]
+
+    def groups(self, split: Split) -> list[RowGroup]:
+        """Every row group in store order, with the split's rows in it."""
+        self.counts(split)
+        return [
+            RowGroup(part["file"], number, group["users"], group[split]["rows"])
+            for part in self.manifest["parts"]
+            for number, group in enumerate(part["row_groups"])
+        ]
+
+    def columns(self, groups: Sequence[RowGroup], names: Sequence[str]) -> pa.Table:
+        """Some columns of some row groups, in store order."""
+        tables = []
+        for part, members in groupby(sorted(groups), key=lambda g: g.part):
+            file, numbers = self._part(part), [g.number for g in members]
+            try:
+                with pq.ParquetFile(file, metadata=self._footer(part), memory_map=True) as parquet:
+                    table = parquet.read_row_groups(numbers, columns=list(names))
+            except (OSError, IndexError, pa.ArrowException) as error:
+                raise self._damaged(f"part {file.name} cannot be read ({error})") from error
+            missing = set(names) - set(table.column_names)
+            if missing:
+                raise self._damaged(f"part {file.name} lacks column {min(missing)!r}")
+            tables.append(table)
+        return pa.concat_tables(tables)
+
+    def read(self, split: Split, groups: Sequence[RowGroup], *, truth: bool = False) -> Users:
+        """Decodes row groups, in store order, with the instances of one split."""
+        behaviour = ["item", *(f.name for f in self.schema.group("behaviour"))]
+        instance = ["cut", "item", "label", "u31"]
+        instance += [f.name for f in self.schema.group("context")]
+        instance += ["probability"] if truth else []
+        names = [f"behaviour_{n}" for n in behaviour] + [f"{split}_{n}" for n in instance]
+        table = self.columns(groups, ["user", *names])
+        users = table.column("user").to_numpy().astype(np.int32, copy=False)
+        behaviours = {n: flat(table.column(f"behaviour_{n}")) for n in behaviour}
+        instances = {n: flat(table.column(f"{split}_{n}")) for n in instance}
+        lengths = list_lengths(table.column("behaviour_item"))
+        counts = list_lengths(table.column(f"{split}_cut"))
+        for arrays, what in ((behaviours, "behaviour"), (instances, split)):
+            if len({len(a) for a in arrays.values()}) > 1:
+                sizes = ", ".join(f"{n} {len(a)}" for n, a in arrays.items())
+                raise self._damaged(f"the {what} lists differ in length ({sizes})")
+        cut = instances["cut"]
+        if len(cut) and ((cut < 0) | (cut > np.repeat(lengths, counts))).any():
+            raise self._damaged(f"a {split}_cut lies outside its user's sequence")
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        return Users(users, offsets, behaviours, counts, instances)
+
+    @cached_property
+    def _ids(self) -> dict[str, Any]:
+        features = self.schema.group("profile") + self.schema.group("item")
+        return {f.name: None for f in features}
+
+    @cached_property
+    def _footers(self) -> dict[str, pq.FileMetaData]:
+        return {}
+
+    def _footer(self, part: str) -> pq.FileMetaData:
+        if part not in self._footers:
+            self._footers[part] = pq.read_metadata(self._part(part))
+        return self._footers[part]
+
+    def _part(self, name: str) -> Path:
+        return self.path / "data" / Path(name).name
+
+    def _damaged(self, what: str) -> InputError:
+        return InputError(f"store {self.path}: {what}; delete the store and prepare it again")
+
+    def _check_features(self) -> None:
+        for f in self.schema.group("behaviour") + self.schema.group("context"):
+            if f.length is not None:
+                raise InputError(
+                    f"store {self.path}: {f.group} feature {f.name!r} has length {f.length}; "
+                    "expected None, as the store holds one value for each; declare it so"
+                )
+
+    def _check_files(self) -> None:
+        files = [self.path / "dims" / f"{name}.parquet" for name in ("user", "item")]
+        files += [self.path / "ids" / f"{name}.npy" for name in self._ids]
+        files += [self.vocabulary_path(t.name) for t in self.schema.tables if not t.buckets]
+        files += [self._part(part["file"]) for part in self.manifest["parts"]]
+        for file in files:
+            if not file.is_file():
+                raise self._damaged(f"file {file.relative_to(self.path)} is missing")
+
+
+def flat(column: pa.ChunkedArray) -> np.ndarray:
+    """The values of a list column, row after row; integers above 8 bits as int32."""
+    chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    values = np.concatenate(chunks) if chunks else np.empty(0, np.int32)
+    wide = values.dtype.kind in "iu" and values.dtype.itemsize > 1
+    return values.astype(np.int32, copy=False) if wide else values
+
+
+def list_lengths(column: pa.ChunkedArray) -> np.ndarray:
+    """[rows] int64: how many values each list of a column has."""
+    lengths = [np.diff(chunk.offsets.to_numpy()) for chunk in column.chunks]
+    return np.concatenate(lengths).astype(np.int64) if lengths else np.empty(0, np.int64)
+
+
+def _manifest(path: Path) -> dict:
+    if not path.is_dir():
+        raise InputError(f"store {path} does not exist; prepare the dataset first")
+    file = path / MANIFEST
+    if not file.is_file():
+        raise InputError(
+            f"store {path} has no {MANIFEST}, so its preparation did not finish; "
+            "delete the folder and prepare the dataset again"
+        )
+    try:
+        manifest = json.loads(file.read_text())
+        found = manifest["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"store {path}: {MANIFEST} is not a manifest ({error!r}); "
+            "delete the store and prepare it again"
+        ) from error
+    if found != FORMAT:
+        raise InputError(
+            f"store {path} has format {found}; expected {FORMAT}; "
+            "delete the store and prepare it again with this version"
+        )
+    return manifest
+
+
+def _same_schema(path: Path, expected: Schema, found: Schema) -> None:
+    for kind in ("table", "feature"):
+        want = {x["name"]: x for x in expected.to_json()[f"{kind}s"]}
+        have = {x["name"]: x for x in found.to_json()[f"{kind}s"]}
+        _same(path, kind, want, have)
+        if list(want) != list(have):
+            _same(
+                path, "schema", {f"order of {kind}s": list(want)}, {f"order of {kind}s": list(have)}
+            )
+    _same(path, "schema", {"history": list(expected.history)}, {"history": list(found.history)})
+
+
+def _same(path: Path, kind: str, expected: Mapping, found: Mapping) -> None:
+    absent = "nothing"
+    for name in [*expected, *(n for n in found if n not in expected)]:
+        want, have = expected.get(name, absent), found.get(name, absent)
+        if isinstance(want, dict) and isinstance(have, dict):
+            _same(path, f"{kind} {name!r}:", want, have)
+        elif want != have:
+            raise InputError(
+                f"store {path}: {kind} {name!r} is {have!r}; expected {want!r}; "
+                "prepare a store for these settings, or use the settings it was prepared with"
+            )

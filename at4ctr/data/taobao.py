@@ -1,0 +1,199 @@
+"""Taobao user behaviours (Tianchi 649, UserBehavior.csv), or a simulated log of the same columns.
+
+A headerless CSV of user, item, category, behaviour type and Unix seconds, roughly grouped by user.
+The defaults are those of the AT4CTR paper as far as its counts show them: timestamps of 2017-11-25
+to 2017-12-03 (Beijing), exact duplicates dropped, behaviours of all four types, users with at
+least ten of them; each user's last ten are test, the one before validation.
+
+Deviations: the public code has no validation split; it keeps training rows with more than 50
+behaviours only (`min_history=51` does so); it builds vocabularies from all rows and draws negatives
+from the whole log (`protocol="paper"` does so).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from at4ctr.data import simulate
+from at4ctr.data import world as worlds
+from at4ctr.data.dataset import Options, Source, holdout
+from at4ctr.data.sampling import PRIME, uniform31_sql
+from at4ctr.data.world import World
+from at4ctr.errors import InputError, unknown
+from at4ctr.schema import Feature, Schema, Table
+
+if TYPE_CHECKING:
+    from at4ctr.data.duck import Engine
+
+RAW = Path("data/raw/taobao")
+SIMULATED = Path("data/raw/simulated")
+FILES = ("UserBehavior.csv", "UserBehavior.csv.gz")
+COLUMNS = {"user": "BIGINT", "item": "BIGINT", "category": "BIGINT", "type": "VARCHAR",
+           "timestamp": "BIGINT"}  # fmt: skip
+TYPES = ("pv", "cart", "fav", "buy")
+FIRST, LAST = 1_511_539_200, 1_512_316_799  # 2017-11-25 00:00:00 to 2017-12-03 23:59:59, UTC+8
+MILLISECONDS = 10**11  # as seconds, the year 5138
+CITATION = (
+    "Taobao: User Behavior Data from Taobao for Recommendation, Alibaba Tianchi, data set 649, 2018"
+)
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """Taobao.
+
+    behaviours: ``all`` four types, or ``pv`` (clicks) only.
+    window: keep only timestamps of the nine official days.
+    dedupe: drop exact duplicates (all five columns), of which the first row stays.
+    cutting: ``last_10`` splits each user by time: the last `holdout` behaviours are test, the one
+        before them validation, the rest training. ``can_user_9_1`` splits by user, as CAN does:
+        only a user's last behaviour is a row, the others are its history; a tenth of the users,
+        by a keyed hash, is test, a tenth of the others validation, which CAN does not have.
+    holdout: of ``last_10``.
+    simulate_rows: size of the log that is simulated where there is no real one.
+    """
+
+    behaviours: Literal["all", "pv"] = "all"
+    window: bool = True
+    dedupe: bool = True
+    cutting: Literal["last_10", "can_user_9_1"] = "last_10"
+    holdout: int = 10
+    simulate_rows: int = 1_000_000
+
+    READING: ClassVar[tuple[str, ...]] = (*Options.READING, "simulate_rows")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field, known in (
+            ("behaviours", ("all", "pv")),
+            ("cutting", ("last_10", "can_user_9_1")),
+            ("protocol", ("strict", "paper")),
+        ):
+            if getattr(self, field) not in known:
+                raise unknown(f"value of data.{field}", getattr(self, field), known)
+        for field, least in (("holdout", 1), ("simulate_rows", 1000)):
+            if getattr(self, field) < least:
+                raise InputError(
+                    f"data options of {self.name}: {field} is {getattr(self, field)}; expected at "
+                    f"least {least}"
+                )
+
+    def schema(self) -> Schema:
+        return Schema(
+            tables=(Table("user"), Table("item"), Table("category"), Table("type", "string")),
+            features=(
+                Feature("user", "profile", "user"),
+                Feature("item", "item", "item"),
+                Feature("category", "item", "category"),
+                Feature("type", "behaviour", "type"),
+            ),
+            history=("item", "category"),
+        )
+
+    def acquire(self) -> Source:
+        """The official log, or a simulated one if there is none and `raw` names none.
+
+        Raises InputError when `raw` is no file, or a folder without the log.
+        """
+        if self.raw:
+            return Source((_found(Path(self.raw)),), notes=(CITATION,))
+        if RAW.is_dir() and any((RAW / name).is_file() for name in FILES):
+            return Source((_found(RAW),), notes=(CITATION,))
+        print(
+            f"prepare: no {RAW / FILES[0]}, so a log of about {self.simulate_rows:,} rows is "
+            "simulated; everything made from it is labelled simulated",
+            file=sys.stderr,
+        )
+        return Source((self._simulate(),), simulated=True, notes=("the log is simulated",))
+
+    def _simulate(self) -> Path:
+        world = World(
+            users=max(10, self.simulate_rows * 3 // 100),
+            items=max(100, self.simulate_rows * 42 // 1000),
+            categories=min(10_000, max(10, self.simulate_rows // 100)),
+            rows=self.simulate_rows,
+        )
+        digest = hashlib.sha256(repr(world).encode())
+        for module in (simulate, worlds):  # another simulator makes another log
+            digest.update(Path(str(module.__file__)).read_bytes())
+        path = SIMULATED / f"taobao-{digest.hexdigest()[:12]}.csv"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            simulate.write_behaviours(world, path)
+        return path
+
+    def load(self, engine: Engine, source: Source) -> None:
+        (path,) = source.files
+        engine.read_csv("raw", path, COLUMNS)
+        _demand_types(engine, path)
+        where = self._filter(engine, path)
+        columns = '"user", item, category, type, "timestamp"'
+        rows = f"SELECT {columns}, min(ord) AS ord FROM raw{where} GROUP BY {columns}"
+        if not self.dedupe:
+            rows = f"SELECT {columns}, ord FROM raw{where}"
+        kept = engine.run("log", f"CREATE TABLE log AS {rows}")
+        engine.drop("raw")
+        if not kept:
+            raise InputError(
+                f"{path} has no behaviour of type pv in the window; expected some; set "
+                "data.behaviours=all"
+            )
+
+    def _filter(self, engine: Engine, path: Path) -> str:
+        conditions = ["type = 'pv'"] if self.behaviours == "pv" else []
+        late = f'count(*) FILTER ("timestamp" > {MILLISECONDS})'
+        inside = f'"timestamp" BETWEEN {FIRST} AND {LAST}'
+        low, high, rows, large, kept = engine.one(
+            f"""SELECT min("timestamp"), max("timestamp"), count(*), {late},
+            count(*) FILTER ({inside}) FROM raw"""
+        )
+        if large * 2 > rows:
+            raise InputError(
+                f"{path} has timestamps such as {high}, which are milliseconds; expected seconds "
+                f"such as {FIRST}; divide the last column by 1000"
+            )
+        if self.window and not kept:
+            raise InputError(
+                f"{path} has timestamps from {low} to {high}, all outside the window; expected "
+                f"{FIRST} to {LAST}; set data.window=false to keep them"
+            )
+        conditions += [inside] if self.window else []
+        return f" WHERE {' AND '.join(conditions)}" if conditions else ""
+
+    def split(self) -> str:
+        if self.cutting == "last_10":
+            return holdout(test=self.holdout, validation=1)
+        draw = uniform31_sql(["user_key"], f"{self.seed}/users", PRIME)
+        return (
+            f"CASE WHEN pos < n - 1 THEN NULL WHEN {draw} < {PRIME // 10} THEN 'test' "
+            f"WHEN {draw} < {PRIME // 10 + PRIME * 9 // 100} THEN 'validation' ELSE 'train' END"
+        )
+
+
+def _found(path: Path) -> Path:
+    """The log at `path`, a file or a folder that holds it."""
+    candidates = [path] if not path.is_dir() else [path / name for name in FILES]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise InputError(
+        f"raw log {path} {'holds no ' + ' or '.join(FILES) if path.is_dir() else 'does not exist'}"
+        "; expected the official log; download it from Tianchi (data set 649) with your account "
+        "and name it with data.raw (RAW=path)"
+    )
+
+
+def _demand_types(engine: Engine, path: Path) -> None:
+    known = ", ".join(f"'{t}'" for t in TYPES)
+    wrong = engine.one(
+        f"SELECT type, ord FROM raw WHERE type NOT IN ({known}) ORDER BY ord LIMIT 1"
+    )
+    if wrong:
+        raise InputError(
+            f"{path} line {wrong[1] + 1} has behaviour type {wrong[0]!r}; expected one of "
+            f"{', '.join(TYPES)}; correct or delete the line"
+        )

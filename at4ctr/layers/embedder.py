@@ -1,0 +1,133 @@
+"""The embedder: owner of every table, and the only way from ids to vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+from at4ctr.contracts import Embedded, Packed, Tensor
+from at4ctr.errors import InputError
+from at4ctr.schema import PADDING, Feature, Schema, history_name
+
+
+@dataclass(frozen=True)
+class Config:
+    """dimension: D of every table. scale: rows start uniform in ±scale. l2: weight of the mean
+    squared norm of the rows that a batch touched (0 for none)."""
+
+    dimension: int = 18
+    scale: float = 0.05
+    l2: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.dimension < 1:
+            raise InputError(f"embedding.dimension is {self.dimension}; expected at least 1")
+
+
+class Embedder(tf.Module):
+    """Looks up every feature of a batch, with one gather per table.
+
+    Padding (id 0) is a zero vector everywhere. Behaviours are looked up at real positions only;
+    the dense history is scattered from them, and costs nothing where nobody reads it.
+    A multi-valued feature is the mean of its real values' rows.
+    """
+
+    def __init__(
+        self, schema: Schema, rows: Mapping[str, int], config: Config, seed: int = 0
+    ) -> None:
+        """rows: size of each table, padding and unknown included."""
+        super().__init__(name="embedder")
+        self.schema, self.dimension = schema, config.dimension
+        self.tables = {
+            table.name: self._table(table.name, rows[table.name], config.scale, [seed, i])
+            for i, table in enumerate(schema.tables)
+        }
+
+    def _table(self, name: str, rows: int, scale: float, seed: list[int]) -> tf.Variable:
+        start = tf.random.stateless_uniform([rows, self.dimension], seed, -scale, scale)
+        return tf.Variable(start, name=f"table_{name}")
+
+    def lookup(self, table: str, ids: Tensor) -> Tensor:
+        """Rows of a table: ids [...] -> [..., D]; padding gives zeros."""
+        found = tf.gather(self.tables[table], ids)
+        return found * tf.cast(ids != PADDING, found.dtype)[..., None]
+
+    def _rows(self, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Feature (or ``history_`` feature) -> its vectors [n, D], one gather per table."""
+        by_table: dict[str, list[str]] = {}
+        for key in ids:
+            feature = self.schema.feature(key.removeprefix("history_"))
+            by_table.setdefault(feature.table, []).append(key)
+        vectors: dict[str, Tensor] = {}
+        for table, keys in by_table.items():
+            flat = tf.concat([tf.reshape(ids[k], [-1]) for k in keys], 0)
+            sizes = [tf.size(ids[k]) for k in keys]
+            for key, part in zip(keys, tf.split(self.lookup(table, flat), sizes), strict=True):
+                vectors[key] = self._pool(
+                    self.schema.feature(key.removeprefix("history_")), ids[key], part
+                )
+        return vectors
+
+    def _pool(self, feature: Feature, ids: Tensor, flat: Tensor) -> Tensor:
+        if feature.length is None:
+            return tf.reshape(flat, [-1, self.dimension])
+        values = tf.reshape(flat, [-1, feature.length, self.dimension])
+        real = tf.reduce_sum(tf.cast(ids != PADDING, values.dtype), -1, keepdims=True)
+        return tf.math.divide_no_nan(tf.reduce_sum(values, -2), real)
+
+    def __call__(self, batch: Mapping[str, Tensor]) -> Embedded:
+        """The reader's batch (ids) -> what a backbone sees."""
+        schema = self.schema
+        size = tf.shape(batch[schema.item_id.name])[0]
+        behaviour = [*schema.history, *(f.name for f in schema.group("behaviour"))]
+        ids = {
+            f.name: batch[f.name] for g in ("profile", "item", "context") for f in schema.group(g)
+        }
+        lengths = batch.get("history_length", tf.zeros([size], tf.int32))
+        steps = tf.reduce_max(tf.concat([lengths, [1]], 0))
+        mask = tf.sequence_mask(lengths, steps)  # [B, T], T the longest history of this batch
+        where = tf.where(mask)  # [R, 2]
+        for name in behaviour:
+            key = history_name(name)
+            ids[key] = tf.gather_nd(batch[key][:, :steps], where)
+        vectors = self._rows(ids)
+        packed = self._concat([history_name(n) for n in schema.history], vectors, where)
+        shape = tf.stack([size, steps])
+        dense = self._dense(packed, where, shape)
+        fields = [f.name for g in ("profile", "item", "context") for f in schema.group(g)]
+        return Embedded(
+            fields=tf.stack([vectors[n] for n in fields], 1),
+            profile=self._concat([f.name for f in schema.group("profile")], vectors, size),
+            item=self._concat([f.name for f in schema.group("item")], vectors, size),
+            context=self._concat([f.name for f in schema.group("context")], vectors, size),
+            history=dense,
+            mask=mask,
+            packed=Packed(packed, tf.cast(where[:, 0], tf.int32), tf.cast(where[:, 1], tf.int32)),
+            extras={
+                f.name: self._dense(vectors[history_name(f.name)], where, shape)
+                for f in schema.group("behaviour")
+            },
+        )
+
+    def _concat(self, names: list[str], vectors: Mapping[str, Tensor], like: Tensor) -> Tensor:
+        if names:
+            return tf.concat([vectors[n] for n in names], -1)
+        return tf.zeros([like if like.shape.rank == 0 else tf.shape(like)[0], 0])
+
+    def _dense(self, packed: Tensor, where: Tensor, shape: Tensor) -> Tensor:
+        width = packed.shape[-1]
+        dense = tf.scatter_nd(tf.cast(where, tf.int32), packed, tf.concat([shape, [width]], 0))
+        return tf.ensure_shape(dense, [None, None, width])
+
+
+def touched_l2(x: Embedded) -> Tensor:
+    """Sum of squares of the rows that a batch touched, per sample: mean over B.
+
+    L2 on touched rows only: a row that no sample uses does not decay (AQCL §5.2.2 does not say;
+    with Adam on dense gradients every row would).
+    """
+    size = tf.cast(tf.shape(x.item)[0], x.item.dtype)
+    total = tf.nn.l2_loss(x.fields) + tf.nn.l2_loss(x.packed.values)
+    return 2.0 * total / size

@@ -1,0 +1,7 @@
+"""Losses as pure functions of tensors: computed in float32, finite on every legal batch."""
+
+from at4ctr.losses.match import user_item_match
+from at4ctr.losses.next_item import next_item_prediction
+from at4ctr.losses.pointwise import binary_cross_entropy
+
+__all__ = ["binary_cross_entropy", "next_item_prediction", "user_item_match"]

@@ -1,0 +1,95 @@
+"""User-item match: InfoNCE between the two sides of a positive row."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import tensorflow as tf
+from tensorflow_recommenders.tasks import Retrieval
+
+from at4ctr.losses._inputs import check_shape, check_temperature, unit
+
+
+def user_item_match(
+    user: tf.Tensor,
+    item: tf.Tensor,
+    labels: tf.Tensor,
+    temperature: float,
+    *,
+    user_ids: tf.Tensor | None = None,
+    item_ids: tf.Tensor | None = None,
+) -> tf.Tensor:
+    """L_ui + L_iu of AT4CTR, Eq. 6 and 7, with sim the cosine.
+
+    L_ui = -(1/n₊) Σ_{k: y_k = 1} ln [ exp(sim(u_k, v_k)/τ) / Σ_{j=1..n} exp(sim(u_k, v_j)/τ) ],
+    and L_iu with the sides exchanged. Anchors are the positives; all n rows of the batch, negatives
+    and the anchor's own pair included, are candidates. Eq. 6 prints r₊ on both sides: read r_k.
+
+    Duplicates (not in the paper): with `item_ids`, other rows with the anchor's own item are no
+    candidates in L_ui; with `user_ids`, other rows with the anchor's own user are none in L_iu.
+    Neither ever removes the anchor's own pair. A batch without positives gives 0 and zero
+    gradients. Vectors shorter than 1e-4 are shrunk instead of normalised, so the gradient at the
+    zero vector is finite. [n₊, B] logits a direction, in float32 whatever the inputs' type.
+
+    Args:
+        user: [B, d] projected user representations.
+        item: [B, d] projected item representations.
+        labels: [B], 1 where the row is a positive.
+        temperature: τ₁ > 0.
+        user_ids: [B], integers or strings, or None to keep duplicates as candidates.
+        item_ids: [B], likewise.
+
+    Returns:
+        Scalar, float32, in nats.
+
+    Raises:
+        InputError: a temperature that is not positive, or static shapes that do not fit.
+    """
+    check_temperature("user_item_match", temperature)
+    user, item = unit(user), unit(item)
+    labels = tf.convert_to_tensor(labels)
+    check_shape("user_item_match", "user", user, tf.TensorShape([None, None]))
+    check_shape("user_item_match", "item", item, user.shape)
+    check_shape("user_item_match", "labels", labels, user.shape[:1])
+
+    positive = tf.cast(labels, tf.float32) > 0.5
+    anchors = tf.where(positive)[:, 0]
+    order = tf.concat([anchors, tf.where(~positive)[:, 0]], axis=0)
+    user, item = tf.gather(user, order), tf.gather(item, order)
+    count = tf.size(anchors)
+    total = _in_batch_softmax(user[:count], item, temperature, _reorder(item_ids, order))
+    total += _in_batch_softmax(item[:count], user, temperature, _reorder(user_ids, order))
+    return tf.math.divide_no_nan(total, tf.cast(count, tf.float32))
+
+
+def _reorder(ids: tf.Tensor | None, order: tf.Tensor) -> tf.Tensor | None:
+    if ids is None:
+        return None
+    ids = tf.convert_to_tensor(ids)
+    check_shape("user_item_match", "user_ids or item_ids", ids, order.shape)
+    return tf.gather(ids, order)
+
+
+def _in_batch_softmax(
+    queries: tf.Tensor, candidates: tf.Tensor, temperature: float, ids: tf.Tensor | None
+) -> tf.Tensor:
+    """Σ_k -ln softmax(q_k · c / τ)_k; the first candidates are the queries' own. [P, d], [B, d]"""
+    with _float32_layers():
+        task = Retrieval(temperature=temperature, remove_accidental_hits=ids is not None)
+        return task(
+            queries,
+            candidates,
+            candidate_ids=ids,
+            compute_metrics=False,
+            compute_batch_metrics=False,
+        )
+
+
+@contextmanager
+def _float32_layers() -> Iterator[None]:
+    """Retrieval takes no dtype: under mixed precision it would cast its queries to float16."""
+    policy = tf.keras.mixed_precision.global_policy()
+    tf.keras.mixed_precision.set_global_policy("float32")
+    try:
+        yield
+    finally:
+        tf.keras.mixed_precision.set_global_policy(policy)

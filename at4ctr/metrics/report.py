@@ -1,0 +1,107 @@
+"""All metrics of one evaluation, by name, overall and for named groups of rows."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from at4ctr.errors import InputError
+from at4ctr.metrics import _inputs
+from at4ctr.metrics.probability import (
+    expected_calibration_error,
+    logloss,
+    normalized_entropy,
+    pcoc,
+)
+from at4ctr.metrics.ranking import auc, gauc
+
+NAMES = (
+    "rows",
+    "positives",
+    "auc",
+    "gauc",
+    "logloss",
+    "logloss_half",
+    "normalized_entropy",
+    "pcoc",
+    "expected_calibration_error",
+)
+
+
+def report(
+    labels: npt.ArrayLike,
+    probabilities: npt.ArrayLike,
+    *,
+    groups: npt.ArrayLike | None = None,
+) -> dict[str, float | int]:
+    """Every metric of `NAMES` that is defined on these rows, in that order; never NaN.
+
+    `auc` and `normalized_entropy` need both classes, `pcoc` a positive row, `gauc` needs `groups`
+    and in one of them both classes: what is undefined is left out.
+
+    Args:
+        labels: [N], 0 or 1.
+        probabilities: [N], in [0, 1].
+        groups: [N], group ids for `gauc` (usually user ids), or None.
+
+    Raises:
+        InputError: as for `logloss`.
+    """
+    truth, p = _inputs.predicted(labels, probabilities)
+    rows, positives = truth.size, int(truth.sum())
+    loss = logloss(truth, p)
+    values: dict[str, float | int] = {
+        "rows": rows,
+        "positives": positives,
+        "logloss": loss,
+        "logloss_half": loss / 2,
+        "expected_calibration_error": expected_calibration_error(truth, p),
+    }
+    if positives:
+        values["pcoc"] = pcoc(truth, p)
+    if 0 < positives < rows:
+        values["auc"] = auc(truth, p)
+        values["normalized_entropy"] = normalized_entropy(truth, p)
+    if groups is not None and _some_group_has_both(truth, groups):
+        values["gauc"] = gauc(truth, p, groups)
+    return {name: values[name] for name in NAMES if name in values}
+
+
+def by_group(
+    labels: npt.ArrayLike,
+    probabilities: npt.ArrayLike,
+    groups: Mapping[str, npt.ArrayLike],
+) -> dict[str, dict[str, float | int | None]]:
+    """The `report` of each named set of rows, for instance terciles of history length.
+
+    A metric that is undefined on a group (auc of one class; all of an empty group) is None, so
+    that every group has the same names: those of `NAMES` but `gauc`.
+
+    Args:
+        labels: [N], 0 or 1.
+        probabilities: [N], in [0, 1].
+        groups: name → boolean mask [N]; masks may overlap.
+
+    Raises:
+        InputError: as for `logloss`; also for a mask that is not boolean or of another length.
+    """
+    truth, p = _inputs.predicted(labels, probabilities)
+    reports: dict[str, dict[str, float | int | None]] = {}
+    for name, values in groups.items():
+        mask = np.asarray(values)
+        if mask.dtype != np.bool_ or mask.shape != truth.shape:
+            raise InputError(
+                f"mask of group {name!r} has type {mask.dtype} and shape {mask.shape}: "
+                f"expected bool and {truth.shape}, give one flag for each row"
+            )
+        found = report(truth[mask], p[mask]) if mask.any() else {"rows": 0, "positives": 0}
+        reports[name] = {metric: found.get(metric) for metric in NAMES if metric != "gauc"}
+    return reports
+
+
+def _some_group_has_both(truth: _inputs.Flags, groups: npt.ArrayLike) -> bool:
+    ids = _inputs.vector("groups", groups)
+    _inputs.same_length("labels", truth, "groups", ids)
+    codes = np.unique(ids, return_inverse=True)[1]
+    positives = np.bincount(codes, weights=truth)
+    return bool(((positives > 0) & (positives < np.bincount(codes))).any())

@@ -1,0 +1,59 @@
+"""From an experiment's configs to models; refuses combinations that make no sense."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from at4ctr.calibration import logit_shift
+from at4ctr.layers.embedder import Config as EmbedderConfig
+from at4ctr.layers.embedder import Embedder
+from at4ctr.layers.shape import Shape
+from at4ctr.model.serving import ServingModel
+from at4ctr.model.training import TrainingModel
+from at4ctr.schema import Schema
+
+
+def serving_model(
+    schema: Schema,
+    rows: Mapping[str, int],
+    *,
+    embedding: EmbedderConfig,
+    backbone: Any,
+    head: Any,
+    negative_rate: float,
+    seed: int,
+) -> ServingModel:
+    """rows: size of each table. backbone, head: the Config of a module in those folders."""
+    shape = Shape.of(schema, embedding.dimension)
+    embedder = Embedder(schema, rows, embedding, seed)
+    body = backbone.build(shape, _seed(seed, 1))
+    return ServingModel(
+        embedder, body, head.build(body.width, _seed(seed, 2)), logit_shift(negative_rate)
+    )
+
+
+def training_model(
+    serving: ServingModel,
+    schema: Schema,
+    *,
+    embedding: EmbedderConfig,
+    auxiliaries: Mapping[str, Any],
+    half_bce: bool,
+    seed: int,
+) -> TrainingModel:
+    """auxiliaries: name -> the Config of a module in that folder."""
+    shape = Shape.of(schema, embedding.dimension)
+    tasks = {
+        name: (config.build(schema, shape, _seed(seed, zlib.crc32(name.encode()))), config.weight)
+        for name, config in sorted(auxiliaries.items())
+    }
+    return TrainingModel(serving, tasks, l2=embedding.l2, half_bce=half_bce)
+
+
+def _seed(seed: int, part: int) -> int:
+    """Independent streams for parts, so that adding an auxiliary leaves the backbone's start."""
+    return int(np.random.SeedSequence([seed, part]).generate_state(1)[0]) & 0x3FFFFFFF

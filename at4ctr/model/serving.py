@@ -1,0 +1,41 @@
+"""The model that is served: embed → encode → head → calibrate. It knows nothing of training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import tensorflow as tf
+
+from at4ctr.contracts import Backbone, Embedded, Encoded, Head, Outputs, Tensor
+from at4ctr.layers.embedder import Embedder
+
+
+class ServingModel(tf.keras.Model):
+    """A calibrated click probability from a batch of ids.
+
+    shift: ln w, added to the logit of a model trained on negatives kept at rate w, so that the
+    probability is that of the unsampled log (He et al. 2014, §6.3): q = p / (p + (1 − p)/w)
+    = σ(logit + ln w).
+    """
+
+    def __init__(self, embedder: Embedder, backbone: Backbone, head: Head, shift: float) -> None:
+        super().__init__(name="serving")
+        self.embedder, self.backbone, self.head = embedder, backbone, head
+        self.shift = tf.Variable(shift, trainable=False, dtype=tf.float32, name="logit_shift")
+
+    def forward(
+        self, batch: Mapping[str, Tensor], *, training: bool
+    ) -> tuple[Embedded, Encoded, Outputs]:
+        """Every stage, for the training model to read."""
+        embedded = self.embedder(batch)
+        encoded = self.backbone(embedded, training=training)
+        return embedded, encoded, self.head(encoded, training=training)
+
+    def call(self, batch: Mapping[str, Tensor], training: bool = False) -> Mapping[str, Tensor]:
+        """Task -> uncalibrated logit [B]."""
+        return self.forward(batch, training=training)[2].logits
+
+    def answer(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What is exported: calibrated ``probability`` [B] and uncalibrated ``logit`` [B]."""
+        (logit,) = self(batch, training=False).values()
+        return {"probability": tf.sigmoid(logit + self.shift), "logit": logit}

@@ -1,0 +1,60 @@
+"""The model that is trained: a serving model, and auxiliary tasks that only make losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import tensorflow as tf
+
+from at4ctr.contracts import Auxiliary, Tensor, View
+from at4ctr.layers.embedder import touched_l2
+from at4ctr.losses import binary_cross_entropy
+from at4ctr.model.serving import ServingModel
+
+
+class TrainingModel(tf.keras.Model):
+    """L = L_main + Σ λ_a L_a + l2 · ‖touched rows‖² (AT4CTR, Eq. 12).
+
+    auxiliaries: name -> (task, λ). half_bce: halves L_main, as the public code's losses do (its
+    λ are then relative to half a log loss).
+    """
+
+    def __init__(
+        self,
+        serving: ServingModel,
+        auxiliaries: Mapping[str, tuple[Auxiliary, float]],
+        *,
+        l2: float = 0.0,
+        half_bce: bool = False,
+    ) -> None:
+        super().__init__(name="training")
+        self.serving = serving
+        self.weights_of = {name: weight for name, (_, weight) in auxiliaries.items()}
+        self.tasks = {name: task for name, (task, _) in auxiliaries.items()}
+        self.l2, self.main_weight = l2, 0.5 if half_bce else 1.0
+
+    def losses_of(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Every loss by name, unweighted, and their weighted ``total``; scalars."""
+        embedded, encoded, outputs = self.serving.forward(batch, training=True)
+        (task,) = outputs.logits
+        labels = {task: batch["label"]}
+        losses = {task: binary_cross_entropy(labels[task], outputs.logits[task])}
+        total = self.main_weight * losses[task]
+        view = View(
+            batch=batch,
+            labels=labels,
+            embedded=embedded,
+            encoded=encoded,
+            outputs=outputs,
+            lookup=self.serving.embedder.lookup,
+            encode=partial(self.serving.backbone, training=True),
+        )
+        for name, auxiliary in self.tasks.items():
+            losses[name] = auxiliary.loss(view)
+            total += self.weights_of[name] * losses[name]
+        if self.l2:
+            losses["l2"] = touched_l2(embedded)
+            total += self.l2 * losses["l2"]
+        losses["total"] = total
+        return losses

@@ -1,0 +1,81 @@
+"""Run folders: ``runs/<dataset>-<recipe>/<UTC time>/``. An unfinished one is taken up again."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from at4ctr.checkpoints import write_json
+from at4ctr.errors import InputError
+
+SNAPSHOT, METRICS = "config.json", "metrics.json"
+
+
+def open_run(root: Path, name: str, snapshot: dict) -> Path:
+    """The newest unfinished run of the very same snapshot, or a new folder with it."""
+    folder = root / name
+    for path in sorted(folder.glob("*Z"), reverse=True):
+        if (path / SNAPSHOT).exists() and not (path / METRICS).exists():
+            try:
+                same = json.loads((path / SNAPSHOT).read_text()) == snapshot
+            except ValueError:
+                same = False
+            if same:
+                return path
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    path = folder / f"{stamp}Z"
+    count = 1
+    while path.exists():
+        count += 1
+        path = folder / f"{stamp}-{count}Z"
+    path.mkdir(parents=True)
+    write_json(path / SNAPSHOT, snapshot)
+    return path
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time in a folder; the lock dies with its process."""
+    with (folder / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(
+                f"run folder {folder} is in use by another process; wait for it to end, "
+                "or change the experiment"
+            ) from None
+        yield
+
+
+def point_latest(root: Path, folder: Path) -> None:
+    """Makes ``runs/latest`` point to a finished run."""
+    aside = root / f".latest-{os.getpid()}"
+    aside.unlink(missing_ok=True)
+    aside.symlink_to(folder.relative_to(root))
+    aside.replace(root / "latest")
+
+
+@contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Log lines to a file (appended) and to the terminal."""
+    root = logging.getLogger("at4ctr")
+    root.setLevel(logging.INFO)
+    root.propagate = False
+    to_file, to_terminal = logging.FileHandler(path), logging.StreamHandler()
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    to_terminal.setFormatter(logging.Formatter("%(message)s"))
+    for handler in (to_file, to_terminal):
+        root.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in (to_file, to_terminal):
+            root.removeHandler(handler)
+            handler.flush()
+        to_file.close()

@@ -1,0 +1,129 @@
+"""What a row means: features in groups, their tables, and how raw ids become table rows.
+
+Row 0 of every table is padding, row 1 is "unknown"; real ids start at ``FIRST_ID``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from at4ctr.errors import InputError, unknown
+
+PADDING, UNKNOWN, FIRST_ID = 0, 1, 2
+
+Group = Literal["profile", "item", "context", "behaviour"]
+GROUPS: tuple[Group, ...] = ("profile", "item", "context", "behaviour")
+
+
+@dataclass(frozen=True)
+class Table:
+    """One embedding table, shared by every feature that names it.
+
+    dtype: how its raw ids stand in the log, ``int64`` or ``string``.
+    buckets: 0 for a vocabulary built from the log; otherwise raw ids are hashed into so many
+        rows, ``2 + FarmHash64(str(raw)) mod buckets``, and nothing is unknown.
+    """
+
+    name: str
+    dtype: Literal["int64", "string"] = "int64"
+    buckets: int = 0
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One column of the log, declared once.
+
+    group: ``profile`` (of the user), ``item`` (of the candidate, and of every behaviour),
+        ``context`` (of the impression) or ``behaviour`` (of a past behaviour, such as its type).
+    length: None for one value; otherwise at most so many values, whose rows are averaged.
+    serve: False for an input that only training reads; it never enters a signature.
+    """
+
+    name: str
+    group: Group
+    table: str
+    length: int | None = None
+    serve: bool = True
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The features of a dataset.
+
+    features: profile, item, context and behaviour features. The first profile feature is the
+        user's id, the first item feature the item's id.
+    history: which item features describe a past behaviour, in order; () for a log without any.
+    """
+
+    tables: tuple[Table, ...]
+    features: tuple[Feature, ...]
+    history: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [f.name for f in self.features]
+        tables = [t.name for t in self.tables]
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(f"schema: feature {name!r} is declared twice; declare it once")
+        for f in self.features:
+            if f.group not in GROUPS:
+                raise unknown(f"group of feature {f.name!r}", f.group, GROUPS)
+            if f.table not in tables:
+                raise unknown(f"table of feature {f.name!r}", f.table, tables)
+            if f.length is not None and f.length < 1:
+                raise InputError(
+                    f"schema: feature {f.name!r} has length {f.length}; expected None or at least 1"
+                )
+        for name in self.history:
+            if name not in {f.name for f in self.group("item")}:
+                raise unknown("history feature", name, [f.name for f in self.group("item")])
+        for group in ("profile", "item"):
+            if not self.group(group):
+                raise InputError(f"schema: no {group} feature; declare at least its id")
+
+    def group(self, group: Group) -> tuple[Feature, ...]:
+        """The features of a group, in order of declaration."""
+        return tuple(f for f in self.features if f.group == group)
+
+    def feature(self, name: str) -> Feature:
+        for f in self.features:
+            if f.name == name:
+                return f
+        raise unknown("feature", name, [f.name for f in self.features])
+
+    def table(self, name: str) -> Table:
+        for t in self.tables:
+            if t.name == name:
+                return t
+        raise unknown("table", name, [t.name for t in self.tables])
+
+    @property
+    def user_id(self) -> Feature:
+        return self.group("profile")[0]
+
+    @property
+    def item_id(self) -> Feature:
+        return self.group("item")[0]
+
+    def fingerprint(self) -> str:
+        """Twelve hex digits that change with any declaration."""
+        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:12]
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict) -> Schema:
+        return cls(
+            tables=tuple(Table(**t) for t in value["tables"]),
+            features=tuple(Feature(**f) for f in value["features"]),
+            history=tuple(value["history"]),
+        )
+
+
+def history_name(feature: str) -> str:
+    """The batch key of an item feature over the history."""
+    return f"history_{feature}"

@@ -1,0 +1,130 @@
+"""Whole backbones, embedding to logit, against the oracle."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from at4ctr.backbones import din, widedeep
+from at4ctr.errors import InputError
+from tests.model import toys
+from tests.oracles import models as oracle
+
+DIN, WIDE = din.Config(), widedeep.Config()
+CONFIGS = {
+    "din": DIN,
+    "din_prelu": din.Config(attention=(7, 3), units=(9,), activation="prelu"),
+    "widedeep": WIDE,
+    "widedeep_pooled": widedeep.Config(pool_history=True),
+    "widedeep_dice": widedeep.Config(activation="dice", pool_history=True),
+}
+
+
+def expected_logits(model, config, arrays, *, training: bool) -> np.ndarray:
+    samples, body = toys.samples(model, arrays), model.backbone
+    if isinstance(config, din.Config):
+        unit = body.attention
+        stack = [toys.layer(unit.first), *toys.layers(unit.rest)]
+        deep = [oracle.din_input(s, toys.layer(unit.project), stack) for s in samples]
+        wide = [np.zeros(0)] * len(samples)
+    else:
+        pairs = [oracle.widedeep_input(s, pool=config.pool_history) for s in samples]
+        deep, wide = [d for d, _ in pairs], [w for _, w in pairs]
+    x = np.array(deep) * toys.double(body.affine.gamma) + toys.double(body.affine.beta)
+    hidden = np.concatenate([toys.trunk(body.trunk, x, training=training), np.array(wide)], 1)
+    return oracle.dense(hidden, toys.layer(model.head.logit))[:, 0]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("training", [False, True])
+def test_logits_equal_the_oracle(name, training):
+    model = toys.serving(CONFIGS[name])
+    toys.jitter(model)
+    arrays = toys.batch(9, 6, seed=4)
+    expected = expected_logits(model, CONFIGS[name], arrays, training=training)
+    found = model(toys.tensors(arrays), training=training)["click"]
+    np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_served_score_does_not_depend_on_its_neighbours(name):
+    model = toys.serving(CONFIGS[name])
+    toys.jitter(model)
+    arrays = toys.batch(9, 6, seed=5)
+    whole = model.answer(toys.tensors(arrays))["logit"].numpy()
+    order = np.random.default_rng(0).permutation(9)
+    moved = model.answer(toys.tensors(toys.take(arrays, order)))["logit"].numpy()
+    np.testing.assert_allclose(moved, whole[order], rtol=1e-4, atol=1e-5)
+    alone = [model.answer(toys.tensors(toys.take(arrays, [i])))["logit"].numpy()[0] for i in range(9)]
+    np.testing.assert_allclose(alone, whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [DIN, CONFIGS["widedeep_pooled"]])
+def test_longer_padding_with_garbage_never_matters(config):
+    model, arrays = toys.serving(config), toys.batch(9, 6)
+    dirty = dict(arrays)
+    real = np.arange(10) < arrays["history_length"][:, None]
+    for name in ("history_item", "history_category", "history_tags", "history_type"):
+        wide = [(0, 0), (0, 4)] + [(0, 0)] * (arrays[name].ndim - 2)
+        dirty[name] = np.pad(arrays[name], wide)
+        dirty[name][~real] = 3
+    for training in (False, True):
+        plain = model(toys.tensors(arrays), training=training)["click"].numpy()
+        toys_again = toys.serving(config)  # the first pass moved the averages
+        found = toys_again(toys.tensors(dirty), training=training)["click"].numpy()
+        if training:
+            np.testing.assert_allclose(found, plain, rtol=1e-5, atol=1e-6)
+        else:
+            np.testing.assert_array_equal(found, plain)
+
+
+def test_widedeep_without_pooling_never_reads_the_history():
+    model, arrays = toys.serving(WIDE), toys.batch(9, 6)
+    other = toys.batch(9, 6, seed=8)
+    mixed = {k: other[k] if k.startswith("history") else v for k, v in arrays.items()}
+    plain = model(toys.tensors(arrays))["click"].numpy()
+    np.testing.assert_array_equal(model(toys.tensors(mixed))["click"], plain)
+    assert set(model.backbone(model.embedder(toys.tensors(arrays)), training=False)._fields)
+
+
+def test_encoded_keeps_a_user_vector_without_the_target():
+    for config in CONFIGS.values():
+        model, arrays = toys.serving(config), toys.batch(6, 5)
+        other = {**arrays, "item": arrays["item"][::-1].copy()}
+        encode = [model.forward(toys.tensors(a), training=False)[1] for a in (arrays, other)]
+        np.testing.assert_array_equal(encode[0].user, encode[1].user)
+        assert (encode[0].hidden.numpy() != encode[1].hidden.numpy()).any()
+        assert encode[0].states.shape[:2] == [6, 5]
+        assert encode[0].hidden.shape[1] == model.backbone.width
+
+
+def test_the_probability_is_shifted_by_ln_w():
+    arrays = toys.tensors(toys.batch())
+    full, sampled = toys.serving(WIDE), toys.serving(WIDE, negative_rate=0.1)
+    a, b = full.answer(arrays), sampled.answer(arrays)
+    np.testing.assert_array_equal(a["logit"], b["logit"])
+    p = a["probability"].numpy().astype(np.float64)
+    np.testing.assert_allclose(b["probability"], p / (p + (1 - p) / 0.1), rtol=1e-5)
+
+
+def test_a_schema_without_history_is_refused_where_one_is_needed():
+    toys.serving(WIDE, toys.PLAIN)
+    for config in (DIN, CONFIGS["widedeep_pooled"]):
+        with pytest.raises(InputError, match="needs a history"):
+            toys.serving(config, toys.PLAIN)
+
+
+def test_context_and_several_profile_features_are_all_read():
+    model, arrays = toys.serving(DIN), toys.batch()
+    plain = model(toys.tensors(arrays))["click"].numpy()
+    for name in ("user", "city", "position", "item", "category", "tags", "history_tags"):
+        changed = {**arrays, name: np.where(arrays[name] == 2, 3, 2).astype(np.int32)}
+        assert (model(toys.tensors(changed))["click"].numpy() != plain).any(), name
+
+
+def test_dropout_acts_in_training_only():
+    model, arrays = toys.serving(din.Config(dropout=0.5)), toys.tensors(toys.batch())
+    assert (model(arrays)["click"].numpy() == model(arrays)["click"].numpy()).all()
+    first, second = (model(arrays, training=True)["click"].numpy() for _ in range(2))
+    assert (first != second).any()
+    assert model.backbone.trunk.dropouts[0].generator is not model.backbone.trunk.dropouts[1].generator
+    assert tf.is_tensor(model(arrays)["click"])

@@ -1,0 +1,216 @@
+"""Bad logs and options: one sentence each, and nothing half-written is left."""
+
+import gzip
+import os
+import shutil
+from collections import namedtuple
+from dataclasses import replace
+
+import pytest
+
+from at4ctr.data import taobao
+from at4ctr.data.duck import Engine
+from at4ctr.data.prepare import MANIFEST, prepare
+from at4ctr.errors import InputError
+
+START = 1_511_539_200
+GOOD = [f"{k % 4 + 1},{k % 23 + 1},{k % 5},pv,{START + k}" for k in range(400)]
+
+
+def refused(tmp_path, lines, *, name="log.csv", words=(), **options):
+    """The message for a log of these lines; it names the file, and nothing is left."""
+    path = tmp_path / name
+    data = lines if isinstance(lines, bytes) else "".join(f"{x}\n" for x in lines).encode()
+    path.write_bytes(data)
+    return refusal(tmp_path, taobao.Config(raw=str(path), **options), words)
+
+
+def refusal(tmp_path, config, words):
+    with pytest.raises(InputError) as error:
+        prepare(config, tmp_path / "data")
+    message = str(error.value)
+    for word in words:
+        assert word in message, message
+    assert "\n" not in message
+    left = [p for p in (tmp_path / "data").rglob("*") if not p.is_dir() or "tmp" in p.name]
+    assert not left
+    return message
+
+
+def test_missing_file(tmp_path):
+    refusal(tmp_path, taobao.Config(raw=str(tmp_path / "no.csv")), ["no.csv", "does not exist"])
+
+
+def test_folder_without_log(tmp_path):
+    refusal(tmp_path, taobao.Config(raw=str(tmp_path)), [str(tmp_path), "UserBehavior.csv"])
+
+
+def test_empty_file(tmp_path):
+    refused(tmp_path, b"", words=["log.csv", "empty", "0 bytes"])
+    refused(tmp_path, gzip.compress(b""), name="log.csv.gz", words=["log.csv.gz", "expected"])
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", " "])
+def test_wrong_delimiter(tmp_path, delimiter):
+    lines = [line.replace(",", delimiter) for line in GOOD]
+    refused(tmp_path, lines, words=["log.csv line 1", "1 column", "','", "expected 5"])
+
+
+@pytest.mark.parametrize("line", ["1,2,3,pv", f"1,2,3,pv,{START},7", "1"])
+def test_wrong_column_count(tmp_path, line):
+    count = line.count(",") + 1
+    refused(tmp_path, [*GOOD, line], words=["line 401", f"{count} column", "expected 5"])
+    refused(tmp_path, [line, *GOOD], words=["line 1", f"{count} column", "expected 5"])
+
+
+def test_header_where_none_belongs(tmp_path):
+    header = "user_id,item_id,category_id,behavior_type,timestamp"
+    refused(tmp_path, [header, *GOOD], words=["line 1 is a header", header, "delete the line"])
+
+
+@pytest.mark.parametrize("cut", [0.1, 0.6, 0.99, -8, -1])
+def test_truncated_gzip(tmp_path, cut):
+    whole = gzip.compress("".join(f"{x}\n" for x in GOOD * 50).encode())
+    size = cut if cut < 0 else int(len(whole) * cut)
+    refused(tmp_path, whole[:size], name="log.csv.gz", words=["log.csv.gz", "gzip", "again"])
+
+
+def test_no_gzip_at_all(tmp_path):
+    refused(tmp_path, GOOD, name="log.csv.gz", words=["log.csv.gz", "gzip"])
+
+
+@pytest.mark.parametrize(("column", "value"), [
+    ("user", "x7"), ("item", ""), ("category", "1 5"), ("timestamp", "2017-11-25"),
+    ("item", "9" * 20),
+])  # fmt: skip
+def test_a_field_that_is_no_number(tmp_path, column, value):
+    fields = dict(zip(taobao.COLUMNS, GOOD[0].split(","), strict=True)) | {column: value}
+    lines = [*GOOD, ",".join(fields.values()), *GOOD]
+    refused(tmp_path, lines, words=["line 401", repr(value), repr(column), "whole number"])
+
+
+def test_line_numbers_hold_far_into_a_large_file(tmp_path):
+    lines = GOOD * 5000  # 48 MB, several of the reader's buffers
+    lines[1_777_776] = "1,2,three,pv,4"
+    refused(tmp_path, lines, words=["line 1777777", "'three'"])
+
+
+def test_unknown_behaviour_type(tmp_path):
+    lines = [*GOOD, f"1,2,3,click,{START}"]
+    refused(tmp_path, lines, words=["line 401", "'click'", "pv, cart, fav, buy"])
+
+
+@pytest.mark.parametrize("window", [True, False])
+def test_milliseconds(tmp_path, window):
+    lines = [line + "000" for line in GOOD]
+    refused(tmp_path, lines, words=["milliseconds", "seconds"], window=window)
+
+
+def test_all_outside_the_window(tmp_path):
+    lines = [line.replace("15115", "14115") for line in GOOD]
+    message = refused(tmp_path, lines, words=["1411539200", str(taobao.FIRST), "data.window=false"])
+    assert "window" in message
+    path = tmp_path / "log.csv"
+    assert prepare(taobao.Config(raw=str(path), window=False), tmp_path / "data")
+
+
+def test_no_behaviour_of_the_type(tmp_path):
+    lines = [line.replace("pv", "buy") for line in GOOD]
+    refused(tmp_path, lines, words=["pv", "data.behaviours=all"], behaviours="pv")
+
+
+def test_no_user_left(tmp_path):
+    refused(tmp_path, GOOD, words=["4 users", "min_behaviours=101", "100"], min_behaviours=101)
+
+
+def test_no_training_row(tmp_path):
+    refused(tmp_path, GOOD, words=["train", "no row"], holdout=200)
+
+
+def test_one_class_only(tmp_path):
+    lines = [line.split(",")[0] + ",1,1,pv," + line.rsplit(",", 1)[1] for line in GOOD]
+    refused(tmp_path, lines, words=["train", "all positives", "both classes"])
+
+
+def test_disk_too_small(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 1000))
+    refused(tmp_path, GOOD, words=["1,000 bytes free", "expected about"])
+
+
+def test_memory_too_small_says_so(tmp_path):
+    (tmp_path / "scratch").mkdir()
+    with Engine(tmp_path / "scratch", memory=16 << 20, threads=2) as engine:
+        sql = "CREATE TABLE t AS SELECT array_agg(i || 'abcdefgh') FROM range(3000000) r(i)"
+        with pytest.raises(InputError, match="16 MiB"):
+            engine.run("big", sql)
+
+
+@pytest.mark.parametrize(("option", "value", "words"), [
+    ("history", 0, "history is 0"), ("negative_rate", 0.0, "negative_rate is 0.0"),
+    ("negative_rate", float("nan"), "negative_rate is nan"), ("negatives", 0, "negatives is 0"),
+    ("min_behaviours", 0, "min_behaviours is 0"), ("min_history", -1, "min_history is -1"),
+    ("holdout", 0, "holdout is 0"), ("behaviours", "clicks", "all, pv"),
+    ("cutting", "last_1", "last_10"), ("protocol", "strickt", "'strickt'"),
+    ("simulate_rows", 10, "simulate_rows is 10"),
+])  # fmt: skip
+def test_bad_options(option, value, words):
+    with pytest.raises(InputError, match=words):
+        taobao.Config(**{option: value})
+
+
+def test_interrupted_preparation_is_redone(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "log.csv"
+    path.write_text("".join(f"{x}\n" for x in GOOD))
+    config = taobao.Config(raw=str(path))
+    monkeypatch.setattr("at4ctr.data.prepare.build", stop)
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # as a kill leaves it
+    with pytest.raises(KeyboardInterrupt):
+        prepare(config, tmp_path / "data")
+    monkeypatch.undo()
+    (left,) = (tmp_path / "data" / "store" / "taobao").iterdir()
+    assert left.name.startswith(".")
+    store = prepare(config, tmp_path / "data")
+    assert "interrupted preparation" in capsys.readouterr().err
+    assert list(store.parent.iterdir()) == [store]
+    (store / MANIFEST).unlink()  # a store without its last file is not trusted
+    (store / "data" / "part-00000.parquet").write_bytes(b"half")
+    assert prepare(config, tmp_path / "data") == store
+    assert (store / "data" / "part-00000.parquet").stat().st_size > 1000
+    assert (store / MANIFEST).is_file()
+
+
+def stop(*_):
+    raise KeyboardInterrupt
+
+
+def test_a_running_preparation_is_left_alone(tmp_path, monkeypatch):
+    path = tmp_path / "log.csv"
+    path.write_text("".join(f"{x}\n" for x in GOOD))
+    config = taobao.Config(raw=str(path))
+    met = []
+
+    def second(*_):
+        monkeypatch.undo()
+        with pytest.raises(InputError, match="another preparation"):
+            prepare(config, tmp_path / "data")
+        met.append(True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("at4ctr.data.prepare.build", second)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(config, tmp_path / "data")
+    assert met
+
+
+def test_prepared_once(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("".join(f"{x}\n" for x in GOOD))
+    config = taobao.Config(raw=str(path))
+    store = prepare(config, tmp_path / "data")
+    time = os.stat(store / MANIFEST).st_mtime_ns
+    assert prepare(replace(config, history=5, negative_rate=0.1), tmp_path / "data") == store
+    assert os.stat(store / MANIFEST).st_mtime_ns == time
+    assert prepare(replace(config, negatives=2), tmp_path / "data") != store
+    path.write_text("".join(f"{x}\n" for x in GOOD[1:]))
+    assert prepare(config, tmp_path / "data") != store

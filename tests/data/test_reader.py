@@ -1,0 +1,249 @@
+"""The reader against plain Python slices of what was written: contents, order, sampling."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from at4ctr.data.block import in_blocks
+from at4ctr.data.reader import Reader
+from at4ctr.data.store import RowGroup, Store
+from at4ctr.errors import InputError
+from tests.data import toy_store
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    return toy_store.make(tmp_path_factory.mktemp("toy") / "store", truth=True)
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    path = tmp_path_factory.mktemp("wide") / "store"
+    return toy_store.make(path, users=2000, group=64, longest=8, instances=12, truth=True)
+
+
+def reader(toy, split="train", **settings):
+    settings = {"batch_size": 7, "history": 5, "truth": True, "drop_remainder": False} | settings
+    return Reader(Store.open(toy.path), split, **settings)
+
+
+def batches(reader, epoch=0):
+    return [reader.batch(epoch, i) for i in range(reader.steps(epoch))]
+
+
+def keys(reader, epoch=0) -> list[float]:
+    """The rows of an epoch in order: a row's random probability is its name."""
+    return [p for batch in batches(reader, epoch) for p in batch["probability"].tolist()]
+
+
+def padded(values: list, length: int, zero) -> list:
+    return values + [zero] * (length - len(values))
+
+
+def oracle(toy, user: dict, row: dict, T: int) -> dict:
+    """A row as the batch should hold it, by plain slices."""
+    ids, who, what = toy.ids, user["user"], row["item"]
+    seen = user["behaviour_item"][: row["cut"]][-T:]
+    types = user["behaviour_type"][: row["cut"]][-T:]
+    return {
+        "user": int(ids["user"][who]),
+        "city": int(ids["city"][who]),
+        "item": int(ids["item"][what]),
+        "category": int(ids["category"][what]),
+        "tags": ids["tags"][what].tolist(),
+        "position": row["position"],
+        "history_item": padded([int(ids["item"][i]) for i in seen], T, 0),
+        "history_category": padded([int(ids["category"][i]) for i in seen], T, 0),
+        "history_tags": padded([ids["tags"][i].tolist() for i in seen], T, [0, 0, 0]),
+        "history_type": padded(types, T, 0),
+        "history_length": len(seen),
+        "label": float(row["label"]),
+        "user_index": who,
+        "probability": row["probability"],
+    }
+
+
+@pytest.mark.parametrize("split", toy_store.SPLITS)
+@pytest.mark.parametrize("T", [1, 5, 30, 1000])
+@pytest.mark.parametrize("block_users", [1, 20, 10**6])
+def test_every_row_once_with_the_windows_of_a_plain_slice(toy, split, T, block_users):
+    subject = reader(toy, split, history=T, block_users=block_users)
+    expected = {row["probability"]: oracle(toy, user, row, T) for user, row in toy.rows(split)}
+    found = 0
+    for batch in batches(subject):
+        assert list(batch) == list(next(iter(expected.values())))
+        for i in range(len(batch["label"])):
+            row = {name: values[i].tolist() for name, values in batch.items()}
+            assert row == expected.pop(row["probability"])
+            found += 1
+    assert not expected
+    assert found == subject.rows == len(toy.rows(split))
+
+
+def test_types_and_shapes_are_the_specified_ones(toy):
+    batch = reader(toy, batch_size=6).batch(0, 0)
+    special = {"label": np.float32, "probability": np.float64}
+    shapes = {"tags": (6, 3), "history_tags": (6, 5, 3)}
+    for name, values in batch.items():
+        assert values.dtype == special.get(name, np.int32), name
+        plain = (6, 5) if name.startswith("history_") and name != "history_length" else (6,)
+        assert values.shape == shapes.get(name, plain), name
+
+
+def test_history_never_reaches_the_cut(tmp_path):
+    toy = toy_store.make(tmp_path / "store", items=900, truth=True, ordered=True)
+    cuts = {row["probability"]: row["cut"] for _, row in toy.rows("train")}
+    full = 0
+    for batch in batches(reader(toy)):
+        for key, window, n in zip(
+            batch["probability"], batch["history_item"], batch["history_length"], strict=True
+        ):
+            position = window[:n] - 2  # an item's id is its position + 2
+            assert position.tolist() == list(range(cuts[key] - n, cuts[key]))
+            assert not window[n:].any()
+            full += n == 5
+    assert full
+
+
+def test_without_truth_no_probability(toy):
+    assert "probability" not in reader(toy, truth=False).batch(0, 0)
+
+
+def test_a_batch_is_the_callers_own(toy):
+    subject = reader(toy)
+    before = subject.batch(0, 0)
+    for values in subject.batch(0, 0).values():
+        values.fill(77)
+    for name, values in subject.batch(0, 0).items():
+        assert np.array_equal(values, before[name]), name
+
+
+def test_sampling_keeps_positives_and_nests(wide):
+    rows = {row["probability"]: row for _, row in wide.rows("train")}
+    kept = {}
+    for w in (0.1, 0.3, 1.0):
+        subject = reader(wide, negative_rate=w, history=1, batch_size=500, seed=int(10 * w))
+        found = keys(subject)
+        assert len(found) == len(set(found)) == subject.rows
+        kept[w] = set(found)
+        assert kept[w] >= {key for key, row in rows.items() if row["label"]}
+        negatives = sum(not row["label"] for row in rows.values())
+        share = sum(not rows[key]["label"] for key in found) / negatives
+        assert abs(share - w) <= 4 * np.sqrt(w * (1 - w) / negatives)
+    assert kept[0.1] < kept[0.3] < kept[1.0] == set(rows)
+
+
+def test_order_is_a_function_of_seed_and_epoch(toy):
+    orders = {(s, e): keys(reader(toy, seed=s), e) for s in (0, 1) for e in (0, 1, 2)}
+    for (seed, epoch), order in orders.items():
+        assert keys(reader(toy, seed=seed), epoch) == order
+        assert Counter(order) == Counter(orders[0, 0])
+    assert len({tuple(order) for order in orders.values()}) == len(orders)
+
+
+def test_every_seed_epoch_and_block_draws_for_itself(toy):
+    draws = [
+        float(reader(toy, seed=seed)._rng(epoch, stream).random())
+        for seed in (0, 1, -1)
+        for epoch in (0, 1)
+        for stream in (0, 1, 2)
+    ]
+    assert len(set(draws)) == len(draws)
+
+
+def test_without_shuffle_store_order_and_nothing_dropped(toy):
+    stored = [row["probability"] for _, row in toy.rows("train")]
+    assert len(stored) % 7
+    assert keys(reader(toy, shuffle=False, drop_remainder=None, block_users=9)) == stored
+    dropped = keys(reader(toy, shuffle=False, drop_remainder=True))
+    assert dropped == stored[: len(stored) // 7 * 7]
+
+
+def test_shuffling_drops_the_remainder_unless_told(toy):
+    total = len(toy.rows("train"))
+    subject = reader(toy, drop_remainder=None)
+    assert subject.steps(0) == total // 7
+    assert {len(batch["label"]) for batch in batches(subject)} == {7}
+    last = batches(reader(toy))[-1]
+    assert len(last["label"]) == total % 7 > 0
+
+
+def test_shuffling_spans_users(wide):
+    def neighbours(**settings) -> float:
+        shares = []
+        for batch in batches(reader(wide, batch_size=64, history=1, **settings)):
+            count = Counter(batch["user_index"].tolist())
+            shares += [count[user] > 1 for user in batch["user_index"].tolist()]
+        return float(np.mean(shares))
+
+    assert neighbours() < 0.08  # 63 other rows, of about 2000 · 4.8 with 6 of the same user
+    assert neighbours(shuffle=False) > 0.8
+    assert neighbours(block_users=64) > 2 * neighbours()
+
+
+def test_blocks_hold_enough_users_or_all():
+    groups = [RowGroup("a", i, users, 1) for i, users in enumerate([5, 5, 5, 1, 9, 2, 8, 3])]
+    for users in (1, 6, 10, 17, 38, 1000):
+        blocks = in_blocks(groups, users)
+        assert [g for block in blocks for g in block] == groups
+        assert all(sum(g.users for g in block) >= min(users, 38) for block in blocks)
+    assert len(in_blocks(groups, 10)) == 3
+
+
+def test_any_access_order_and_a_cache_of_one_block_give_the_same(toy, monkeypatch):
+    expected = batches(reader(toy, block_users=1))
+    monkeypatch.setattr("at4ctr.data.reader.BLOCKS_HELD", 1)
+    subject = reader(toy, block_users=1)
+    for index in np.random.default_rng(3).permutation(len(expected)):
+        found = subject.batch(0, int(index))
+        for name, values in expected[index].items():
+            assert np.array_equal(found[name], values), name
+
+
+@pytest.mark.parametrize("index", [-1, 10**6])
+def test_a_batch_outside_the_epoch_is_refused(toy, index):
+    with pytest.raises(InputError, match=f"batch {index} of epoch 0: expected 0 to"):
+        reader(toy).batch(0, index)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0; expected at least 1"),
+        ({"history": 0}, "history is 0; expected at least 1"),
+        ({"negative_rate": 0.0}, "negative_rate is 0.0; expected 0 < w <= 1"),
+        ({"negative_rate": 1.5}, "negative_rate is 1.5; expected 0 < w <= 1"),
+        ({"negative_rate": float("nan")}, "negative_rate is nan; expected 0 < w <= 1"),
+        (
+            {"batch_size": 10_000, "drop_remainder": True},
+            r"batch_size is 10000, larger than the \d+ rows kept for a worker; set batch_size to",
+        ),
+        ({"split": "trian"}, "unknown split 'trian': did you mean train"),
+    ],
+)
+def test_settings_out_of_range_are_refused(toy, settings, message):
+    with pytest.raises(InputError, match=message):
+        reader(toy, **settings)
+
+
+def test_truth_that_is_not_stored_is_refused(tmp_path):
+    toy = toy_store.make(tmp_path / "store")
+    with pytest.raises(InputError, match="truth=True, but the store holds no true"):
+        reader(toy)
+
+
+def test_a_split_without_rows_is_refused(tmp_path):
+    toy = toy_store.make(tmp_path / "store", instances=0, truth=True)
+    with pytest.raises(InputError, match="split train has 0 rows"):
+        reader(toy)
+
+
+def test_a_store_that_contradicts_its_manifest_is_refused(tmp_path):
+    toy = toy_store.make(tmp_path / "store", truth=True)
+    file = toy.path / "manifest.json"
+    file.write_text(file.read_text().replace('"train": {"rows": ', '"train": {"rows": 1'))
+    with pytest.raises(InputError, match=r"\d+ train rows in \d+ row groups from .* expected"):
+        reader(toy).batch(0, 0)

@@ -1,0 +1,172 @@
+"""A small random store, written by the format's description alone, and what it holds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from at4ctr.data.dataset import Split
+from at4ctr.schema import Feature, Schema, Table
+
+TOP = 2**31 - 1
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+SCHEMA = Schema(
+    tables=(
+        Table("user"),
+        Table("city", buckets=7),
+        Table("item"),
+        Table("category"),
+        Table("tag", dtype="string"),
+        Table("type"),
+        Table("position"),
+    ),
+    features=(
+        Feature("user", "profile", "user"),
+        Feature("city", "profile", "city"),
+        Feature("item", "item", "item"),
+        Feature("category", "item", "category"),
+        Feature("tags", "item", "tag", length=3),
+        Feature("position", "context", "position"),
+        Feature("type", "behaviour", "type"),
+    ),
+    history=("item", "category", "tags"),
+)
+
+
+@dataclass(frozen=True)
+class Toy:
+    """The path and, in plain Python, every user's sequences and instances."""
+
+    path: Path
+    users: list[dict]
+    ids: dict[str, np.ndarray]
+
+    def rows(self, split: str) -> list[tuple[dict, dict]]:
+        """(user, instance) of every row of a split, in store order."""
+        return [(user, row) for user in self.users for row in user[split]]
+
+
+def make(
+    path: Path,
+    users: int = 60,
+    seed: int = 0,
+    *,
+    group: int = 8,
+    parts: int = 3,
+    items: int = 50,
+    longest: int = 20,
+    instances: int = 6,
+    truth: bool = False,
+    ordered: bool = False,
+) -> Toy:
+    """Writes a store: user 0 has 40 times the longest history, every fifth user no instance.
+
+    ordered: behaviour i of a user is on item i, and every item is known to the model.
+    """
+    rng = np.random.default_rng(seed)
+    ids = {
+        "user": rng.integers(1, users + 2, users),
+        "city": rng.integers(2, 9, users),
+        "item": np.where(rng.random(items) < 0.2, 1, np.arange(2, items + 2)),
+        "category": rng.integers(2, 7, items),
+        "tags": rng.integers(2, 12, (items, 3)) * (rng.random((items, 3)) < 0.7),
+    }
+    ids = {name: array.astype(np.int32) for name, array in ids.items()}
+    order = rng.permutation(users)
+    if ordered:
+        ids["item"] = np.arange(2, items + 2, dtype=np.int32)
+    made = [_user(rng, int(u), items, longest, instances) for u in order]
+    for user in made if ordered else []:
+        user["behaviour_item"] = list(range(len(user["behaviour_item"])))
+    _write(path, made, ids, group, parts, truth)
+    return Toy(path, made, ids)
+
+
+def _user(rng: np.random.Generator, user: int, items: int, longest: int, instances: int) -> dict:
+    length = 40 * longest if user == 0 else int(rng.integers(1, longest + 1))
+    made: dict = {
+        "user": user,
+        "behaviour_item": rng.integers(0, items, length).tolist(),
+        "behaviour_type": rng.integers(2, 6, length).tolist(),
+    }
+    for split, most in zip(SPLITS, (instances, 2, 2), strict=True):
+        count = 0 if user % 5 == 4 else int(rng.integers(0, most + 1))
+        made[split] = [
+            {
+                "cut": int(rng.integers(0, length + 1)),
+                "item": int(rng.integers(0, items)),
+                "label": int(rng.random() < 0.4),
+                "u31": int(rng.integers(0, TOP)),
+                "position": int(rng.integers(2, 9)),
+                "probability": float(rng.random()),
+            }
+            for _ in range(count)
+        ]
+    return made
+
+
+def _write(
+    path: Path, users: list[dict], ids: dict[str, np.ndarray], group: int, parts: int, truth: bool
+) -> None:
+    for folder in ("dims", "vocabulary", "ids", "data"):
+        (path / folder).mkdir(parents=True)
+    for name, array in ids.items():
+        np.save(path / "ids" / f"{name}.npy", array)
+    pq.write_table(pa.table({"user": np.arange(len(ids["user"]))}), path / "dims/user.parquet")
+    pq.write_table(pa.table({"item": np.arange(len(ids["item"]))}), path / "dims/item.parquet")
+    sizes = {"user": len(users), "item": len(ids["item"]), "category": 5, "tag": 10, "type": 4}
+    sizes["position"] = 7
+    for name, size in sizes.items():
+        lines = "".join(f"{100 + i}\n" for i in range(size))
+        (path / "vocabulary" / f"{name}.txt").write_text(lines)
+    share = -(-len(users) // parts)
+    written = [
+        _part(path, number, users[number * share : (number + 1) * share], group, truth)
+        for number in range(parts)
+    ]
+    manifest = {
+        "format": 1,
+        "dataset": "toy",
+        "simulated": True,
+        "truth": truth,
+        "options": {"min_behaviours": 1, "protocol": "strict"},
+        "schema": SCHEMA.to_json(),
+        "inputs": [],
+        "counts": {"users": len(users)}
+        | {s: {**_tally(users, s), "unknown": {"user": 0}} for s in SPLITS},
+        "vocabulary": {name: size + 2 for name, size in sizes.items()} | {"city": 9},
+        "parts": written,
+        "notes": [],
+        "seconds": 0.0,
+    }
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+def _tally(users: list[dict], split: str) -> dict[str, int]:
+    labels = [row["label"] for user in users for row in user[split]]
+    return {"rows": len(labels), "positives": sum(labels)}
+
+
+def _part(path: Path, number: int, users: list[dict], group: int, truth: bool) -> dict:
+    numbers = pa.list_(pa.int32())
+    columns = {"user": pa.array([u["user"] for u in users], pa.int32())}
+    for name in ("behaviour_item", "behaviour_type"):
+        columns[name] = pa.array([u[name] for u in users], numbers)
+    kinds = {"cut": numbers, "item": numbers, "label": pa.list_(pa.int8()), "u31": numbers}
+    kinds |= {"position": numbers} | ({"probability": pa.list_(pa.float64())} if truth else {})
+    for split in SPLITS:
+        for name, kind in kinds.items():
+            values = [[row[name] for row in u[split]] for u in users]
+            columns[f"{split}_{name}"] = pa.array(values, kind)
+    file = f"part-{number:05d}.parquet"
+    pq.write_table(
+        pa.table(columns), path / "data" / file, row_group_size=group, compression="zstd"
+    )
+    cuts = [users[i : i + group] for i in range(0, len(users), group)]
+    groups = [{"users": len(c)} | {s: _tally(c, s) for s in SPLITS} for c in cuts]
+    return {"file": f"data/{file}", "row_groups": groups}

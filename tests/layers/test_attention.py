@@ -1,0 +1,137 @@
+"""Target attention and self-attention against their literal forms."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from at4ctr.contracts import Packed
+from at4ctr.layers.attention import SelfAttention, TargetAttention, segment_softmax
+from tests.model.toys import double, jitter, layer, layers
+from tests.oracles import models as oracle
+
+Q, J = 5, 6
+
+
+def unit(seed: int = 0) -> TargetAttention:
+    made = TargetAttention(Q, J, (80, 40), seed)
+    jitter(made, seed)
+    return made
+
+
+def pack(history: np.ndarray, lengths: np.ndarray) -> Packed:
+    where = np.argwhere(np.arange(history.shape[1]) < lengths[:, None]).astype(np.int32)
+    values = history[where[:, 0], where[:, 1]].reshape(len(where), J)
+    return Packed(tf.constant(values, tf.float32), tf.constant(where[:, 0]), tf.constant(where[:, 1]))
+
+
+def literal(made: TargetAttention, query: np.ndarray, history: list[np.ndarray]) -> np.ndarray:
+    stack = [layer(made.first), *layers(made.rest)]
+    rows = [
+        oracle.target_attention(q.astype(np.float64), h.astype(np.float64), layer(made.project), stack)
+        for q, h in zip(query, history, strict=True)
+    ]
+    return np.array(rows)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(0, 7), min_size=1, max_size=6), st.integers(0, 1000))
+def test_target_attention_equals_the_literal_unit(lengths, seed):
+    rng = np.random.default_rng(seed)
+    query = rng.normal(size=(len(lengths), Q)).astype(np.float32)
+    history = rng.normal(size=(len(lengths), 7, J)).astype(np.float32)
+    made, real = unit(seed), np.array(lengths)
+    found = made(tf.constant(query), pack(history, real), training=False).numpy()
+    expected = literal(made, query, [h[:n] for h, n in zip(history, real, strict=True)])
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6)
+
+
+def test_an_empty_history_gives_zero_and_a_single_behaviour_itself():
+    history = np.random.default_rng(0).normal(size=(3, 4, J)).astype(np.float32)
+    query = tf.ones([3, Q])
+    found = unit()(query, pack(history, np.array([0, 1, 4])), training=False).numpy()
+    assert not found[0].any()
+    np.testing.assert_allclose(found[1], history[1, 0], rtol=1e-6)
+    nobody = unit()(query, pack(history, np.array([0, 0, 0])), training=False).numpy()
+    assert nobody.shape == (3, J)
+    assert not nobody.any()
+
+
+def test_gradients_are_finite_where_histories_are_empty():
+    history = np.random.default_rng(0).normal(size=(3, 4, J)).astype(np.float32)
+    made = unit()
+    for lengths in ([0, 1, 4], [0, 0, 0]):
+        with tf.GradientTape() as tape:
+            out = made(tf.ones([3, Q]), pack(history, np.array(lengths)), training=True)
+            loss = tf.reduce_sum(out**2)
+        for g in tape.gradient(loss, made.trainable_variables):
+            assert np.isfinite(g.numpy()).all()
+
+
+def test_weights_do_not_change_with_a_constant_added_to_scores():
+    rows, scores = tf.constant([0, 0, 2]), tf.constant([1.0, 3.0, -2.0])
+    plain = segment_softmax(scores, rows, 3).numpy()
+    np.testing.assert_allclose(segment_softmax(scores + 500.0, rows, 3), plain, rtol=1e-4)
+    np.testing.assert_allclose(plain[:2].sum(), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(plain[2], 1.0)
+
+
+def test_permuting_samples_permutes_answers():
+    rng = np.random.default_rng(1)
+    query = rng.normal(size=(5, Q)).astype(np.float32)
+    history, lengths = rng.normal(size=(5, 7, J)).astype(np.float32), np.array([3, 0, 7, 1, 4])
+    made, order = unit(), rng.permutation(5)
+    plain = made(tf.constant(query), pack(history, lengths), training=False).numpy()
+    moved = made(tf.constant(query[order]), pack(history[order], lengths[order]), training=False)
+    np.testing.assert_allclose(moved, plain[order], rtol=1e-6, atol=1e-7)
+
+
+@pytest.fixture(scope="module")
+def attended() -> tuple[SelfAttention, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(2)
+    return SelfAttention(J, 4), rng.normal(size=(5, 6, J)).astype(np.float32), np.array([6, 0, 1, 4, 2])
+
+
+def mask_of(lengths: np.ndarray, steps: int) -> tf.Tensor:
+    return tf.constant(np.arange(steps) < lengths[:, None])
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_self_attention_equals_equation_2_at_real_positions(attended, causal):
+    made, x, lengths = attended
+    kernels = [double(v) for v in (made.query, made.key, made.value)]
+    mask = mask_of(lengths, 6)
+    pooled, states = made.pooled(x, mask).numpy(), made.states(x, mask).numpy()
+    for i, n in enumerate(lengths):
+        expected = oracle.self_attention(x[i, :n].astype(np.float64), *kernels, causal=causal)
+        if causal:
+            np.testing.assert_allclose(states[i, :n], expected, rtol=1e-5, atol=1e-6)
+        else:
+            np.testing.assert_allclose(pooled[i], oracle.mean_pool(expected), rtol=1e-5, atol=1e-6)
+
+
+def test_states_never_see_the_future(attended):
+    made, x, _ = attended
+    mask = mask_of(np.full(5, 6), 6)
+    plain = made.states(x, mask).numpy()
+    for k in range(5):
+        changed = x.copy()
+        changed[:, k + 1 :] = 9.0
+        found = made.states(changed, mask).numpy()
+        np.testing.assert_array_equal(found[:, : k + 1], plain[:, : k + 1])
+        assert np.abs(found[:, k + 1] - plain[:, k + 1]).max() > 0.1
+
+
+def test_padded_keys_never_matter(attended):
+    made, x, lengths = attended
+    mask = np.arange(6) < lengths[:, None]
+    garbage = np.where(mask[..., None], x, 77.0).astype(np.float32)
+    longer = np.concatenate([garbage, np.full((5, 3, J), -50.0, np.float32)], 1)
+    plain_p, plain_s = made.pooled(x, mask).numpy(), made.states(x, mask).numpy()
+    for found in (garbage, longer):
+        real = mask_of(lengths, found.shape[1])
+        np.testing.assert_allclose(made.pooled(found, real), plain_p, rtol=1e-5, atol=1e-6)
+        states = made.states(found, real).numpy()[:, :6]
+        np.testing.assert_allclose(states[mask], plain_s[mask], rtol=1e-5, atol=1e-6)
+    assert not plain_p[1].any()

@@ -1,0 +1,113 @@
+"""Activations, dropout, and stacks."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from at4ctr.errors import InputError
+from at4ctr.layers.mlp import MLP, Affine, Dense, Dice, Dropout, PReLU
+from tests.model.toys import double, jitter
+from tests.oracles import models as oracle
+
+X = np.random.default_rng(0).normal(2.0, 3.0, size=(16, 5)).astype(np.float32)
+
+
+def dice() -> Dice:
+    made = Dice(5, "dice")
+    jitter(made)
+    return made
+
+
+def test_dice_reads_the_batch_in_training():
+    made = dice()
+    found = made(tf.constant(X), training=True).numpy()
+    wide = X.astype(np.float64)
+    expected = oracle.dice(wide, wide.mean(0), wide.var(0), double(made.alpha))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_dice_reads_its_averages_in_serving_and_leaves_them():
+    made = dice()
+    before = double(made.mean), double(made.variance)
+    found = made(tf.constant(X), training=False).numpy()
+    expected = oracle.dice(X.astype(np.float64), *before, double(made.alpha))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(double(made.mean), before[0])
+    alone = np.concatenate([made(tf.constant(X[i : i + 1]), training=False) for i in range(16)])
+    np.testing.assert_allclose(alone, found, rtol=1e-6)
+
+
+def test_dice_averages_move_by_a_hundredth_of_the_difference():
+    made = dice()
+    mean, variance = double(made.mean), double(made.variance)
+    made(tf.constant(X), training=True)
+    wide = X.astype(np.float64)
+    np.testing.assert_allclose(double(made.mean), 0.99 * mean + 0.01 * wide.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(
+        double(made.variance), 0.99 * variance + 0.01 * wide.var(0), rtol=1e-5
+    )
+    for _ in range(1500):
+        made(tf.constant(X), training=True)
+    np.testing.assert_allclose(double(made.mean), wide.mean(0), rtol=1e-3)
+
+
+def test_dice_of_one_row_has_finite_gradients():
+    made, x = dice(), tf.constant(X[:1])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        loss = tf.reduce_sum(made(x, training=True))
+    for g in tape.gradient(loss, [x, made.alpha]):
+        assert np.isfinite(g.numpy()).all()
+
+
+def test_prelu_and_affine():
+    prelu, affine = PReLU(5, "prelu"), Affine(5)
+    jitter(prelu)
+    jitter(affine)
+    np.testing.assert_allclose(
+        prelu(tf.constant(X), training=True), oracle.prelu(X, double(prelu.alpha)), rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        affine(tf.constant(X)), X * double(affine.gamma) + double(affine.beta), rtol=1e-5
+    )
+
+
+def test_dropout_is_inverted_and_off_in_serving():
+    made, ones = Dropout(0.25, 7), tf.ones([400, 50])
+    np.testing.assert_array_equal(made(ones, training=False), ones)
+    found = made(ones, training=True).numpy()
+    assert set(np.unique(found)) == {np.float32(0.0), np.float32(1 / 0.75)}
+    assert abs((found == 0).mean() - 0.25) < 0.02
+
+
+def test_dropout_draws_anew_and_repeats_from_its_saved_state():
+    made, ones = Dropout(0.5, 7), tf.ones([20, 20])
+    state = made.generator.state.numpy()
+    first, second = made(ones, training=True).numpy(), made(ones, training=True).numpy()
+    assert (first != second).any()
+    made.generator.state.assign(state)
+    np.testing.assert_array_equal(made(ones, training=True), first)
+    np.testing.assert_array_equal(made(ones, training=True), second)
+    other = Dropout(0.5, 8)(ones, training=True).numpy()
+    assert (other != first).any()
+
+
+def test_dense_starts_glorot_uniform_and_repeatably():
+    made = Dense(300, 100, (1, 2), "d")
+    limit = np.sqrt(6 / 400)
+    kernel = double(made.kernel)
+    assert limit * 0.99 < np.abs(kernel).max() <= limit
+    assert abs(kernel.var() / (limit**2 / 3) - 1) < 0.05
+    np.testing.assert_array_equal(Dense(300, 100, (1, 2), "d").kernel, made.kernel)
+    assert (Dense(300, 100, (1, 3), "d").kernel.numpy() != made.kernel.numpy()).any()
+
+
+def test_layers_of_a_stack_start_apart():
+    made = MLP(8, (8, 8), "linear", seed=1)
+    assert (made.dense[0].kernel.numpy() != made.dense[1].kernel.numpy()).any()
+
+
+@pytest.mark.parametrize(("units", "dropout"), [((), 0.0), ((8, 0), 0.0), ((8,), 1.0), ((8,), -0.1)])
+def test_a_stack_refuses_what_it_cannot_be(units, dropout):
+    with pytest.raises(InputError, match=r"units|dropout"):
+        MLP(4, units, "relu", seed=0, dropout=dropout)

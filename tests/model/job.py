@@ -1,0 +1,123 @@
+"""A training job on a toy store, in this process or, to be killed, in one of its own.
+
+python -m tests.model.job STORE FOLDER [--step N] [--file N]: dies by SIGKILL before step N, or
+before the Nth file of a checkpoint is digested; otherwise leaves ``final.json`` in FOLDER.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import at4ctr  # noqa: F401  (before TensorFlow)
+from at4ctr import checkpoints, evaluation, fit
+from at4ctr.auxiliaries import nip, uim
+from at4ctr.backbones import din
+from at4ctr.data.reader import Reader
+from at4ctr.data.store import Store
+from at4ctr.fit import Fit, Trainer
+from at4ctr.heads import single
+from at4ctr.layers import embedder
+from at4ctr.model.build import serving_model, training_model
+
+HISTORY = 8
+DROPOUT = din.Config(attention=(8, 4), units=(12, 6), dropout=0.3)
+TASKS = {"uim": uim.Config(), "nip": nip.Config(mask_duplicates=True, block=8)}
+FIT = Fit(batch_size=16, epochs=2, learning_rate=0.01, checkpoint_every=2, evaluations=2, log_every=1)
+
+
+def trainer(
+    store: Store,
+    folder: Path,
+    *,
+    backbone: Any = DROPOUT,
+    auxiliaries: Mapping[str, Any] = TASKS,
+    config: Fit = FIT,
+    negative_rate: float = 0.7,
+    validate: Any = "store",
+) -> Trainer:
+    """A trainer whose validation is the store's, a function, or None."""
+    embedding = embedder.Config(dimension=4)
+
+    def reader(split: Any, size: int, *, training: bool) -> Reader:
+        rate = negative_rate if training else 1.0
+        return Reader(
+            store,
+            split,
+            batch_size=size,
+            history=HISTORY,
+            negative_rate=rate,
+            shuffle=training,
+            block_users=16,
+        )
+
+    serving = serving_model(
+        store.schema,
+        {t.name: store.rows(t.name) for t in store.schema.tables},
+        embedding=embedding,
+        backbone=backbone,
+        head=single.Config(),
+        negative_rate=negative_rate,
+        seed=0,
+    )
+    model = training_model(
+        serving, store.schema, embedding=embedding, auxiliaries=auxiliaries, half_bce=False, seed=0
+    )
+    if validate == "store":
+        predict, split = evaluation.Predictor(serving), reader("validation", 64, training=False)
+        validate = lambda: evaluation.report(predict(split))  # noqa: E731
+    return Trainer(model, lambda n: reader("train", n, training=True), config, folder, validate)
+
+
+def fingerprint(made: Trainer) -> dict[str, Any]:
+    """Every bit of the model's and the optimizer's variables, and where training stands."""
+    variables = [*made.model.variables, *made.optimizer.variables]
+    digests = [hashlib.sha256(v.numpy().tobytes()).hexdigest()[:12] for v in variables]
+    names = [f"{i} {v.name}" for i, v in enumerate(variables)]
+    cursor = made.cursor
+    return {
+        "variables": dict(zip(names, digests, strict=True)),
+        "cursor": [cursor.epoch, cursor.batch, cursor.step, cursor.best, cursor.best_step],
+        "curves": cursor.curves,
+    }
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("store", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--step", type=int)
+    parser.add_argument("--file", type=int)
+    given = parser.parse_args()
+    with fit.strategy(()).scope():
+        made = trainer(Store.open(given.store), given.folder)
+        step, digest, files = made._step, checkpoints.digest, [0]
+
+        def counted(batch: Any) -> Any:
+            if made.cursor.step == given.step:
+                die()
+            return step(batch)
+
+        def digested(path: Path) -> str:
+            files[0] += 1
+            if files[0] == given.file:
+                die()
+            return digest(path)
+
+        made._step, checkpoints.digest = counted, digested
+        made.train()
+    (given.folder / "final.json").write_text(json.dumps(fingerprint(made)))
+
+
+if __name__ == "__main__":
+    _main()

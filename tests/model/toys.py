@@ -1,0 +1,145 @@
+"""Small schemas, batches and models, and a model's variables as the oracles want them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from at4ctr.heads import single
+from at4ctr.layers import embedder
+from at4ctr.layers.mlp import MLP, Dense, Dice, PReLU
+from at4ctr.model.build import serving_model, training_model
+from at4ctr.model.serving import ServingModel
+from at4ctr.model.training import TrainingModel
+from at4ctr.schema import Feature, Schema, Table
+from tests.oracles import models as oracle
+
+SCHEMA = Schema(
+    tables=(Table("user"), Table("city"), Table("item"), Table("category"), Table("tag"))
+    + (Table("type"), Table("position")),
+    features=(
+        Feature("user", "profile", "user"),
+        Feature("city", "profile", "city"),
+        Feature("item", "item", "item"),
+        Feature("category", "item", "category"),
+        Feature("tags", "item", "tag", length=3),
+        Feature("position", "context", "position"),
+        Feature("type", "behaviour", "type"),
+    ),
+    history=("item", "category", "tags"),
+)
+PLAIN = Schema(
+    tables=(Table("user"), Table("item")),
+    features=(Feature("user", "profile", "user"), Feature("item", "item", "item")),
+)
+ROWS = {"user": 30, "city": 9, "item": 40, "category": 8, "tag": 12, "type": 6, "position": 9}
+D = 4
+EMBEDDING = embedder.Config(dimension=D, scale=0.5)
+
+
+def batch(
+    size: int = 7,
+    steps: int = 6,
+    *,
+    lengths: Sequence[int] | None = None,
+    schema: Schema = SCHEMA,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """What a reader yields; two samples have an empty history and a single behaviour."""
+    rng = np.random.default_rng(seed)
+    if lengths is None:
+        lengths = [0, 1, steps, *rng.integers(0, steps + 1, size)][:size]
+    made: dict[str, np.ndarray] = {"label": (rng.random(size) < 0.5).astype(np.float32)}
+    made["label"][0], made["label"][-1] = 1.0, 0.0
+    past = [*schema.history, *(f.name for f in schema.group("behaviour"))]
+    for f in schema.features:
+        wide = () if f.length is None else (f.length,)
+        low = 0 if f.length else 1
+        if f.group != "behaviour":
+            made[f.name] = rng.integers(low, ROWS[f.table], (size, *wide)).astype(np.int32)
+        if f.name in past:
+            ids = rng.integers(low, ROWS[f.table], (size, steps, *wide)).astype(np.int32)
+            real = np.arange(steps) < np.asarray(lengths)[:, None]
+            made[f"history_{f.name}"] = ids * (real[..., None] if wide else real)
+    if past:
+        made["history_length"] = np.asarray(lengths, np.int32)
+    made["user_index"] = made["user"].copy()
+    return made
+
+
+def tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, tf.Tensor]:
+    return {name: tf.constant(values) for name, values in arrays.items()}
+
+
+def take(arrays: Mapping[str, np.ndarray], rows: Any) -> dict[str, np.ndarray]:
+    return {name: values[rows] for name, values in arrays.items()}
+
+
+def serving(backbone: Any, schema: Schema = SCHEMA, **changes: Any) -> ServingModel:
+    settings = {"embedding": EMBEDDING, "head": single.Config(), "negative_rate": 1.0, "seed": 3}
+    rows = {t.name: ROWS[t.name] for t in schema.tables}
+    return serving_model(schema, rows, backbone=backbone, **{**settings, **changes})
+
+
+def training(
+    model: ServingModel, auxiliaries: Mapping[str, Any], schema: Schema = SCHEMA, l2: float = 0.0
+) -> TrainingModel:
+    return training_model(
+        model,
+        schema,
+        embedding=embedder.Config(dimension=D, scale=0.5, l2=l2),
+        auxiliaries=auxiliaries,
+        half_bce=False,
+        seed=3,
+    )
+
+
+def jitter(module: tf.Module, seed: int = 0) -> None:
+    """Moves every float variable off its start, so that no term of an equation is 0 or 1."""
+    rng = np.random.default_rng(seed)
+    for v in sorted(module.variables, key=lambda v: (v.name, v.shape.as_list())):
+        if v.dtype == tf.float32 and "logit_shift" not in v.name:
+            v.assign_add(tf.constant(0.1 * rng.random(v.shape), tf.float32))
+
+
+def double(variable: tf.Variable) -> np.ndarray:
+    return variable.numpy().astype(np.float64)
+
+
+def layer(dense: Dense) -> oracle.Layer:
+    return double(dense.kernel), double(dense.bias)
+
+
+def layers(mlp: MLP) -> list[oracle.Layer]:
+    return [layer(d) for d in mlp.dense]
+
+
+def tables(model: ServingModel) -> dict[str, np.ndarray]:
+    return {name: double(v) for name, v in model.embedder.tables.items()}
+
+
+def samples(model: ServingModel, arrays: dict[str, np.ndarray]) -> list[oracle.Sample]:
+    s = model.embedder.schema
+    groups = {
+        g: [(f.name, f.table) for f in s.group(g)]  # type: ignore[arg-type]
+        for g in ("profile", "item", "context")
+    }
+    history = [(n, s.feature(n).table) for n in s.history]
+    return oracle.samples(arrays, tables(model), groups, history)
+
+
+def trunk(mlp: MLP, x: np.ndarray, *, training: bool) -> np.ndarray:
+    """The oracle's forward pass of a stack without dropout, on a whole batch [B, I]."""
+    for dense, activation in zip(mlp.dense, mlp.activations, strict=True):
+        x = oracle.dense(x, layer(dense))
+        if isinstance(activation, Dice):
+            mean, variance = double(activation.mean), double(activation.variance)
+            if training:
+                mean, variance = x.mean(0), x.var(0)
+            x = oracle.dice(x, mean, variance, double(activation.alpha))
+        elif isinstance(activation, PReLU):
+            x = oracle.prelu(x, double(activation.alpha))
+    return x
