@@ -43,9 +43,10 @@ def write_json(path: Path, value: Any) -> None:
 
 def save(folder: Path, name: str, checkpoint: tf.train.Checkpoint, cursor: dict) -> Path:
     """Writes ``folder/name`` with the checkpoint's files and ``cursor.json`` (cursor, digests)."""
-    aside, final = folder / f".{name}.tmp", folder / name
+    aside, final, old = folder / f".{name}.tmp", folder / name, folder / f".{name}.old"
     try:
-        shutil.rmtree(aside, ignore_errors=True)
+        for left in (aside, old):  # of a process that was killed here
+            shutil.rmtree(left, ignore_errors=True)
         aside.mkdir(parents=True)
         checkpoint.write(str(aside / "variables"))
         files = sorted(p for p in aside.iterdir())
@@ -55,16 +56,18 @@ def save(folder: Path, name: str, checkpoint: tf.train.Checkpoint, cursor: dict)
             aside / "cursor.json", {"cursor": cursor, "files": {p.name: digest(p) for p in files}}
         )
         if final.exists():
-            final.replace(folder / f".{name}.old")
+            final.replace(old)
         aside.replace(final)
         sync(folder)
     except (OSError, tf.errors.OpError) as error:
         shutil.rmtree(aside, ignore_errors=True)
+        if old.exists() and not final.exists():
+            old.replace(final)
         raise InputError(
             f"checkpoint {final} could not be written ({str(error).splitlines()[0]}); "
             "older checkpoints are intact: free some space and run the same command again"
         ) from error
-    shutil.rmtree(folder / f".{name}.old", ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
     return final
 
 
@@ -78,7 +81,8 @@ def whole(path: Path) -> dict | None:
     """The cursor of a checkpoint whose files match their digests, or None."""
     try:
         value = json.loads((path / "cursor.json").read_text())
-        if all(digest(path / name) == sha for name, sha in value["files"].items()):
+        files = value["files"]
+        if files and all(digest(path / name) == sha for name, sha in files.items()):
             return value["cursor"]
     except (OSError, ValueError, KeyError, TypeError):
         pass

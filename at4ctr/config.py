@@ -33,6 +33,10 @@ class Experiment:
     fit: Fit = field(default_factory=Fit)
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**31:
+            raise InputError(f"seed is {self.seed}; expected 0 to 2147483647")
+
 
 def modules(package: str) -> list[str]:
     """The names that a folder of components offers: its modules that have a Config."""
@@ -79,6 +83,8 @@ def _set(value: Any, path: list[str], text: str, whole: str) -> Any:
     if isinstance(value, Mapping):
         if head not in value:
             raise unknown(f"name in {whole}", head, value)
+        if not rest:
+            raise _not_one_value(value[head], whole)
         return {**value, head: _set(value[head], rest, text, whole)}
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         raise InputError(f"override {whole}: nothing lies below {head!r}; expected a shorter path")
@@ -89,11 +95,15 @@ def _set(value: Any, path: list[str], text: str, whole: str) -> Any:
     if rest:
         new = _set(now, rest, text, whole)
     elif dataclasses.is_dataclass(now) or isinstance(now, Mapping):
-        inside = now if isinstance(now, Mapping) else [f.name for f in dataclasses.fields(now)]
-        raise InputError(f"override {whole}: set one of its fields: {', '.join(inside)}")
+        raise _not_one_value(now, whole)
     else:
         new = parse(text, typing.get_type_hints(type(value))[head], whole)
     return dataclasses.replace(value, **{head: new})
+
+
+def _not_one_value(value: Any, whole: str) -> InputError:
+    inside = value if isinstance(value, Mapping) else [f.name for f in dataclasses.fields(value)]
+    return InputError(f"override {whole}: set one of its fields: {', '.join(inside)}")
 
 
 def parse(text: str, kind: Any, where: str) -> Any:
@@ -114,6 +124,8 @@ def parse(text: str, kind: Any, where: str) -> Any:
             raise InputError(f"{where}={text!r}: expected true or false")
         return text.lower() in ("true", "1")
     try:
+        if kind is int and text.strip().lstrip("+-").isdigit():
+            return int(text)
         return kind(float(text)) if kind is int and float(text) == int(float(text)) else kind(text)
     except (ValueError, OverflowError):
         raise InputError(f"{where}={text!r}: expected {kind.__name__}") from None
@@ -157,4 +169,10 @@ def from_json(value: Any, where: str = "config.json") -> Any:
     for key in rest:
         if key not in known:
             raise unknown(f"field of {value['type']} in {where}", key, known)
-    return kind(**rest)
+    try:
+        return kind(**rest)
+    except TypeError as error:
+        raise InputError(
+            f"{where}: {value['type']} cannot be made of what is written there ({error}); "
+            "repeat the run with the version that wrote the snapshot"
+        ) from None

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,8 +69,14 @@ class Cursor:
 def strategy(devices: tuple[str, ...]) -> tf.distribute.Strategy:
     """MirroredStrategy over the named devices or all GPUs; none of either: the default, one CPU."""
     if devices or tf.config.list_physical_devices("GPU"):
-        return tf.distribute.MirroredStrategy(list(devices) or None)
+        return _mirrored(devices)
     return tf.distribute.get_strategy()
+
+
+@lru_cache
+def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
+    # Once per process: the collectives of two strategies on the same devices share their keys.
+    return tf.distribute.MirroredStrategy(list(devices) or None)
 
 
 class Trainer:
@@ -147,7 +154,14 @@ class Trainer:
         return True
 
     def save(self) -> None:
+        """Writes a checkpoint; InputError for weights from which no training could go on."""
         c = self.cursor
+        for v in self.model.trainable_variables:
+            if not bool(tf.reduce_all(tf.math.is_finite(v))):
+                raise InputError(
+                    f"{v.name} is not finite after step {c.step}, which is not saved; expected "
+                    "finite weights; try a smaller fit.learning_rate"
+                )
         checkpoints.save(self.saved, f"step-{c.step:09d}", self._checkpoint(), asdict(c))
         checkpoints.prune(self.saved, keep=2)
 

@@ -65,9 +65,10 @@ class Schema:
     def __post_init__(self) -> None:
         names = [f.name for f in self.features]
         tables = [t.name for t in self.tables]
-        for name in names:
-            if names.count(name) > 1:
-                raise InputError(f"schema: feature {name!r} is declared twice; declare it once")
+        for kind, declared in (("feature", names), ("table", tables)):
+            for name in declared:
+                if declared.count(name) > 1:
+                    raise InputError(f"schema: {kind} {name!r} is declared twice; declare it once")
         for f in self.features:
             if f.group not in GROUPS:
                 raise unknown(f"group of feature {f.name!r}", f.group, GROUPS)
@@ -83,10 +84,20 @@ class Schema:
         for group in ("profile", "item"):
             if not self.group(group):
                 raise InputError(f"schema: no {group} feature; declare at least its id")
+        hidden = [f.name for f in self.features if f.name in self.history and not f.serve]
+        if hidden:
+            raise InputError(
+                f"schema: history feature {hidden[0]!r} has serve=False; expected features that "
+                "are served; take it out of Schema.history or serve it"
+            )
 
     def group(self, group: Group) -> tuple[Feature, ...]:
         """The features of a group, in order of declaration."""
         return tuple(f for f in self.features if f.group == group)
+
+    def served(self, group: Group) -> tuple[Feature, ...]:
+        """Those of a group that the serving model reads."""
+        return tuple(f for f in self.group(group) if f.serve)
 
     def feature(self, name: str) -> Feature:
         for f in self.features:

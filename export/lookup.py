@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from at4ctr.contracts import Tensor
 from at4ctr.data.store import Store
+from at4ctr.errors import InputError
 from at4ctr.schema import FIRST_ID, PADDING, UNKNOWN, Feature, Table, history_name
 
 MISSING: Mapping[str, int | str] = {"int64": -1, "string": ""}  # raw padding, by a table's dtype
@@ -69,7 +70,21 @@ def _hash_table(table: Table, vocabulary: Path) -> tf.lookup.StaticHashTable:
         value_dtype=tf.int64,
         value_index=tf.lookup.TextFileIndex.LINE_NUMBER,
     )
-    return tf.lookup.StaticHashTable(rows, UNKNOWN - FIRST_ID)
+    missing = MISSING[table.dtype]
+    try:
+        found = tf.lookup.StaticHashTable(rows, UNKNOWN - FIRST_ID)
+        known = found.lookup(tf.constant(missing, found.key_dtype)) >= 0
+    except tf.errors.InvalidArgumentError as error:  # such as an empty line
+        raise InputError(
+            f"vocabulary {vocabulary} cannot be read ({error.message.split(' [Op:')[0][-80:]}); "
+            f"expected one {table.dtype} a line, none of them empty; prepare the store again"
+        ) from error
+    if known:
+        raise InputError(
+            f"vocabulary {vocabulary} holds the id {missing!r}, which stands for a missing value "
+            "in requests; expected other ids; recode or drop it in the log and prepare it again"
+        )
+    return found
 
 
 class Front(tf.Module):
@@ -106,6 +121,20 @@ class Front(tf.Module):
         """The feature of every named input."""
         return {f.name: f for f in self.now} | {history_name(f.name): f for f in self.past}
 
+    def specs(self) -> tuple[dict[str, tf.TensorSpec], dict[str, tf.TensorSpec]]:
+        """The inputs of ``serving_default`` and of ``candidates``."""
+        rows: dict[str, tf.TensorSpec] = {}
+        user: dict[str, tf.TensorSpec] = {}
+        for key, f in self.inputs.items():
+            wide: list[int | None] = [] if f.length is None else [None]
+            past = key not in {g.name for g in self.now}
+            rows[key] = tf.TensorSpec([None] * (1 + past) + wide, self.dtype(f), key)
+            one = wide or [1]  # of the user
+            user[key] = tf.TensorSpec(
+                one if f.group == "profile" else [None, *wide], self.dtype(f), key
+            )
+        return rows, user
+
     def dtype(self, feature: Feature) -> tf.DType:
         return tf.as_dtype(self.schema.table(feature.table).dtype)
 
@@ -133,12 +162,14 @@ class Front(tf.Module):
         batch = {"history_length": lengths}
         for f in self.past:
             key = history_name(f.name)
-            tf.debugging.assert_equal(
+            fits = tf.debugging.assert_equal(
                 tf.shape(raw[key])[:2],
                 tf.shape(real),
                 f"{key} must have as many rows and positions as {history_name(self.past[0].name)}",
             )
-            found = self._ids(f, tf.gather_nd(raw[key], where))  # [R] or [R, length]
+            with tf.control_dependencies([fits]):
+                values = tf.identity(raw[key])
+            found = self._ids(f, tf.gather_nd(values, where))  # [R] or [R, length]
             shape = [size, self.history, *found.shape[1:]]
             batch[key] = tf.scatter_nd(place, found, shape)
         return batch

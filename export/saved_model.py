@@ -56,30 +56,43 @@ def save(
         (``[L, M]``), item and context features ``[N]`` (``[N, M]``).
     All answer with ``probability`` and ``logit``, ``[B]`` or ``[N]`` float32.
 
-    Raises InputError for a version that exists or is below 1; it never overwrites.
+    Raises InputError for a version that exists or is below 1 (it never overwrites), a vocabulary
+    that holds -1 or "", and a model whose golden logits are not finite.
     """
     final = folder / str(_version(folder, version))
     front = Front(store, history)
     served = functions(model, front)
-    module = tf.Module(name="served")
     weights = variables(model, served)
-    module.front, module.weights = front, dict(weights)
+    rows = answers(model, front, store, split, golden)
+    manifest = _manifest(model, store, front, weights) | {"facts": dict(facts)}
     staged = folder / f".{final.name}-{os.getpid()}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(staged, ignore_errors=True)
-        tf.saved_model.save(module, str(staged), signatures=served)
-        (staged / "fingerprint.pb").unlink(missing_ok=True)  # holds a random number
-        (staged / GOLDEN).mkdir(parents=True)
-        for name, rows in answers(model, front, store, split, golden).items():
-            _dump(staged / GOLDEN / f"{name}.json", rows)
-        manifest = _manifest(model, store, front, weights)
-        _dump(staged / MANIFEST, manifest | {"facts": dict(facts), "files": digests(staged)})
+        _write(staged, front, served, weights, rows, manifest)
         _version(folder, int(final.name))
         staged.rename(final)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     return final
+
+
+def _write(
+    folder: Path,
+    front: Front,
+    served: Mapping[str, Any],
+    weights: Mapping[str, tf.Variable],
+    rows: Mapping[str, Mapping[str, Any]],
+    manifest: Mapping[str, Any],
+) -> None:
+    """A version's files, in a folder of any name."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    module = tf.Module(name="served")
+    module.front, module.weights = front, dict(weights)
+    tf.saved_model.save(module, str(folder), signatures=dict(served))
+    (folder / GOLDEN).mkdir(parents=True)
+    for name, row in rows.items():
+        _dump(folder / GOLDEN / f"{name}.json", row)
+    _dump(folder / MANIFEST, {**manifest, "files": digests(folder)})
 
 
 def functions(
@@ -106,21 +119,7 @@ def functions(
         user = {name: tf.repeat(ids, size, axis=0) for name, ids in user.items()}
         return model.answer(user | front.ids(rest, raw) | front.unserved(size))
 
-    def spec(feature: Feature, name: str, *shape: int | None) -> dict[str, tf.TensorSpec]:
-        wide = () if feature.length is None else (None,)
-        return {name: tf.TensorSpec((*shape, *wide), front.dtype(feature), name)}
-
-    rows: dict[str, tf.TensorSpec] = {}
-    user: dict[str, tf.TensorSpec] = {}
-    for f in front.now:
-        rows |= spec(f, f.name, None)
-    for f in front.past:
-        rows |= spec(f, history_name(f.name), None, None)
-        user |= spec(f, history_name(f.name), None)
-    for f in profile:
-        user |= spec(f, f.name, *(() if f.length else (1,)))
-    for f in rest:
-        user |= spec(f, f.name, None)
+    rows, user = front.specs()
     text = tf.TensorSpec([None], tf.string, "examples")
     signed = ((serving_default, rows), (examples, text), (candidates, user))
     return {f.__name__: tf.function(f, autograph=False).get_concrete_function(s) for f, s in signed}

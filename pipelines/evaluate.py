@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import tensorflow as tf
 from absl import flags
 
-from at4ctr import checkpoints, evaluation, runs
+from at4ctr import evaluation, runs
 from at4ctr.data.prepare import prepare
 from at4ctr.data.store import Store
 from at4ctr.errors import InputError
@@ -21,16 +20,14 @@ flags.DEFINE_string("run", "runs/latest", "a run's folder")
 def _main() -> None:
     f = flags.FLAGS
     folder = Path(f.run)
-    best = folder / "checkpoints" / "best"
-    if not (folder / runs.METRICS).exists() or checkpoints.whole(best) is None:
+    if not (folder / runs.METRICS).exists():
         raise InputError(
-            f"{folder} is not a finished run with its best weights; expected {runs.METRICS} and a "
-            "whole checkpoints/best there; name a run with RUN=, or make one with make train"
+            f"{folder} holds no {runs.METRICS}; expected a finished run; name one with RUN=, or "
+            "make one with make train"
         )
     e, _ = train.load_snapshot(folder / runs.SNAPSHOT)
     store = Store.open(prepare(e.data, Path(f.root) / "data"))
-    model = train.serving(e, store)
-    checkpoints.restore(best, tf.train.Checkpoint(model=model))
+    model = train.restored(e, store, folder)
     found = evaluation.Predictor(model)(train.reader(e, store, "test", evaluation.BATCH))
     print(json.dumps(evaluation.report(found) | {"simulated": store.simulated}, indent=2))
 

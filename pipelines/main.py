@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
-import at4ctr  # noqa: F401  # isort: skip  (before TensorFlow loads: it sets the Keras version)
-import tensorflow as tf
-from absl import app, flags
+from absl import app, flags, logging
 
+import at4ctr  # noqa: F401  # isort: skip  (before TensorFlow loads: it sets the Keras version)
 from at4ctr.errors import InputError
+
+
+@contextmanager
+def _native_quiet() -> Iterator[None]:
+    """Silences what TensorFlow's C++ prints while it loads, before any log level is heeded."""
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
+with _native_quiet():
+    import tensorflow as tf
+
+    tf.config.list_physical_devices()
 
 
 def main(body: Callable[[], None]) -> None:
@@ -36,6 +56,8 @@ def main(body: Callable[[], None]) -> None:
             print("\ninterrupted: run the same command again to continue", file=sys.stderr)
             sys.exit(130)
 
+    logging.set_verbosity(logging.WARNING)
+    tf.get_logger().setLevel("WARNING")
     app.run(guarded, flags_parser=_parse)
 
 

@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import tensorflow as tf
 from absl import flags
 
-from at4ctr import config, evaluation, fit, runs
+from at4ctr import checkpoints, config, evaluation, fit, runs
 from at4ctr.analysis import plots
 from at4ctr.checkpoints import write_json
 from at4ctr.config import Experiment
@@ -99,6 +100,19 @@ def serving(e: Experiment, store: Store) -> ServingModel:
     )
 
 
+def restored(e: Experiment, store: Store, folder: Path) -> ServingModel:
+    """A run's best weights in a fresh serving model, outside any strategy."""
+    best = folder / "checkpoints" / "best"
+    if checkpoints.whole(best) is None:
+        raise InputError(
+            f"{best} is missing or damaged; expected the weights of a finished run; "
+            "train it with make train"
+        )
+    model = serving(e, store)
+    checkpoints.restore(best, tf.train.Checkpoint(model=model))
+    return model
+
+
 def _train(e: Experiment, store: Store, folder: Path) -> dict[str, Any]:
     """Trains, evaluates, draws, exports and verifies; the run's metrics."""
     with fit.strategy(e.fit.devices).scope():
@@ -120,6 +134,8 @@ def _train(e: Experiment, store: Store, folder: Path) -> dict[str, Any]:
             training, lambda size: reader(e, store, "train", size), e.fit, folder, validate
         )
         cursor = trainer.train()
+    final = restored(e, store, folder)
+    predict = evaluation.Predictor(final)
     found = predict(reader(e, store, "test", evaluation.BATCH))
     metrics: dict[str, Any] = evaluation.report(found) | {
         "examples_per_second": round(trainer.examples_per_second, 1),
@@ -129,7 +145,7 @@ def _train(e: Experiment, store: Store, folder: Path) -> dict[str, Any]:
         "unknown_share": _unknown(store),
     }
     if validate is not None:
-        metrics["validation"] = validate()
+        metrics["validation"] = evaluation.report(predict(validation))
     plots.curves(cursor.curves, folder / "curves.png", simulated=store.simulated)
     plots.reliability(found, folder / "reliability.png", simulated=store.simulated)
     facts = {"config": config.to_json(e), "metrics": metrics}

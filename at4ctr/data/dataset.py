@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from at4ctr.errors import InputError
+from at4ctr.errors import InputError, unknown
 from at4ctr.schema import Schema
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ class Options(ABC):
                 f"{where}: negative_rate is {self.negative_rate}; expected 0 < w <= 1, the share "
                 "of training negatives to keep; set data.negative_rate=1 to keep all"
             )
+        if self.protocol not in ("strict", "paper"):
+            raise unknown("value of data.protocol", self.protocol, ("strict", "paper"))
         for field, least in (("negatives", 1), ("min_behaviours", 1), ("min_history", 0)):
             if getattr(self, field) < least:
                 raise InputError(

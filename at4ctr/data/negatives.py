@@ -6,7 +6,8 @@ positives over items (but for the rejected draws, below), and neither popularity
 one from the other. Under ``paper`` every split draws from all behaviours of all users kept.
 
 A draw that hits the positive's own item is repeated, at most `ATTEMPTS` times in all, then given
-up. Rejection makes an item of share p among the positives rarer among negatives by about p - Σ p².
+up. Rejection makes an item of share p among the positives rarer among the negatives, by a factor
+of about 1 - p + Σ p².
 """
 
 from __future__ import annotations

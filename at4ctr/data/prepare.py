@@ -28,7 +28,7 @@ from at4ctr.errors import InputError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-SPACE = 5  # bytes of scratch and store for each byte of raw text, a generous estimate
+SPACE = 4  # bytes of scratch and store for a byte of raw text, and one more for each negative
 DEFLATED = 4  # bytes of text in a byte of gzip, at most
 
 
@@ -47,7 +47,7 @@ def prepare(config: Options, root: Path = Path("data"), *, memory: int = 4 << 30
     if (place / MANIFEST).is_file():
         return place
     place.parent.mkdir(parents=True, exist_ok=True)
-    _demand_space(place.parent, source)
+    _demand_space(place.parent, config, source)
     with _full_disk(place.parent), _workshop(place) as folder:
         begin = time.monotonic()
         scratch = folder / "scratch"
@@ -76,9 +76,9 @@ def _key(config: Options, source: Source) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _demand_space(folder: Path, source: Source) -> None:
+def _demand_space(folder: Path, config: Options, source: Source) -> None:
     text = sum(f.stat().st_size * (DEFLATED if f.suffix == ".gz" else 1) for f in source.files)
-    need, free = SPACE * text, shutil.disk_usage(folder).free
+    need, free = (SPACE + config.negatives) * text, shutil.disk_usage(folder).free
     if free < need:
         raise InputError(
             f"{folder} has {free:,} bytes free; expected about {need:,} to prepare "

@@ -54,6 +54,7 @@ class Config(Options):
         only a user's last behaviour is a row, the others are its history; a tenth of the users,
         by a keyed hash, is test, a tenth of the others validation, which CAN does not have.
     holdout: of ``last_10``.
+    types: tell a model each behaviour's type too (``Embedded.extras``).
     simulate_rows: size of the log that is simulated where there is no real one.
     """
 
@@ -62,6 +63,7 @@ class Config(Options):
     dedupe: bool = True
     cutting: Literal["last_10", "can_user_9_1"] = "last_10"
     holdout: int = 10
+    types: bool = False
     simulate_rows: int = 1_000_000
 
     READING: ClassVar[tuple[str, ...]] = (*Options.READING, "simulate_rows")
@@ -71,7 +73,6 @@ class Config(Options):
         for field, known in (
             ("behaviours", ("all", "pv")),
             ("cutting", ("last_10", "can_user_9_1")),
-            ("protocol", ("strict", "paper")),
         ):
             if getattr(self, field) not in known:
                 raise unknown(f"value of data.{field}", getattr(self, field), known)
@@ -84,12 +85,15 @@ class Config(Options):
 
     def schema(self) -> Schema:
         return Schema(
-            tables=(Table("user"), Table("item"), Table("category"), Table("type", "string")),
+            tables=(
+                *(Table("user"), Table("item"), Table("category")),
+                *([Table("type", "string")] if self.types else []),
+            ),
             features=(
                 Feature("user", "profile", "user"),
                 Feature("item", "item", "item"),
                 Feature("category", "item", "category"),
-                Feature("type", "behaviour", "type"),
+                *([Feature("type", "behaviour", "type")] if self.types else []),
             ),
             history=("item", "category"),
         )

@@ -29,7 +29,9 @@ class TargetAttention(tf.Module):
     ) -> None:
         super().__init__(name=name)
         if not units or min(units) < 1:
-            raise InputError(f"units of {name} are {units}; expected one width or more, all positive")
+            raise InputError(
+                f"units of {name} are {units}; expected one width or more, all positive"
+            )
         self.project = Dense(query, width, (seed, 100), "query")
         self.first = Dense(4 * width, units[0], (seed, 101), "first")
         self.rest = MLP(
@@ -69,12 +71,14 @@ def by_length(
     """
     lengths = tf.reduce_sum(tf.cast(mask, tf.int32), 1)
     order = tf.argsort(lengths, stable=True)
-    size = tf.shape(x)[0]
+    bounds = tf.shape(x)[0] * tf.range(groups + 1) // groups
+    sizes = bounds[1:] - bounds[:-1]
     found = []
-    for i in range(groups):
-        rows = order[size * i // groups : size * (i + 1) // groups]
-        steps = tf.reduce_max(tf.concat([tf.gather(lengths, rows), [1]], 0))
-        found.append(attend(tf.gather(x[:, :steps], rows), tf.gather(mask[:, :steps], rows)))
+    # Split, not slices: the gradient of a slice is a padded copy of the whole.
+    parts = (tf.split(tf.gather(t, order), sizes, num=groups) for t in (x, mask, lengths))
+    for part, real, longest in zip(*parts, strict=True):
+        steps = tf.reduce_max(tf.concat([longest, [1]], 0))
+        found.append(attend(part[:, :steps], real[:, :steps]))
     return tf.gather(tf.concat(found, 0), tf.argsort(order))
 
 

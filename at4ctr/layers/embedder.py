@@ -78,37 +78,31 @@ class Embedder(tf.Module):
         return tf.math.divide_no_nan(tf.reduce_sum(values, -2), real)
 
     def __call__(self, batch: Mapping[str, Tensor]) -> Embedded:
-        """The reader's batch (ids) -> what a backbone sees."""
+        """The reader's batch (ids) -> what a backbone sees; training-only features stay out."""
         schema = self.schema
         size = tf.shape(batch[schema.item_id.name])[0]
-        behaviour = [*schema.history, *(f.name for f in schema.group("behaviour"))]
-        ids = {
-            f.name: batch[f.name] for g in ("profile", "item", "context") for f in schema.group(g)
-        }
-        lengths = batch.get("history_length", tf.zeros([size], tf.int32))
+        names = {g: [f.name for f in schema.served(g)] for g in ("profile", "item", "context")}
+        fields = [*names["profile"], *names["item"], *names["context"]]
+        extras = [f.name for f in schema.served("behaviour")]
+        ids = {name: batch[name] for name in fields}
+        lengths = batch["history_length"] if schema.history else tf.zeros([size], tf.int32)
         steps = tf.reduce_max(tf.concat([lengths, [1]], 0))
         mask = tf.sequence_mask(lengths, steps)  # [B, T], T the longest history of this batch
         where = tf.where(mask)  # [R, 2]
-        for name in behaviour:
-            key = history_name(name)
+        for key in map(history_name, (*schema.history, *extras)):
             ids[key] = tf.gather_nd(batch[key][:, :steps], where)
         vectors = self._rows(ids)
         packed = self._concat([history_name(n) for n in schema.history], vectors, where)
         shape = tf.stack([size, steps])
-        dense = self._dense(packed, where, shape)
-        fields = [f.name for g in ("profile", "item", "context") for f in schema.group(g)]
         return Embedded(
             fields=tf.stack([vectors[n] for n in fields], 1),
-            profile=self._concat([f.name for f in schema.group("profile")], vectors, size),
-            item=self._concat([f.name for f in schema.group("item")], vectors, size),
-            context=self._concat([f.name for f in schema.group("context")], vectors, size),
-            history=dense,
+            profile=self._concat(names["profile"], vectors, size),
+            item=self._concat(names["item"], vectors, size),
+            context=self._concat(names["context"], vectors, size),
+            history=self._dense(packed, where, shape),
             mask=mask,
             packed=Packed(packed, tf.cast(where[:, 0], tf.int32), tf.cast(where[:, 1], tf.int32)),
-            extras={
-                f.name: self._dense(vectors[history_name(f.name)], where, shape)
-                for f in schema.group("behaviour")
-            },
+            extras={n: self._dense(vectors[history_name(n)], where, shape) for n in extras},
         )
 
     def _concat(self, names: list[str], vectors: Mapping[str, Tensor], like: Tensor) -> Tensor:
@@ -118,6 +112,8 @@ class Embedder(tf.Module):
 
     def _dense(self, packed: Tensor, where: Tensor, shape: Tensor) -> Tensor:
         width = packed.shape[-1]
+        if not width:
+            return tf.zeros([shape[0], shape[1], 0])
         dense = tf.scatter_nd(tf.cast(where, tf.int32), packed, tf.concat([shape, [width]], 0))
         return tf.ensure_shape(dense, [None, None, width])
 

@@ -123,7 +123,9 @@ class MLP(tf.Module):
     ) -> None:
         super().__init__(name=name)
         if not units or min(units) < 1:
-            raise InputError(f"units of {name} are {units}; expected one width or more, all positive")
+            raise InputError(
+                f"units of {name} are {units}; expected one width or more, all positive"
+            )
         widths = (width, *units)
         self.dense = [
             Dense(a, b, (seed, i), f"dense_{i}")

@@ -23,7 +23,7 @@ class Shape(NamedTuple):
     @classmethod
     def of(cls, schema: Schema, dimension: int) -> Shape:
         profile, item, context = (
-            dimension * len(schema.group(g)) for g in ("profile", "item", "context")
+            dimension * len(schema.served(g)) for g in ("profile", "item", "context")
         )
         return cls(profile, item, context, dimension * len(schema.history), dimension)
 

@@ -32,7 +32,9 @@ def view(model, arrays) -> View:
 
 
 def attention(task) -> list[np.ndarray]:
-    return [toys.double(v) for v in (task.attention.query, task.attention.key, task.attention.value)]
+    return [
+        toys.double(v) for v in (task.attention.query, task.attention.key, task.attention.value)
+    ]
 
 
 def expected_uim(model, task, arrays, config) -> float:
@@ -41,7 +43,9 @@ def expected_uim(model, task, arrays, config) -> float:
     for s in samples:
         user = s.profile
         if config.use_history:
-            pooled = oracle.mean_pool(oracle.self_attention(s.history, *attention(task), causal=False))
+            pooled = oracle.mean_pool(
+                oracle.self_attention(s.history, *attention(task), causal=False)
+            )
             user = np.concatenate([user, pooled])
         users.append(oracle.projection(user, toys.layers(task.user)))
         items.append(oracle.projection(s.item, toys.layers(task.item)))

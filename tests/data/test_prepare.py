@@ -97,7 +97,7 @@ def test_u31_names_the_impression(tmp_path):
 @pytest.mark.parametrize("protocol", ["strict", "paper"])
 def test_vocabulary_and_unknown(tmp_path, protocol):
     rows = rows_of(3, items=400)
-    config = taobao.Config(raw=written(rows, tmp_path / "log.csv"), protocol=protocol)
+    config = taobao.Config(raw=written(rows, tmp_path / "log.csv"), protocol=protocol, types=True)
     folder = prepare(config, tmp_path)
     store, _, found = read(folder)
     truth = oracle.behaviours(rows)
@@ -130,7 +130,7 @@ def test_vocabulary_and_unknown(tmp_path, protocol):
 
 def test_behaviour_features_stand_beside_the_items(tmp_path):
     rows = rows_of(4)
-    folder = prepare(taobao.Config(raw=written(rows, tmp_path / "log.csv")), tmp_path)
+    folder = prepare(taobao.Config(raw=written(rows, tmp_path / "log.csv"), types=True), tmp_path)
     store, sequences, _ = read(folder)
     names = ["", "", *store.vocabulary_path("type").read_text().split()]
     for user, sequence in oracle.behaviours(rows).items():

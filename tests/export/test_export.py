@@ -254,3 +254,17 @@ def test_a_vocabulary_that_changed_in_place_is_read_again(tmp_path):
         expected = [2 + lines.split().index("5"), 1, 0]
         assert table(tf.constant([5, 9, -1], tf.int64)).numpy().tolist() == expected
     assert Lookup(Table("item"), None)(tf.constant([5, -1], tf.int64)).numpy().tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "lines", "reason"),
+    [
+        ("int64", "5\n-1\n", "holds the id -1, which stands for a missing value"),
+        ("int64", "5\nx\n", "expected one int64 a line"),
+        ("string", "a\n\nb\n", "expected one string a line, none of them empty"),
+    ],
+)
+def test_a_vocabulary_that_requests_cannot_name_is_refused(tmp_path, dtype, lines, reason):
+    (tmp_path / "item.txt").write_text(lines)
+    with pytest.raises(InputError, match=reason):
+        Lookup(Table("item", dtype), tmp_path / "item.txt")

@@ -7,7 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from at4ctr.contracts import Packed
-from at4ctr.layers.attention import SelfAttention, TargetAttention, segment_softmax
+from at4ctr.layers.attention import (
+    SelfAttention,
+    TargetAttention,
+    by_length,
+    segment_softmax,
+)
 from tests.model.toys import double, jitter, layer, layers
 from tests.oracles import models as oracle
 
@@ -23,13 +28,17 @@ def unit(seed: int = 0) -> TargetAttention:
 def pack(history: np.ndarray, lengths: np.ndarray) -> Packed:
     where = np.argwhere(np.arange(history.shape[1]) < lengths[:, None]).astype(np.int32)
     values = history[where[:, 0], where[:, 1]].reshape(len(where), J)
-    return Packed(tf.constant(values, tf.float32), tf.constant(where[:, 0]), tf.constant(where[:, 1]))
+    return Packed(
+        tf.constant(values, tf.float32), tf.constant(where[:, 0]), tf.constant(where[:, 1])
+    )
 
 
 def literal(made: TargetAttention, query: np.ndarray, history: list[np.ndarray]) -> np.ndarray:
     stack = [layer(made.first), *layers(made.rest)]
     rows = [
-        oracle.target_attention(q.astype(np.float64), h.astype(np.float64), layer(made.project), stack)
+        oracle.target_attention(
+            q.astype(np.float64), h.astype(np.float64), layer(made.project), stack
+        )
         for q, h in zip(query, history, strict=True)
     ]
     return np.array(rows)
@@ -90,7 +99,11 @@ def test_permuting_samples_permutes_answers():
 @pytest.fixture(scope="module")
 def attended() -> tuple[SelfAttention, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(2)
-    return SelfAttention(J, 4), rng.normal(size=(5, 6, J)).astype(np.float32), np.array([6, 0, 1, 4, 2])
+    return (
+        SelfAttention(J, 4),
+        rng.normal(size=(5, 6, J)).astype(np.float32),
+        np.array([6, 0, 1, 4, 2]),
+    )
 
 
 def mask_of(lengths: np.ndarray, steps: int) -> tf.Tensor:
@@ -135,3 +148,17 @@ def test_padded_keys_never_matter(attended):
         states = made.states(found, real).numpy()[:, :6]
         np.testing.assert_allclose(states[mask], plain_s[mask], rtol=1e-5, atol=1e-6)
     assert not plain_p[1].any()
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(0, 6), min_size=0, max_size=20), st.integers(1, 9))
+def test_groups_of_like_length_change_nothing(lengths, groups):
+    real = np.array(lengths, int)
+    x = np.random.default_rng(0).normal(size=(len(real), 6, J)).astype(np.float32)
+    mask = mask_of(real, 6)
+
+    def total(x: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(tf.where(mask[..., None], x, 0.0), 1)
+
+    found = by_length(total, tf.constant(x), mask, groups)
+    np.testing.assert_allclose(found, total(x, mask), rtol=1e-5, atol=1e-6)

@@ -22,7 +22,7 @@ def reference(made: Embedder, arrays: dict) -> list[oracle.Sample]:
     class Model:
         embedder = made
 
-    return toys.samples(Model, arrays)  # type: ignore[arg-type]
+    return toys.samples(Model, arrays)
 
 
 def test_everything_equals_looking_up_one_id_at_a_time(made):
@@ -40,7 +40,9 @@ def test_everything_equals_looking_up_one_id_at_a_time(made):
         np.testing.assert_allclose(x.fields[i], whole, rtol=1e-6, atol=1e-7)
         table = toys.double(made.tables["type"])
         types = [oracle.vector(table, t) for t in arrays["history_type"][i, :n]]
-        np.testing.assert_allclose(x.extras["type"][i, :n], np.array(types).reshape(n, D), rtol=1e-6)
+        np.testing.assert_allclose(
+            x.extras["type"][i, :n], np.array(types).reshape(n, D), rtol=1e-6
+        )
         assert not x.extras["type"][i, n:].numpy().any()
 
 
@@ -83,7 +85,9 @@ def test_garbage_ids_and_longer_padding_never_matter(made):
 
 def test_there_is_one_gather_per_table(made):
     graph = tf.function(lambda b: made(b).fields).get_concrete_function(toys.tensors(toys.batch()))
-    gathers = [op for op in graph.graph.get_operations() if op.type in ("GatherV2", "ResourceGather")]
+    gathers = [
+        op for op in graph.graph.get_operations() if op.type in ("GatherV2", "ResourceGather")
+    ]
     tables = [op for op in gathers if op.inputs[0].dtype in (tf.resource, tf.float32)]
     assert len(tables) == len(toys.SCHEMA.tables)
 
@@ -96,7 +100,9 @@ def test_rows_that_no_sample_uses_get_no_gradient(made):
     g = tape.gradient(loss, made.tables["item"])
     assert isinstance(g, tf.IndexedSlices)
     used = set(arrays["item"]) | {
-        i for row, n in zip(arrays["history_item"], arrays["history_length"], strict=True) for i in row[:n]
+        i
+        for row, n in zip(arrays["history_item"], arrays["history_length"], strict=True)
+        for i in row[:n]
     }
     assert set(g.indices.numpy()) == used
 

@@ -82,6 +82,7 @@ def test_dropout_is_inverted_and_off_in_serving():
 
 def test_dropout_draws_anew_and_repeats_from_its_saved_state():
     made, ones = Dropout(0.5, 7), tf.ones([20, 20])
+    assert made.generator is not None
     state = made.generator.state.numpy()
     first, second = made(ones, training=True).numpy(), made(ones, training=True).numpy()
     assert (first != second).any()
@@ -107,7 +108,9 @@ def test_layers_of_a_stack_start_apart():
     assert (made.dense[0].kernel.numpy() != made.dense[1].kernel.numpy()).any()
 
 
-@pytest.mark.parametrize(("units", "dropout"), [((), 0.0), ((8, 0), 0.0), ((8,), 1.0), ((8,), -0.1)])
+@pytest.mark.parametrize(
+    ("units", "dropout"), [((), 0.0), ((8, 0), 0.0), ((8,), 1.0), ((8,), -0.1)]
+)
 def test_a_stack_refuses_what_it_cannot_be(units, dropout):
     with pytest.raises(InputError, match=r"units|dropout"):
         MLP(4, units, "relu", seed=0, dropout=dropout)

@@ -29,7 +29,9 @@ from at4ctr.model.build import serving_model, training_model
 HISTORY = 8
 DROPOUT = din.Config(attention=(8, 4), units=(12, 6), dropout=0.3)
 TASKS = {"uim": uim.Config(), "nip": nip.Config(mask_duplicates=True, block=8)}
-FIT = Fit(batch_size=16, epochs=2, learning_rate=0.01, checkpoint_every=2, evaluations=2, log_every=1)
+FIT = Fit(
+    batch_size=16, epochs=2, learning_rate=0.01, checkpoint_every=2, evaluations=2, log_every=1
+)
 
 
 def trainer(

@@ -1,5 +1,7 @@
 """The training model: its total, and that it leaves the serving model alone."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -25,7 +27,7 @@ def test_the_main_loss_is_the_cross_entropy_of_the_logits():
     arrays = toys.batch(9, 6)
     for half, weight in ((False, 1.0), (True, 0.5)):
         serving = toys.serving(din.Config())
-        settings = {"embedding": toys.EMBEDDING, "seed": 0, "auxiliaries": {}}
+        settings: dict[str, Any] = {"embedding": toys.EMBEDDING, "seed": 0, "auxiliaries": {}}
         model = training_model(serving, toys.SCHEMA, half_bce=half, **settings)
         logits = toys.serving(din.Config())(toys.tensors(arrays), training=True)["click"].numpy()
         found = model.losses_of(toys.tensors(arrays))
@@ -45,7 +47,9 @@ def test_the_serving_model_holds_no_variable_of_a_task():
     model = toys.training(toys.serving(din.Config()), TASKS)
     served = {id(v) for v in model.serving.variables}
     extra = [v for v in model.variables if id(v) not in served]
-    assert {id(v) for task in model.tasks.values() for v in task.variables} == {id(v) for v in extra}
+    assert {id(v) for task in model.tasks.values() for v in task.variables} == {
+        id(v) for v in extra
+    }
     assert len(extra) == 3 + 8 + 3
 
 

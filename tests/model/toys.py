@@ -12,14 +12,11 @@ from at4ctr.heads import single
 from at4ctr.layers import embedder
 from at4ctr.layers.mlp import MLP, Dense, Dice, PReLU
 from at4ctr.model.build import serving_model, training_model
-from at4ctr.model.serving import ServingModel
-from at4ctr.model.training import TrainingModel
 from at4ctr.schema import Feature, Schema, Table
 from tests.oracles import models as oracle
 
 SCHEMA = Schema(
-    tables=(Table("user"), Table("city"), Table("item"), Table("category"), Table("tag"))
-    + (Table("type"), Table("position")),
+    tables=tuple(Table(n) for n in ("user", "city", "item", "category", "tag", "type", "position")),
     features=(
         Feature("user", "profile", "user"),
         Feature("city", "profile", "city"),
@@ -78,15 +75,15 @@ def take(arrays: Mapping[str, np.ndarray], rows: Any) -> dict[str, np.ndarray]:
     return {name: values[rows] for name, values in arrays.items()}
 
 
-def serving(backbone: Any, schema: Schema = SCHEMA, **changes: Any) -> ServingModel:
+def serving(backbone: Any, schema: Schema = SCHEMA, **changes: Any) -> Any:
     settings = {"embedding": EMBEDDING, "head": single.Config(), "negative_rate": 1.0, "seed": 3}
     rows = {t.name: ROWS[t.name] for t in schema.tables}
     return serving_model(schema, rows, backbone=backbone, **{**settings, **changes})
 
 
 def training(
-    model: ServingModel, auxiliaries: Mapping[str, Any], schema: Schema = SCHEMA, l2: float = 0.0
-) -> TrainingModel:
+    model: Any, auxiliaries: Mapping[str, Any], schema: Schema = SCHEMA, l2: float = 0.0
+) -> Any:
     return training_model(
         model,
         schema,
@@ -117,16 +114,13 @@ def layers(mlp: MLP) -> list[oracle.Layer]:
     return [layer(d) for d in mlp.dense]
 
 
-def tables(model: ServingModel) -> dict[str, np.ndarray]:
+def tables(model: Any) -> dict[str, np.ndarray]:
     return {name: double(v) for name, v in model.embedder.tables.items()}
 
 
-def samples(model: ServingModel, arrays: dict[str, np.ndarray]) -> list[oracle.Sample]:
+def samples(model: Any, arrays: dict[str, np.ndarray]) -> list[oracle.Sample]:
     s = model.embedder.schema
-    groups = {
-        g: [(f.name, f.table) for f in s.group(g)]  # type: ignore[arg-type]
-        for g in ("profile", "item", "context")
-    }
+    groups = {g: [(f.name, f.table) for f in s.group(g)] for g in ("profile", "item", "context")}
     history = [(n, s.feature(n).table) for n in s.history]
     return oracle.samples(arrays, tables(model), groups, history)
 

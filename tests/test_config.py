@@ -1,0 +1,232 @@
+"""Experiments: overrides, snapshots, and what is refused."""
+
+import dataclasses
+import importlib
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pytest
+
+from at4ctr import config
+from at4ctr.config import Experiment, from_json, modules, override, recipe, to_json
+from at4ctr.data.dataset import Options
+from at4ctr.errors import InputError
+
+
+def datasets() -> list[str]:
+    found = []
+    for name in modules("at4ctr.data"):
+        kind = getattr(importlib.import_module(f"at4ctr.data.{name}"), "Config", None)
+        if isinstance(kind, type) and issubclass(kind, Options):
+            found.append(name)
+    return found
+
+
+DATASETS = datasets()
+RECIPES = [m for m in modules("configs") if m != "tuned"]
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: float = 0.5
+    units: tuple[int, ...] = (200, 80)
+    block: int | None = None
+    kind: Literal["a", "bc"] = "a"
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Inner = Inner()
+    parts: Mapping[str, Any] = field(default_factory=lambda: {"x": Inner()})
+    name: str = "n"
+    flag: bool = False
+    count: int = 3
+    devices: tuple[str, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("assignment", "value"),
+    [
+        ("count=7", 7),
+        ("count=1e3", 1000),
+        ("count=-2", -2),
+        ("count=9007199254740993", 9007199254740993),
+        ("flag=true", True),
+        ("flag=0", False),
+        ("flag=False", False),
+        ("name=a=b", "a=b"),
+        ("name=", ""),
+        ("devices=CPU:0,CPU:1", ("CPU:0", "CPU:1")),
+        ("devices=()", ()),
+        ("inner.rate=1e-4", 1e-4),
+        ("inner.rate=2", 2.0),
+        ("inner.units=64,32", (64, 32)),
+        ("inner.units=(64,)", (64,)),
+        ("inner.block=8", 8),
+        ("inner.block=None", None),
+        ("inner.kind=bc", "bc"),
+        ("parts.x.units=5", (5,)),
+    ],
+)
+def test_an_override_takes_the_fields_type(assignment, value):
+    made = override(Outer(), [assignment])
+    for name in assignment.partition("=")[0].split("."):
+        made = made[name] if isinstance(made, Mapping) else getattr(made, name)
+    assert made == value
+    assert type(made) is type(value)
+
+
+def test_overrides_add_up_and_leave_the_original():
+    start = Outer()
+    made = override(start, ["inner.rate=0.1", "count=1", "inner.block=2", "count=4"])
+    assert made == Outer(inner=Inner(rate=0.1, block=2), count=4)
+    assert start == Outer()
+    assert override(start, []) == start
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("coutn=3", r"'coutn'.*did you mean count"),
+        ("inner.rat=3", r"inner\.rat.*did you mean rate"),
+        ("parts.y.rate=3", r"'y'.*known: x"),
+        ("inner.kind=b", r"inner\.kind.*known: a, bc"),
+        ("count=three", r"count='three': expected int"),
+        ("count=1.5", "expected int"),
+        ("count=inf", "expected int"),
+        ("count=nan", "expected int"),
+        ("inner.rate=low", r"inner\.rate='low': expected float"),
+        ("inner.units=8,x", "expected int"),
+        ("inner.block=x", "expected int"),
+        ("flag=maybe", "expected true or false"),
+        ("count", "not of the form field=value"),
+        ("=3", "not of the form field=value"),
+        ("inner=3", "set one of its fields: rate, units"),
+        ("parts=3", "set one of its fields: x"),
+        ("parts.x=3", "set one of its fields: rate, units"),
+        ("count.x=3", "nothing lies below"),
+        ("inner.rate.x.y=3", "nothing lies below"),
+        ("inner.=3", "unknown field"),
+        (".inner=3", "unknown field"),
+    ],
+)
+def test_a_wrong_override_is_refused_in_a_sentence(assignment, message):
+    with pytest.raises(InputError, match=message) as raised:
+        override(Outer(), [assignment])
+    assert "\n" not in str(raised.value)
+
+
+def test_overriding_a_mapping_at_the_top_is_refused_too():
+    with pytest.raises(InputError, match="set one of its fields"):
+        override({"data": Inner()}, ["data=3"])
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_snapshot_comes_back_equal(name, dataset):
+    made = recipe(name, config.dataset(dataset)())
+    made = override(
+        made, ["seed=5", "fit.devices=CPU:0,CPU:1", "backbone.units=7", "data.history=9"]
+    )
+    text = json.dumps(to_json(made), allow_nan=False)
+    back = from_json(json.loads(text))
+    assert back == made
+    assert isinstance(back, Experiment)
+    assert json.dumps(to_json(back)) == text
+
+
+def leaves(value: Any, path: str = "") -> list[str]:
+    """Every path that could be overridden."""
+    if isinstance(value, Mapping):
+        items = list(value.items())
+    elif dataclasses.is_dataclass(value):
+        items = [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
+    else:
+        return [path]
+    return [p for name, inner in items for p in leaves(inner, f"{path}.{name}".lstrip("."))]
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_field_of_every_recipe_can_be_set_to_what_it_is(name, dataset):
+    made = recipe(name, config.dataset(dataset)())
+    for path in leaves(made):
+        now: Any = made
+        for step in path.split("."):
+            now = now[step] if isinstance(now, Mapping) else getattr(now, step)
+        text = ",".join(map(str, now)) if isinstance(now, tuple) else str(now)
+        assert override(made, [f"{path}={text}"]) == made, path
+
+
+def snapshot() -> dict:
+    return to_json(recipe("din", config.dataset("taobao")()))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "os:system",
+        "subprocess:Popen",
+        "pathlib:Path",
+        "at4ctr.backbones.dni:Config",
+        "at4ctr.backbones.din:Configs",
+        "at4ctr.backbones.din:DIN",
+        "at4ctr.fit:tf",
+        "at4ctr.checkpoints:os",
+        "at4ctr.config:importlib",
+        "at4ctr..os:path",
+        "at4ctr.:Config",
+        "at4ctr.fit",
+        "",
+        7,
+    ],
+)
+def test_a_snapshot_makes_nothing_but_configurations_of_at4ctr(kind):
+    value = snapshot()
+    value["backbone"]["type"] = kind
+    with pytest.raises(InputError, match="is not a configuration of this version"):
+        from_json(value)
+
+
+def test_a_snapshot_imports_nothing_from_elsewhere(tmp_path, monkeypatch):
+    (tmp_path / "trap.py").write_text(
+        "from dataclasses import dataclass\n@dataclass\nclass C:\n x: int = 1\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for kind in ("trap:C", "at4ctr.errors.trap:C", "at4ctrap:C"):
+        with pytest.raises(InputError, match="is not a configuration"):
+            from_json({"type": kind})
+    assert "trap" not in sys.modules
+
+
+def test_an_unknown_or_missing_field_is_refused():
+    value = snapshot()
+    value["fit"]["bach_size"] = 3
+    with pytest.raises(InputError, match=r"bach_size.*did you mean batch_size"):
+        from_json(value)
+    value = snapshot()
+    del value["backbone"]
+    with pytest.raises(InputError, match="backbone"):
+        from_json(value)
+    value = snapshot()
+    value["fit"]["batch_size"] = "many"
+    with pytest.raises(InputError, match="Fit"):
+        from_json(value)
+
+
+def test_misspelt_datasets_and_recipes_name_the_closest():
+    with pytest.raises(InputError, match="did you mean taobao"):
+        config.dataset("taobo")
+    with pytest.raises(InputError, match=r"did you mean .*din_at4ctr"):
+        recipe("din_at4ct", config.dataset("taobao")())
+    with pytest.raises(InputError, match="unknown recipe"):
+        recipe("tuned", config.dataset("taobao")())
+
+
+@pytest.mark.parametrize("seed", ["-1", "4294967296"])
+def test_a_seed_out_of_range_is_refused(seed):
+    with pytest.raises(InputError, match="seed"):
+        override(recipe("din", config.dataset("taobao")()), [f"seed={seed}"])

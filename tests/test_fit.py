@@ -1,0 +1,269 @@
+"""The training loop: exact resume, early stop, and no step past a loss that is not finite."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from at4ctr import checkpoints
+from at4ctr.auxiliaries import uim
+from at4ctr.backbones import widedeep
+from at4ctr.data.store import Store
+from at4ctr.errors import InputError
+from at4ctr.fit import Fit
+from tests.data import toy_store
+from tests.model import job
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL: dict[str, Any] = {
+    "backbone": widedeep.Config(units=(4,)),
+    "auxiliaries": {},
+    "negative_rate": 1.0,
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Store:
+    path = tmp_path_factory.mktemp("store") / "toy"
+    toy_store.make(path, users=60)
+    return Store.open(path)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(store, tmp_path_factory) -> dict:
+    made = job.trainer(store, tmp_path_factory.mktemp("undisturbed"))
+    made.train()
+    return json.loads(json.dumps(job.fingerprint(made)))
+
+
+def test_two_runs_are_equal_bit_for_bit(store, tmp_path, undisturbed):
+    made = job.trainer(store, tmp_path)
+    made.train()
+    assert json.loads(json.dumps(job.fingerprint(made))) == undisturbed
+
+
+def attempt(store: Store, folder: Path, *options: str) -> int:
+    command = [sys.executable, "-m", "tests.model.job", str(store.path), str(folder), *options]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode in (0, -9), done.stderr[-3000:]
+    return done.returncode
+
+
+def test_a_run_killed_again_and_again_ends_as_the_undisturbed_one(store, tmp_path, undisturbed):
+    """Before a first checkpoint, between two, inside the writing of one, and in epoch 2."""
+    (tmp_path / "checkpoints").mkdir()
+    for options in (("--step", "1"), ("--step", "5"), ("--file", "3"), ("--step", "11")):
+        assert attempt(store, tmp_path, *options) == -9, options
+    assert attempt(store, tmp_path) == 0
+    assert json.loads((tmp_path / "final.json").read_text()) == undisturbed
+
+
+def test_every_row_takes_the_same_part_after_a_pause(store, tmp_path):
+    """Another trainer in the same folder goes on where the first stopped, mid-epoch."""
+
+    class PauseError(Exception):
+        pass
+
+    made = job.trainer(store, tmp_path)
+    step, seen = made._step, []
+
+    def paused(batch):
+        if made.cursor.step == 4:
+            raise PauseError
+        seen.append(batch["user_index"].numpy())
+        return step(batch)
+
+    made._step = paused
+    with pytest.raises(PauseError):
+        made.train()
+    again = job.trainer(store, tmp_path)
+    assert again.resume()
+    assert (again.cursor.step, again.cursor.batch) == (4, 4)
+    rest = [next(b)["user_index"].numpy() for b in [again._batches(0, 4)]]
+    whole = job.trainer(store, tmp_path / "other").reader
+    np.testing.assert_array_equal(rest[0], whole.batch(0, 4)["user_index"])
+    np.testing.assert_array_equal(seen[3], whole.batch(0, 3)["user_index"])
+
+
+def scripted(values):
+    feed = iter(values)
+    return lambda: {"auc": next(feed), "logloss": 0.5}
+
+
+def test_early_stop_keeps_the_best_weights(store, tmp_path):
+    config = Fit(batch_size=16, epochs=9, evaluations=1, patience=2, learning_rate=0.05)
+    kept = []
+    script = scripted([0.5, 0.7, 0.6, 0.69, 0.9])
+
+    def validate():
+        kept.append([v.numpy() for v in made.model.serving.variables])
+        return script()
+
+    made = job.trainer(store, tmp_path, config=config, validate=validate, **SMALL)
+    cursor = made.train()
+    steps = made.steps(0)
+    assert (cursor.stopped, cursor.best, cursor.best_step) == (True, 0.7, 2 * steps)
+    assert cursor.step == 4 * steps
+    for v, best, last in zip(made.model.serving.variables, kept[1], kept[3], strict=True):
+        np.testing.assert_array_equal(v, best)
+        assert best.shape == last.shape
+    assert any((a != b).any() for a, b in zip(kept[1], kept[3], strict=True))
+    again = job.trainer(store, tmp_path, config=config, validate=validate, **SMALL)
+    assert again.train().step == cursor.step
+    assert len(kept) == 4
+    for v, best in zip(again.model.serving.variables, kept[1], strict=True):
+        np.testing.assert_array_equal(v, best)
+
+
+def test_without_patience_all_epochs_run(store, tmp_path):
+    config = Fit(batch_size=16, epochs=3, evaluations=2)
+    made = job.trainer(
+        store, tmp_path, config=config, validate=scripted([0.9, 0.8, 0.7, 0.6, 0.5, 0.4]), **SMALL
+    )
+    cursor = made.train()
+    assert (cursor.epoch, cursor.stopped, cursor.best) == (3, False, 0.9)
+
+
+def test_without_validation_the_last_weights_stay(store, tmp_path):
+    made = job.trainer(store, tmp_path, config=Fit(batch_size=16), validate=None, **SMALL)
+    cursor = made.train()
+    assert cursor.best is None
+    last = [v.numpy() for v in made.model.serving.variables]
+    again = job.trainer(store, tmp_path, config=Fit(batch_size=16), validate=None, **SMALL)
+    assert again.train().step == cursor.step
+    for v, expected in zip(again.model.serving.variables, last, strict=True):
+        np.testing.assert_array_equal(v, expected)
+
+
+def saved_steps(folder: Path) -> list[int]:
+    return sorted(int(p.name[5:]) for p in (folder / "checkpoints").glob("step-*"))
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_batch_named(store, tmp_path):
+    config = Fit(batch_size=16, checkpoint_every=1)
+    made = job.trainer(store, tmp_path, config=config, validate=None, **SMALL)
+    step = made._step
+
+    def poisoned(batch):
+        if made.cursor.step == 3:
+            row = int(batch["item"][0])
+            made.model.serving.embedder.tables["item"].scatter_nd_update([[row]], [[np.nan] * 4])
+        return step(batch)
+
+    made._step = poisoned
+    with pytest.raises(InputError, match=r"'click' is nan at step 4 \(epoch 0, batch 3:") as raised:
+        made.train()
+    assert "\n" not in str(raised.value)
+    assert saved_steps(tmp_path) == [2, 3]
+    for path in (tmp_path / "checkpoints").iterdir():
+        checkpoints.restore(path, made._checkpoint())
+        assert all(np.isfinite(v.numpy()).all() for v in made.model.trainable_variables)
+
+
+@pytest.mark.parametrize("every", [1, 100])
+def test_weights_that_are_not_finite_are_never_saved(store, tmp_path, every):
+    """A finite loss whose step ruins the weights: nothing after it may be resumed from."""
+    config = Fit(batch_size=16, checkpoint_every=every)
+    made = job.trainer(store, tmp_path, config=config, validate=None, **SMALL)
+    step, last = made._step, made.steps(0) - 1
+
+    def poisoned(batch):
+        losses = step(batch)
+        if made.cursor.step == last:
+            head: Any = made.model.serving.head
+            kernel = head.logit.kernel
+            kernel.assign(tf.fill(kernel.shape, np.inf))
+        return losses
+
+    made._step = poisoned
+    with pytest.raises(InputError, match="not finite"):
+        made.train()
+    assert saved_steps(tmp_path) == ([last - 1, last] if every == 1 else [])
+
+
+def test_an_absurd_learning_rate_stops(store, tmp_path):
+    config = Fit(batch_size=16, learning_rate=1e38, epochs=5)
+    made = job.trainer(store, tmp_path, config=config, validate=None, **SMALL)
+    with pytest.raises(InputError, match="learning_rate"):
+        made.train()
+
+
+def test_a_batch_larger_than_the_data_is_refused(store, tmp_path):
+    with pytest.raises(InputError, match=r"batch_size .*larger than"):
+        job.trainer(store, tmp_path, config=Fit(batch_size=100_000), **SMALL).train()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("batch_size", 0),
+        ("epochs", 0),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("nan")),
+        ("patience", -1),
+        ("checkpoint_every", 0),
+        ("log_every", 0),
+        ("evaluations", 0),
+    ],
+)
+def test_settings_out_of_range_are_refused(name, value):
+    with pytest.raises(InputError, match=name):
+        Fit(**{name: value})
+
+
+def test_more_evaluations_than_steps_are_one_a_step(store, tmp_path):
+    config = Fit(batch_size=64, evaluations=50)
+    made = job.trainer(
+        store, tmp_path, config=config, validate=scripted(itertools.repeat(0.5)), **SMALL
+    )
+    cursor = made.train()
+    assert len([p for p in cursor.curves if "validation_auc" in p]) == cursor.step
+
+
+def test_losses_fall(store, tmp_path):
+    config = Fit(batch_size=16, epochs=12, learning_rate=0.02, log_every=1)
+    made = job.trainer(
+        store, tmp_path, config=config, validate=None, auxiliaries={"uim": uim.Config()}
+    )
+    curves = made.train().curves
+    first, last = (np.mean([p["click"] for p in part]) for part in (curves[:7], curves[-7:]))
+    assert last < first - 0.05
+
+
+def test_two_devices_train_as_one(store, tmp_path):
+    """The last weights and every loss; PReLU, as Dice's batch statistics are each replica's own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.model.mirrored", str(store.path), str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((tmp_path / "mirrored.json").read_text())
+    assert found["refused"].startswith("fit.batch_size is 15, which 2 devices cannot share")
+    one, two = found["one"], found["two"]
+    assert len(one["losses"]) == len(two["losses"]) > 10
+    np.testing.assert_allclose(one["losses"], two["losses"], rtol=1e-4)
+    assert one["weights"].keys() == two["weights"].keys()
+    for name, weights in one["weights"].items():
+        np.testing.assert_allclose(weights, two["weights"][name], atol=1e-4, err_msg=name)
+    assert found["moved"] > 0.01
+    whole, resumed = found["uim"]["undisturbed"], found["uim"]["resumed"]
+    assert np.isfinite(whole["losses"]).all()
+    assert resumed["losses"] == whole["losses"]
+    assert np.isfinite(list(found["uim"]["curves"].values())).all()
+    # Not bit for bit: Dice's averages are saved as the replicas' mean.
+    for name, weights in whole["weights"].items():
+        np.testing.assert_allclose(resumed["weights"][name], weights, rtol=1e-5, err_msg=name)
