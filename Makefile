@@ -1,6 +1,6 @@
 # Every target sets up what it needs. README.md shows the two that matter.
 SHELL := /bin/bash
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 PY := $(VENV)/bin/python
 
@@ -19,9 +19,9 @@ help:
 ## make setup       the environment, from requirements.lock
 setup: $(VENV)/.ready
 $(VENV)/.ready: requirements.lock
-	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11, or name it: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { echo "error: $(or $(PYTHON),python3) is not Python 3.11; install it, or name it: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@echo "setting up $(VENV) from requirements.lock"
-	@rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)
+	@rm -rf $(VENV) && "$(PYTHON)" -m venv $(VENV)
 	@$(PY) -m pip install --quiet --require-hashes -r requirements.lock 2> >(grep -v '^WARNING: Location' >&2)
 	@touch $@
 

@@ -14,6 +14,7 @@ setup(
         "matplotlib",
         "numpy",
         "pyarrow",
+        "scipy",
         "tensorboard",
         "tensorflow==2.21.*",
         "tensorflow-datasets",
@@ -30,7 +31,6 @@ setup(
             "pytest-xdist",
             "ruff",
             "scikit-learn",
-            "scipy",
         ],
     },
 )

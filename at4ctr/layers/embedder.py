@@ -14,8 +14,8 @@ from at4ctr.schema import PADDING, Feature, Schema, history_name
 
 @dataclass(frozen=True)
 class Config:
-    """dimension: D of every table. scale: rows start uniform in ±scale. l2: weight of the mean
-    squared norm of the rows that a batch touched (0 for none)."""
+    """dimension: D of every table. scale: rows start uniform in ±scale. l2: weight of
+    ``touched_l2`` in the loss (0 for none)."""
 
     dimension: int = 18
     scale: float = 0.05
@@ -119,10 +119,10 @@ class Embedder(tf.Module):
 
 
 def touched_l2(x: Embedded) -> Tensor:
-    """Sum of squares of the rows that a batch touched, per sample: mean over B.
+    """(1/B) Σ ‖e‖² over every looked-up row of candidate, profile, context and history.
 
-    L2 on touched rows only: a row that no sample uses does not decay (AQCL §5.2.2 does not say;
-    with Adam on dense gradients every row would).
+    A row counts as often as the batch uses it, and one that no sample uses does not decay (AQCL
+    §5.2.2 does not say; with a dense L2 every row would).
     """
     size = tf.cast(tf.shape(x.item)[0], x.item.dtype)
     total = tf.nn.l2_loss(x.fields) + tf.nn.l2_loss(x.packed.values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from at4ctr.calibration import logit_shift
+from at4ctr.errors import InputError
 from at4ctr.layers.embedder import Config as EmbedderConfig
 from at4ctr.layers.embedder import Embedder
 from at4ctr.layers.shape import Shape
@@ -46,6 +48,11 @@ def training_model(
     seed: int,
 ) -> TrainingModel:
     """auxiliaries: name -> the Config of a module in that folder."""
+    for name, config in auxiliaries.items():
+        if not (math.isfinite(config.weight) and config.weight >= 0):
+            raise InputError(
+                f"auxiliaries.{name}.weight is {config.weight}; expected a finite λ of at least 0"
+            )
     shape = Shape.of(schema, embedding.dimension)
     tasks = {
         name: (config.build(schema, shape, _seed(seed, zlib.crc32(name.encode()))), config.weight)

@@ -20,7 +20,7 @@ WORD = st.integers(-(2**63), 2**63 - 1)
 )
 def test_sql_numpy_and_python_agree(rows, seed):
     words = np.array(rows, np.int64).T
-    found = uniform31(words, seed)
+    found = uniform31(list(words), seed)
     connection = duckdb.connect()
     connection.execute("CREATE TABLE t (k BIGINT, a BIGINT, b BIGINT, c BIGINT)")
     connection.executemany(
