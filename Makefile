@@ -11,7 +11,7 @@ SET ?=
 RUN ?= runs/latest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data train eval export reproduce bench test lint lock clean
+.PHONY: help setup data train eval reproduce bench test lint lock clean
 
 help:
 	@sed -n 's/^## //p' Makefile

@@ -71,9 +71,9 @@ def save(folder: Path, name: str, checkpoint: tf.train.Checkpoint, cursor: dict)
     return final
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Deletes all but the newest ``keep`` step checkpoints."""
-    for path in sorted(folder.glob("step-*"))[:-keep]:
+def prune(folder: Path, kind: str, keep: int) -> None:
+    """Deletes all but the newest ``keep`` of the checkpoints called ``<kind>-<step>``."""
+    for path in sorted(folder.glob(f"{kind}-*"))[: -keep or None]:
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -111,5 +111,12 @@ def newest(folder: Path) -> tuple[Path, dict] | None:
 
 
 def restore(path: Path, checkpoint: tf.train.Checkpoint) -> None:
-    """Reads every variable back; any that is missing is an error."""
-    checkpoint.read(str(path / "variables")).assert_consumed()
+    """Reads every variable back; InputError where they are not those of the checkpoint."""
+    try:
+        checkpoint.read(str(path / "variables")).assert_consumed()
+    except (ValueError, AssertionError, tf.errors.OpError) as error:
+        raise InputError(
+            f"checkpoint {path} does not fit the model ({str(error).splitlines()[0][:150]}); "
+            "expected the same code and configuration that wrote it; delete the run's folder to "
+            "train from the start"
+        ) from error

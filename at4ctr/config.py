@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 import pkgutil
 import types
 import typing
@@ -16,8 +17,6 @@ from at4ctr.errors import InputError, unknown
 from at4ctr.fit import Fit
 from at4ctr.heads import single
 from at4ctr.layers import embedder
-
-FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,10 @@ class Experiment:
 
 
 def modules(package: str) -> list[str]:
-    """The names that a folder of components offers: its modules that have a Config."""
+    """The names that a folder offers: its modules, but for those that begin with ``_``."""
     folder = importlib.import_module(package)
-    return sorted(m.name for m in pkgutil.iter_modules(folder.__path__) if not m.ispkg)
+    found = (m.name for m in pkgutil.iter_modules(folder.__path__) if not m.ispkg)
+    return sorted(name for name in found if not name.startswith("_"))
 
 
 def dataset(name: str) -> type[Options]:
@@ -59,7 +59,7 @@ def dataset(name: str) -> type[Options]:
 
 def recipe(name: str, data: Options) -> Experiment:
     """The experiment that ``configs/<name>.py`` makes for a dataset."""
-    known = [m for m in modules("configs") if m != "tuned"]
+    known = modules("configs")
     if name not in known:
         raise unknown("recipe (CONFIG)", name, known)
     return importlib.import_module(f"configs.{name}").experiment(data)
@@ -103,7 +103,8 @@ def _set(value: Any, path: list[str], text: str, whole: str) -> Any:
 
 def _not_one_value(value: Any, whole: str) -> InputError:
     inside = value if isinstance(value, Mapping) else [f.name for f in dataclasses.fields(value)]
-    return InputError(f"override {whole}: set one of its fields: {', '.join(inside)}")
+    which = f"set one of its fields: {', '.join(inside)}" if inside else "it has nothing to set"
+    return InputError(f"override {whole}: {which}")
 
 
 def parse(text: str, kind: Any, where: str) -> Any:
@@ -126,9 +127,13 @@ def parse(text: str, kind: Any, where: str) -> Any:
     try:
         if kind is int and text.strip().lstrip("+-").isdigit():
             return int(text)
-        return kind(float(text)) if kind is int and float(text) == int(float(text)) else kind(text)
+        number = float(text) if kind in (int, float) else 0.0
+        if math.isfinite(number) and (kind is not int or number == int(number)):
+            return kind(number) if kind is int else kind(text)
     except (ValueError, OverflowError):
-        raise InputError(f"{where}={text!r}: expected {kind.__name__}") from None
+        pass
+    wanted = {int: "a whole number", float: "a finite number"}.get(kind, kind.__name__)
+    raise InputError(f"{where}={text!r}: expected {wanted}; write {where}=<{kind.__name__}>")
 
 
 def to_json(value: Any) -> Any:

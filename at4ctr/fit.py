@@ -21,6 +21,8 @@ from at4ctr.progress import Progress
 
 log = logging.getLogger(__name__)
 
+BEST = "best"  # the folder of a finished run's weights
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -54,7 +56,10 @@ class Fit:
 
 @dataclass
 class Cursor:
-    """Where training stands; all of it is in every checkpoint."""
+    """Where training stands; all of it is in every checkpoint.
+
+    seconds: of ``timed_steps`` steps, input included, validation and each epoch's first step not.
+    """
 
     epoch: int = 0
     batch: int = 0
@@ -63,11 +68,20 @@ class Cursor:
     best_step: int = 0
     worse: int = 0
     stopped: bool = False
+    seconds: float = 0.0
+    timed_steps: int = 0
     curves: list[dict[str, Any]] = field(default_factory=list)
 
 
 def strategy(devices: tuple[str, ...]) -> tf.distribute.Strategy:
     """MirroredStrategy over the named devices or all GPUs; none of either: the default, one CPU."""
+    known = {d.name.removeprefix("/device:") for d in tf.config.list_logical_devices()}
+    for name in devices:
+        if name not in known or devices.count(name) > 1:
+            raise InputError(
+                f"fit.devices names {name!r} of {', '.join(devices)}; expected different ones of "
+                f"{', '.join(sorted(known))}; leave it empty for every visible GPU"
+            )
     if devices or tf.config.list_physical_devices("GPU"):
         return _mirrored(devices)
     return tf.distribute.get_strategy()
@@ -108,8 +122,13 @@ class Trainer:
         self.optimizer = optimizers.build(config.optimizer, config.learning_rate)
         self.cursor = Cursor()
         self.saved = folder / "checkpoints"
-        self.examples_per_second = 0.0
         self._step = tf.function(self._run, jit_compile=False, reduce_retracing=True)
+
+    @property
+    def examples_per_second(self) -> float:
+        """Over all processes that trained this run; 0 before the second step."""
+        c = self.cursor
+        return c.timed_steps * self.config.batch_size / c.seconds if c.seconds else 0.0
 
     def steps(self, epoch: int) -> int:
         """Steps of an epoch: batches of the reader, shared by the replicas."""
@@ -156,17 +175,19 @@ class Trainer:
     def save(self) -> None:
         """Writes a checkpoint; InputError for weights from which no training could go on."""
         c = self.cursor
-        for v in self.model.trainable_variables:
-            if not bool(tf.reduce_all(tf.math.is_finite(v))):
+        for v in (*self.model.variables, *self.optimizer.variables):
+            if v.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(v))):
                 raise InputError(
                     f"{v.name} is not finite after step {c.step}, which is not saved; expected "
                     "finite weights; try a smaller fit.learning_rate"
                 )
         checkpoints.save(self.saved, f"step-{c.step:09d}", self._checkpoint(), asdict(c))
-        checkpoints.prune(self.saved, keep=2)
+        for kind in ("step", "best"):
+            checkpoints.prune(self.saved, kind, keep=2)
 
     def train(self) -> Cursor:
-        """All epochs; ends with the best validation weights in the model."""
+        """All epochs; ends with the best validation weights (the last ones where there is no
+        validation) in the model and in ``checkpoints/best``."""
         self.resume()
         total = sum(self.steps(e) for e in range(self.config.epochs))
         progress = Progress(total, self.config.batch_size, self.cursor.step)
@@ -175,14 +196,15 @@ class Trainer:
             while self.cursor.epoch < self.config.epochs and not self.cursor.stopped:
                 self._epoch(progress)
         progress.close()
-        self.examples_per_second = progress.examples_per_second
-        if self.cursor.best is None:
-            checkpoints.save(self.saved, "best", self._best(), {"step": self.cursor.step})
-        if checkpoints.whole(self.saved / "best") is None:
-            raise InputError(
-                f"{self.saved / 'best'} is damaged; delete the run's folder to train again"
-            )
-        checkpoints.restore(self.saved / "best", self._best())
+        best = self.saved / f"best-{self.cursor.best_step:09d}"
+        if self.cursor.best is not None:
+            if checkpoints.whole(best) is None:
+                raise InputError(
+                    f"{best} is missing or damaged; expected the weights of the best validation "
+                    "AUC; delete the run's folder to train again"
+                )
+            checkpoints.restore(best, self._best())
+        checkpoints.save(self.saved, BEST, self._best(), {"step": self.cursor.best_step})
         return self.cursor
 
     def _batches(self, epoch: int, start: int) -> Any:
@@ -200,12 +222,17 @@ class Trainer:
             for i in range(self.config.evaluations)
         }
         batches = self._batches(c.epoch, c.batch)
+        traced = False  # the first step of an epoch opens the reader, of a process traces the graph
         while c.batch < steps and not c.stopped:
             began = time.perf_counter()
             batch = next(batches)
             wait = time.perf_counter() - began
             losses = {k: float(v) for k, v in self._step(batch).items()}
             self._finite(losses)
+            if traced:
+                c.timed_steps += 1
+                c.seconds += time.perf_counter() - began
+            traced = True
             c.batch += 1
             c.step += 1
             progress.update(c.step, losses, wait)
@@ -251,7 +278,7 @@ class Trainer:
         log.info("step %d  validation AUC %.4f  logloss %.4f", c.step, value, metrics["logloss"])
         if c.best is None or value > c.best:
             c.best, c.best_step, c.worse = float(value), c.step, 0
-            checkpoints.save(self.saved, "best", self._best(), {"step": c.step})
+            checkpoints.save(self.saved, f"best-{c.step:09d}", self._best(), {"step": c.step})
             return
         c.worse += 1
         c.stopped = bool(self.config.patience) and c.worse >= self.config.patience

@@ -57,9 +57,3 @@ class Progress:
     def close(self) -> None:
         if self.terminal:
             sys.stderr.write("\n")
-
-    @property
-    def examples_per_second(self) -> float:
-        """Over this process's steps, input included; 0 before the first."""
-        elapsed = time.perf_counter() - self.began
-        return self.steps * self.batch_size / elapsed if self.steps else 0.0

@@ -28,15 +28,18 @@ def open_run(root: Path, name: str, snapshot: dict) -> Path:
                 same = False
             if same:
                 return path
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / f".{os.getpid()}"
+    aside.mkdir(exist_ok=True)
+    write_json(aside / SNAPSHOT, snapshot)
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-    path = folder / f"{stamp}Z"
-    count = 1
-    while path.exists():
-        count += 1
-        path = folder / f"{stamp}-{count}Z"
-    path.mkdir(parents=True)
-    write_json(path / SNAPSHOT, snapshot)
-    return path
+    for count in range(1, 1000):
+        path = folder / (f"{stamp}Z" if count == 1 else f"{stamp}-{count}Z")
+        try:
+            return aside.rename(path)
+        except OSError:  # another run took the name
+            continue
+    raise InputError(f"{folder} cannot take another run at {stamp}; wait a second and try again")
 
 
 @contextmanager

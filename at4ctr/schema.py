@@ -13,6 +13,9 @@ from typing import Literal
 from at4ctr.errors import InputError, unknown
 
 PADDING, UNKNOWN, FIRST_ID = 0, 1, 2
+RESERVED = frozenset(
+    ("label", "probability", "user_index", "item_index", "timestamp", "ord", "u31", "cut")
+)
 
 Group = Literal["profile", "item", "context", "behaviour"]
 GROUPS: tuple[Group, ...] = ("profile", "item", "context", "behaviour")
@@ -70,6 +73,11 @@ class Schema:
                 if declared.count(name) > 1:
                     raise InputError(f"schema: {kind} {name!r} is declared twice; declare it once")
         for f in self.features:
+            if f.name in RESERVED or f.name.startswith(history_name("")):
+                raise InputError(
+                    f"schema: a feature cannot be called {f.name!r}, a name of the reader's own; "
+                    "call it something else"
+                )
             if f.group not in GROUPS:
                 raise unknown(f"group of feature {f.name!r}", f.group, GROUPS)
             if f.table not in tables:

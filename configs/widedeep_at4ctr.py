@@ -7,7 +7,7 @@ from at4ctr.auxiliaries import uim
 from at4ctr.backbones import widedeep
 from at4ctr.config import Experiment
 from at4ctr.data.dataset import Options
-from configs.tuned import tuned
+from configs._tuned import tuned
 
 
 def experiment(data: Options) -> Experiment:

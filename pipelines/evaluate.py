@@ -8,8 +8,6 @@ from pathlib import Path
 from absl import flags
 
 from at4ctr import evaluation, runs
-from at4ctr.data.prepare import prepare
-from at4ctr.data.store import Store
 from at4ctr.errors import InputError
 from pipelines import train
 from pipelines.main import main
@@ -25,8 +23,8 @@ def _main() -> None:
             f"{folder} holds no {runs.METRICS}; expected a finished run; name one with RUN=, or "
             "make one with make train"
         )
-    e, _ = train.load_snapshot(folder / runs.SNAPSHOT)
-    store = Store.open(prepare(e.data, Path(f.root) / "data"))
+    e, _, name = train.load_snapshot(folder / runs.SNAPSHOT)
+    store = train.open_store(e.data, name)
     model = train.restored(e, store, folder)
     found = evaluation.Predictor(model)(train.reader(e, store, "test", evaluation.BATCH))
     print(json.dumps(evaluation.report(found) | {"simulated": store.simulated}, indent=2))

@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import NoReturn
 
+import tensorflow as tf
 from absl import app, flags, logging
 
-import at4ctr  # noqa: F401  # isort: skip  (before TensorFlow loads: it sets the Keras version)
 from at4ctr.errors import InputError
-
-
-@contextmanager
-def _native_quiet() -> Iterator[None]:
-    """Silences what TensorFlow's C++ prints while it loads, before any log level is heeded."""
-    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
-
-
-with _native_quiet():
-    import tensorflow as tf
-
-    tf.config.list_physical_devices()
 
 
 def main(body: Callable[[], None]) -> None:
@@ -47,6 +26,11 @@ def main(body: Callable[[], None]) -> None:
             run(argv)
         except InputError as error:
             _stop(str(error))
+        except OSError as error:
+            _stop(
+                f"{error.filename or 'a file'}: {error.strerror or error}; expected a folder that "
+                "can be written and a disk with room; mend it and run the same command again"
+            )
         except tf.errors.OpError as error:  # what a reader says arrives inside TensorFlow's words
             said = re.search(r"InputError: (.+)", str(error))
             if not said:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from absl import flags
 
-from at4ctr.data.prepare import prepare
 from pipelines import train
 from pipelines.main import main
 
 
 def _main() -> None:
     f = flags.FLAGS
-    data = train.options(f.dataset, f.raw, f.set)
-    print(prepare(data, Path(f.root) / "data"))
+    print(train.open_store(train.options(f.dataset, f.raw, f.set)).path)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,7 @@ import numpy as np
 from absl import flags
 from scipy import stats
 
-from at4ctr import config, runs
-from at4ctr.data.prepare import prepare
-from at4ctr.data.store import Store
+from at4ctr import runs
 from at4ctr.errors import InputError
 from pipelines import train
 from pipelines.main import main
@@ -35,10 +33,10 @@ ENDING = "_at4ctr"
 METRICS = ("auc", "gauc", "logloss", "logloss_half", "pcoc")
 
 
-def finished(root: Path, recipe: str, snapshot: dict[str, Any]) -> dict[str, Any] | None:
+def finished(recipe: str, snapshot: dict[str, Any]) -> dict[str, Any] | None:
     """The metrics of a finished run of this very snapshot."""
     name = f"{snapshot['experiment']['data']['type'].split(':')[0].rsplit('.', 1)[-1]}-{recipe}"
-    for path in sorted((root / "runs" / name).glob("*Z"), reverse=True):
+    for path in sorted((train.RUNS / name).glob("*Z"), reverse=True):
         metrics = path / runs.METRICS
         if metrics.exists() and json.loads((path / runs.SNAPSHOT).read_text()) == snapshot:
             found: dict[str, Any] = json.loads(metrics.read_text())
@@ -49,20 +47,20 @@ def finished(root: Path, recipe: str, snapshot: dict[str, Any]) -> dict[str, Any
 def collect(recipe: str) -> list[dict[str, Any]]:
     """Metrics of a recipe by seed: finished runs are reused, the others run in processes."""
     f = flags.FLAGS
-    store = Store.open(prepare(train.options(f.dataset, f.raw, f.set), Path(f.root) / "data"))
+    store = train.open_store(train.options(f.dataset, f.raw, f.set))
     found = []
     for seed in range(f.seeds):
         chosen = f"{f.set} seed={seed}".strip()
         e = train.experiment(f.dataset, recipe, f.raw, chosen)
         snapshot = json.loads(json.dumps(train.snapshot_of(e, recipe, store)))
-        metrics = finished(Path(f.root), recipe, snapshot)
+        metrics = finished(recipe, snapshot)
         if metrics is None:
             arguments = {"dataset": f.dataset, "config": recipe, "raw": f.raw, "set": chosen}
-            command = [sys.executable, "-m", "pipelines.train", f"--root={f.root}"]
+            command = [sys.executable, "-m", "pipelines.train"]
             command += [f"--{k}={v}" for k, v in arguments.items()]
             if subprocess.run(command, check=False).returncode:
                 raise InputError(f"{recipe} with seed {seed} failed; its lines above say why")
-            metrics = finished(Path(f.root), recipe, snapshot)
+            metrics = finished(recipe, snapshot)
         if metrics is None:
             raise InputError(f"{recipe} with seed {seed} left no metrics; run the command again")
         found.append(metrics)
@@ -79,16 +77,15 @@ def paired(ours: Sequence[float], base: Sequence[float]) -> tuple[float, float, 
 def table(found: dict[str, list[dict[str, Any]]]) -> list[str]:
     """Markdown: mean ± sd of every metric, and the paired differences."""
     lines = [
-        "| recipe | " + " | ".join(METRICS) + " | examples/s |",
-        "|---" * (len(METRICS) + 2) + "|",
+        "| recipe | " + " | ".join(METRICS) + " |",
+        "|---" * (len(METRICS) + 1) + "|",
     ]
     for recipe, runs_of in found.items():
         cells = [
             f"{np.mean(v):.4f} ± {np.std(v, ddof=1):.4f}"
             for v in ([r[m] for r in runs_of] for m in METRICS)
         ]
-        speed = np.median([r["examples_per_second"] for r in runs_of])
-        lines.append(f"| {recipe} | " + " | ".join(cells) + f" | {speed:,.0f} |")
+        lines.append(f"| {recipe} | " + " | ".join(cells) + " |")
     lines += ["", "| difference | metric | mean | 95 % interval | p |", "|---|---|---|---|---|"]
     for recipe in found:
         base = recipe.removesuffix(ENDING)
@@ -103,10 +100,8 @@ def table(found: dict[str, list[dict[str, Any]]]) -> list[str]:
 
 def _main() -> None:
     f = flags.FLAGS
-    known = {m for m in config.modules("configs") if m != "tuned"}
-    for recipe in f.recipes:
-        if recipe not in known:
-            train.experiment(f.dataset, recipe, f.raw, f.set)
+    for recipe in f.recipes:  # a misspelt one is refused before anything runs
+        train.experiment(f.dataset, recipe, f.raw, f.set)
     found = {recipe: collect(recipe) for recipe in f.recipes}
     one = next(iter(found.values()))[0]
     label = " (simulated log)" if one["simulated"] else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shlex
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from at4ctr.config import Experiment
 from at4ctr.data.dataset import Options, Split
 from at4ctr.data.prepare import prepare
 from at4ctr.data.reader import Reader
-from at4ctr.data.store import Store
+from at4ctr.data.store import MANIFEST, Store
 from at4ctr.errors import InputError
 from at4ctr.model.build import serving_model, training_model
 from at4ctr.model.serving import ServingModel
@@ -34,34 +35,69 @@ flags.DEFINE_string("config", "din_at4ctr", "a module of configs/")
 flags.DEFINE_string("raw", "", "the raw log's file or folder; empty: data/raw/<dataset>")
 flags.DEFINE_string("set", "", "overrides, such as 'fit.batch_size=2048 data.history=200'")
 flags.DEFINE_string("snapshot", "", "repeat the experiment of this config.json instead")
-flags.DEFINE_string("root", ".", "where data/ and runs/ lie")
+
+DATA, RUNS = Path("data"), Path("runs")
+
+
+def words(assignments: str) -> list[str]:
+    """The words of ``SET``, as a shell splits them."""
+    try:
+        return shlex.split(assignments)
+    except ValueError as error:
+        raise InputError(
+            f"SET={assignments!r} cannot be split into words ({error}); expected field=value "
+            'words such as SET="fit.batch_size=2048 data.history=200"; close the quotation'
+        ) from None
+
+
+def open_store(data: Options, name: str | None = None) -> Store:
+    """The store of a dataset's options, prepared where need be.
+
+    name: the store that a snapshot names. It is used where it still is; InputError where it is
+        gone and the raw log, or a newer preparation, gives another one.
+    """
+    path = DATA / "store" / data.name / (name or "")
+    if name is None or not (path / MANIFEST).is_file():
+        path = prepare(data, DATA)
+        if path.name != (name or path.name):
+            raise InputError(
+                f"store {name} of {data.name} is gone and the raw log gives {path.name} now; "
+                "expected the log of the run; restore the log, or train anew"
+            )
+    return Store.open(path, schema=data.schema(), options=data.preparation())
 
 
 def options(dataset: str, raw: str, assignments: str) -> Options:
     """A dataset's options with the overrides that begin with ``data.``."""
-    chosen = [a for a in shlex.split(assignments) if a.startswith("data.")]
+    chosen = [a for a in words(assignments) if a.startswith("data.")]
     return config.override({"data": config.dataset(dataset)(raw=raw)}, chosen)["data"]
 
 
 def experiment(dataset: str, recipe: str, raw: str, assignments: str) -> Experiment:
     """The recipe's experiment for a dataset, overridden."""
-    chosen = [a for a in shlex.split(assignments) if not a.startswith("data.")]
+    chosen = [a for a in words(assignments) if not a.startswith("data.")]
     return config.override(config.recipe(recipe, options(dataset, raw, assignments)), chosen)
 
 
-def run(e: Experiment, recipe: str, root: Path) -> Path:
+def run(e: Experiment, recipe: str, store: Store) -> Path:
     """Runs an experiment, or takes up its unfinished run; the finished run's folder."""
     began = time.perf_counter()
-    store = Store.open(prepare(e.data, root / "data"))
+    reader(e, store, "train", e.fit.batch_size)  # refuses what cannot be read before a run exists
     snapshot = snapshot_of(e, recipe, store)
-    folder = runs.open_run(root / "runs", f"{e.data.name}-{recipe}", snapshot)
+    folder = runs.open_run(RUNS, f"{e.data.name}-{recipe}", snapshot)
     with runs.locked(folder), runs.logging_to(folder / "train.log"):
         label = " (simulated)" if store.simulated else ""
         log.info("%s on %s%s: %s", recipe, e.data.name, label, folder)
-        metrics = _train(e, store, folder)
+        shutil.rmtree(folder / "export", ignore_errors=True)  # of an unfinished end
+        try:
+            metrics = _train(e, store, folder)
+        except InputError:
+            if not any((folder / "checkpoints").glob("step-*")):
+                shutil.rmtree(folder)  # refused before it began: nothing half-written
+            raise
         metrics["seconds"] = round(time.perf_counter() - began, 1)
         write_json(folder / runs.METRICS, metrics)
-        runs.point_latest(root / "runs", folder)
+        runs.point_latest(RUNS, folder)
         log.info("%s", summary(metrics, folder))
     return folder
 
@@ -80,6 +116,7 @@ def reader(e: Experiment, store: Store, split: Split, batch_size: int) -> Reader
         batch_size=batch_size,
         history=e.data.history,
         negative_rate=e.data.negative_rate if training else 1.0,
+        unknown_rate=e.data.unknown_rate if training and e.data.protocol == "strict" else 0.0,
         seed=e.seed,
         shuffle=training,
         drop_remainder=training,
@@ -149,8 +186,15 @@ def _train(e: Experiment, store: Store, folder: Path) -> dict[str, Any]:
     plots.curves(cursor.curves, folder / "curves.png", simulated=store.simulated)
     plots.reliability(found, folder / "reliability.png", simulated=store.simulated)
     facts = {"config": config.to_json(e), "metrics": metrics}
-    version = saved_model.save(model, store, folder / "export", history=e.data.history, facts=facts)
-    verify(version)
+    version = saved_model.save(final, store, folder / "export", history=e.data.history, facts=facts)
+    checked = verify(version)
+    for line in checked.lines:
+        log.info("  %s", line)
+    if not checked.ok:
+        raise InputError(
+            f"export {version} failed its verification, the lines above say where; expected every "
+            "check to pass; do not serve it"
+        )
     return metrics
 
 
@@ -169,11 +213,12 @@ def summary(metrics: dict[str, Any], folder: Path) -> str:
     return "\n".join([*lines, f"model: {export}", f"run:   {folder}"])
 
 
-def load_snapshot(path: Path) -> tuple[Experiment, str]:
-    """The experiment and the recipe's name of a run's ``config.json``."""
+def load_snapshot(path: Path) -> tuple[Experiment, str, str]:
+    """The experiment, the recipe's name and the store's name of a run's ``config.json``."""
     try:
         value = json.loads(path.read_text())
-        return config.from_json(value["experiment"], str(path)), str(value["recipe"])
+        found = config.from_json(value["experiment"], str(path))
+        return found, str(value["recipe"]), str(value["store"])
     except (OSError, ValueError, KeyError) as error:
         if isinstance(error, InputError):
             raise
@@ -185,11 +230,13 @@ def load_snapshot(path: Path) -> tuple[Experiment, str]:
 def _main() -> None:
     f = flags.FLAGS
     if f.snapshot:
-        e, recipe = load_snapshot(Path(f.snapshot))
-        e = config.override(e, shlex.split(f.set))
+        e, recipe, name = load_snapshot(Path(f.snapshot))
+        changed = config.override(e, words(f.set))
+        same = changed.data.preparation() == e.data.preparation()
+        run(changed, recipe, open_store(changed.data, name if same else None))
     else:
-        e, recipe = experiment(f.dataset, f.config, f.raw, f.set), f.config
-    run(e, recipe, Path(f.root))
+        e = experiment(f.dataset, f.config, f.raw, f.set)
+        run(e, f.config, open_store(e.data))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from at4ctr.contracts import Tensor, View
+from at4ctr.errors import InputError
 from at4ctr.layers.attention import SelfAttention
 from at4ctr.layers.shape import Shape, history_required
 from at4ctr.losses import next_item_prediction
@@ -25,8 +26,19 @@ class Config:
     mask_duplicates: bool = False
     block: int | None = None
 
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise InputError(f"nip.temperature is {self.temperature}; expected above 0")
+        if self.block is not None and self.block < 2:
+            raise InputError(f"nip.block is {self.block}; expected none, or 2 samples and more")
+
     def build(self, schema: Schema, shape: Shape, seed: int) -> NextItemPrediction:
         history_required("nip", shape)
+        if self.mask_duplicates and schema.item_id.name not in schema.history:
+            raise InputError(
+                f"nip.mask_duplicates needs item ids in the history, which has {schema.history}; "
+                f"add {schema.item_id.name!r} to Schema.history or turn it off"
+            )
         return NextItemPrediction(self, schema, shape, seed)
 
 

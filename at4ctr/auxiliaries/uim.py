@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from at4ctr.contracts import Tensor, View
+from at4ctr.errors import InputError
 from at4ctr.layers.attention import SelfAttention
 from at4ctr.layers.mlp import MLP
 from at4ctr.layers.shape import Shape, history_required
@@ -28,10 +29,21 @@ class Config:
     width: int = 32
     mask_duplicates: bool = False
 
+    def __post_init__(self) -> None:
+        for name in ("temperature", "hidden", "width"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"uim.{name} is {getattr(self, name)}; expected above 0")
+
     def build(self, schema: Schema, shape: Shape, seed: int) -> UserItemMatch:
+        del schema
         if self.use_history:
             history_required("uim with use_history", shape)
-        return UserItemMatch(self, schema, shape, seed)
+        if not (shape.profile or self.use_history):
+            raise InputError(
+                "uim needs a user: the schema serves no profile feature and use_history is false; "
+                "set auxiliaries.uim.use_history=true or declare a profile feature"
+            )
+        return UserItemMatch(self, shape, seed)
 
 
 class UserItemMatch(tf.Module):
@@ -40,10 +52,9 @@ class UserItemMatch(tf.Module):
     Heads are dense-ReLU-dense with a linear output: a ReLU there would confine cosines to [0, 1].
     """
 
-    def __init__(self, config: Config, schema: Schema, shape: Shape, seed: int) -> None:
+    def __init__(self, config: Config, shape: Shape, seed: int) -> None:
         super().__init__(name="uim")
         self.config = config
-        self.ids = (schema.user_id.name, schema.item_id.name)
         user = shape.profile
         if config.use_history:
             self.attention = SelfAttention(shape.history, seed)
@@ -64,9 +75,9 @@ class UserItemMatch(tf.Module):
 
     def loss(self, view: View) -> Tensor:
         user, item = self.represent(view)
-        user_ids, item_ids = (
-            (view.batch[n] for n in self.ids) if self.config.mask_duplicates else (None, None)
-        )
+        # Rows of the log's users and items: model ids may read as unknown.
+        names = ("user_index", "item_index")
+        user_ids, item_ids = (view.batch[n] if self.config.mask_duplicates else None for n in names)
         (labels,) = view.labels.values()
         return user_item_match(
             user, item, labels, self.config.temperature, user_ids=user_ids, item_ids=item_ids

@@ -35,7 +35,7 @@ class DIN(tf.Module):
     def __init__(self, config: Config, shape: Shape, seed: int) -> None:
         super().__init__(name="din")
         self.attention = TargetAttention(shape.item, shape.history, config.attention, seed)
-        self.product = shape.item == shape.history
+        self.product = shape.alike
         inputs = shape.profile + shape.context + shape.item + 2 * shape.history
         inputs += shape.item if self.product else 0
         self.affine = Affine(inputs)

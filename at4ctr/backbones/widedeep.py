@@ -45,7 +45,7 @@ class WideDeep(tf.Module):
             dropout=config.dropout,
             name="trunk",
         )
-        self.product = self.pool and shape.item == shape.history
+        self.product = self.pool and shape.alike
         wide = shape.item + (shape.history if self.pool else 0)
         self.width = self.trunk.width + wide + (shape.item if self.product else 0)
 

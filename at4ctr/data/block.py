@@ -11,7 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from at4ctr.data.store import RowGroup
+from at4ctr.data.dataset import Split
+from at4ctr.data.sampling import keep
+from at4ctr.data.store import RowGroup, Store, flat, list_lengths
+from at4ctr.errors import InputError
+
+GROUPS_AT_ONCE = 64  # row groups per read when counting
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,39 @@ def in_blocks(groups: Sequence[RowGroup], users: int) -> tuple[tuple[RowGroup, .
         last = blocks.pop()
         blocks[-1] += last
     return tuple(tuple(block) for block in blocks)
+
+
+def stateless(seed: int, epoch: int, stream: int) -> np.random.Generator:
+    """Independent draws for every (seed, epoch, stream)."""
+    key = np.array([seed % 2**64, epoch], dtype=np.uint64)
+    counter = np.array([0, 0, 0, stream], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def kept_rows(store: Store, split: Split, groups: Sequence[RowGroup], w: float) -> np.ndarray:
+    """Rows of every row group that are kept at negative rate w; below 1, one scan of the split.
+
+    InputError where the sampling leaves no negative of a split that has some.
+    """
+    if w == 1:
+        return np.array([g.rows for g in groups], dtype=np.int64)
+    label, u31 = f"{split}_label", f"{split}_u31"
+    counts = [np.zeros(0, np.int64)]
+    for first in range(0, len(groups), GROUPS_AT_ONCE):
+        some = groups[first : first + GROUPS_AT_ONCE]
+        table = store.columns(some, [label, u31])
+        kept = keep(flat(table.column(label)), flat(table.column(u31)), w)
+        users = np.cumsum([0, *(g.users for g in some)])
+        rows = np.concatenate([[0], np.cumsum(list_lengths(table.column(label)))])[users]
+        counts.append(np.diff(np.concatenate([[0], np.cumsum(kept)])[rows]))
+    found = np.concatenate(counts)
+    counted = store.counts(split)
+    if counted["rows"] > counted["positives"] == found.sum():
+        raise InputError(
+            f"store {store.path}: no negative of split {split} is left at negative_rate {w}; "
+            "expected both classes; set a larger data.negative_rate"
+        )
+    return found
 
 
 def sliding(values: np.ndarray, history: int) -> np.ndarray:

@@ -90,8 +90,8 @@ def _place(
     behaviour, context = schema.group("behaviour"), schema.group("context")
     carried = behaviour if impressions else behaviour + context
     engine.run("events", steps.encoded("events", "log", schema, carried, ""))
-    engine.connection.execute("DROP TABLE log")
-    engine.connection.execute(
+    engine.execute("DROP TABLE log")
+    engine.execute(
         "CREATE TABLE behaviours AS " + steps.placed("events", config, config.cut(), "< 0")
     )
     engine.each(
@@ -107,7 +107,7 @@ def _place(
         )
         engine.run("impressions", steps.encoded("shown_bare", "impressions", schema, context, more))
         engine.run("cuts", steps.sees())
-        engine.connection.execute(
+        engine.execute(
             """CREATE VIEW shown_events AS SELECT b.*, s.cut AS seen
             FROM shown_bare b JOIN seen s ON s.ord = b.ord"""
         )
@@ -116,7 +116,7 @@ def _place(
             "CREATE TABLE shown AS " + steps.placed("shown_events", config, "seen", ">= 0"),
         )
     engine.run("offsets", steps.offsets("shown" if impressions else "behaviours"))
-    engine.connection.execute("DROP TABLE events")
+    engine.execute("DROP TABLE events")
 
 
 def _write_dims(engine: Engine, schema: Schema, folder: Path, ids: dict[str, np.ndarray]) -> None:

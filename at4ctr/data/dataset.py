@@ -45,6 +45,8 @@ class Options(ABC):
     raw: file or folder of the raw log; empty means ``data/raw/<dataset>``.
     history: T, how many of the latest behaviours a model sees.
     negative_rate: w in (0, 1], the rate at which training negatives are kept (He et al. 2014).
+    unknown_rate: share of training rows whose user id (item id) reads as unknown, so that what
+        training never saw has a trained row; under ``paper`` nothing is unknown and it is 0.
     protocol: ``strict`` builds vocabularies from training rows only and draws each split's
         negatives from that split's own rows; ``paper`` uses all rows for both.
     negatives: popularity-drawn negatives per positive (ignored where the log has real ones).
@@ -56,13 +58,14 @@ class Options(ABC):
     raw: str = ""
     history: int = 100
     negative_rate: float = 1.0
+    unknown_rate: float = 0.05
     protocol: Literal["strict", "paper"] = "strict"
     negatives: int = 1
     min_behaviours: int = 10
     min_history: int = 1
     seed: int = 0
 
-    READING: ClassVar[tuple[str, ...]] = ("raw", "history", "negative_rate")
+    READING: ClassVar[tuple[str, ...]] = ("raw", "history", "negative_rate", "unknown_rate")
 
     def __post_init__(self) -> None:
         where = f"data options of {self.name}"

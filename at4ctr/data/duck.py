@@ -1,12 +1,12 @@
 """DuckDB as the engine of preparation: named SQL steps, strict CSV reading, one-sentence errors.
 
-What another engine would do in its own way is here; the steps themselves are portable SQL.
+The steps are window functions, joins and groupings that any SQL engine has, in DuckDB's dialect:
+``* EXCLUDE``, ``::`` casts, ``arg_min`` and ``min_by`` over a row, ``unnest``, ``rowid``,
+``read_csv`` and ``read_parquet`` would have to be put in another engine's words.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
 import os
 import re
 import sys
@@ -15,33 +15,41 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 
+from at4ctr.data.csv_file import (
+    WHOLE,
+    check_file,
+    check_first_line,
+    error_of,
+    first_line,
+    line_at,
+)
 from at4ctr.data.sampling import PRIME
 from at4ctr.errors import InputError
 
-INTEGERS = {"BIGINT": "a whole number", "INTEGER": "a whole number", "DOUBLE": "a number"}
+MEMORY = 4 << 30  # bytes that DuckDB may hold; beyond it spills to disk
+FULL = re.compile("could not write|no space left|temp_directory_size", re.IGNORECASE)
 
 
 class Engine:
     """A scratch database in a folder; a context manager that closes it.
 
     folder: holds the database and what is spilled; its owner deletes it.
-    memory: bytes that DuckDB may hold; beyond it spills to the folder.
-    threads: 0 for one per core.
+    dropped: how many rows of the raw log were left out, by reason, in order; `Options.load` fills
+        it, and it goes into the manifest.
     """
 
-    def __init__(self, folder: Path, memory: int = 4 << 30, threads: int = 0) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.memory = memory
-        self.threads = threads or os.cpu_count() or 1
+        self.dropped: dict[str, int] = {}
         self.connection: duckdb.DuckDBPyConnection = duckdb.connect(str(folder / "scratch.duckdb"))
         for setting in (
-            f"memory_limit = '{memory >> 20}MiB'",
-            f"threads = {self.threads}",
+            f"memory_limit = '{MEMORY >> 20}MiB'",
+            f"threads = {os.cpu_count() or 1}",
             f"temp_directory = '{quoted(str(folder / 'spill'))}'",
             "preserve_insertion_order = false",
             "enable_progress_bar = false",
@@ -90,15 +98,23 @@ class Engine:
             yield
         except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
             raise InputError(
-                f"preparation step {step!r} failed for want of memory ({self.memory >> 20} MiB) "
-                f"or disk in {self.folder}: {first_line(error)}; free some space or allow more "
-                "memory"
+                f"preparation step {step!r} failed for want of disk in {self.folder} or of memory "
+                f"({MEMORY >> 20} MiB): {first_line(str(error))}; free some disk, or raise MEMORY "
+                "in at4ctr/data/duck.py"
             ) from error
 
-    def one(self, sql: str) -> tuple[Any, ...]:
-        """The first row of a query."""
+    def execute(self, sql: str) -> None:
+        """Executes a statement that is no step of its own."""
+        self._execute("statement", sql)
+
+    def all(self, sql: str) -> list[tuple[Any, ...]]:
+        """The rows of a query."""
         with self._guarded("query"):
-            return next(iter(self.connection.execute(sql).fetchall()), ())
+            return self.connection.execute(sql).fetchall()
+
+    def one(self, sql: str) -> tuple[Any, ...]:
+        """The first row of a query; () where there is none."""
+        return next(iter(self.all(sql)), ())
 
     def arrow(self, sql: str) -> pa.Table:
         """A query's result, in the order the query asks for."""
@@ -108,13 +124,13 @@ class Engine:
     def register(self, table: str, data: pa.Table) -> None:
         """Makes a table of an Arrow table."""
         self.connection.register("given", data)
-        self.connection.execute(f"CREATE OR REPLACE TABLE {table} AS SELECT * FROM given")
+        self.execute(f"CREATE OR REPLACE TABLE {table} AS SELECT * FROM given")
         self.connection.unregister("given")
 
     def drop(self, table: str) -> None:
         """Drops a relation that `read_csv` made, to free its space."""
-        self.connection.execute(f"DROP VIEW {table}")
-        self.connection.execute(f"DROP TABLE {table}_lines")
+        self.execute(f"DROP VIEW {table}")
+        self.execute(f"DROP TABLE {table}_lines")
 
     @staticmethod
     def key(column: str, dtype: str) -> str:
@@ -138,41 +154,60 @@ class Engine:
     ) -> int:
         """Makes ``table`` with typed ``columns`` and ``ord``, the 0-based row order of the file.
 
-        path: a ``.csv`` or ``.csv.gz``. columns: name -> BIGINT, DOUBLE or VARCHAR, in the order
-        of the file. header: whether the first line must be, or must not be, the names.
-        Every row must have every column; an empty field is only legal in a VARCHAR, and a decimal
-        fraction in a BIGINT is rounded.
+        path: a ``.csv`` or ``.csv.gz``. columns: name -> BIGINT or VARCHAR, in the order of the
+        file. header: whether the first line must be, or must not be, the names.
+        Every row must have every column; an empty field is only legal in a VARCHAR, and a BIGINT
+        must be written as a whole number. Blank lines are skipped, and counted in line numbers.
         Raises InputError with file and line for anything else. Returns the number of rows.
         """
         check_file(path)
-        _check_first_line(path, columns, delimiter, header, quote)
-        types = ", ".join(f"'{quoted(name)}': '{kind}'" for name, kind in columns.items())
+        check_first_line(path, columns, delimiter, header, quote)
+        texts = ", ".join(f"'{quoted(column)}': 'VARCHAR'" for column in columns)
         begin = time.monotonic()
         reading = (
             f"read_csv('{quoted(str(path))}', auto_detect=false, header={header}, "
             f"delim='{delimiter}', quote='{quote}', escape='{quote}', nullstr='\x01', "
-            f"columns={{{types}}})"
+            f"columns={{{texts}}})"
         )
-        self._lines(f"{table}_lines", path, reading)
-        self.connection.execute(f"CREATE VIEW {table} AS SELECT *, rowid AS ord FROM {table}_lines")
+        typed = ", ".join(_typed(column, kind) for column, kind in columns.items())
+        self._lines(f"{table}_lines", path, f"SELECT {typed} FROM {reading}")
+        self.execute(f"CREATE VIEW {table} AS SELECT *, rowid AS ord FROM {table}_lines")
         rows = int(self.one(f"SELECT count(*) FROM {table}_lines")[0])
         report(f"read {path.name}", rows, time.monotonic() - begin)
         if not rows:
             raise InputError(f"{path} holds no row; expected a log; put the complete file there")
+        null = " OR ".join(f"{name(column)} IS NULL" for column in columns)
+        bad = self.one(f"SELECT * FROM {table} WHERE {null} ORDER BY ord LIMIT 1")
+        if bad:
+            at, place = bad.index(None), bad[-1]
+            line, fields = line_at(path, place, delimiter=delimiter, header=header, quote=quote)
+            raise InputError(
+                f"{path} line {line} has {fields[at]!r} in column {list(columns)[at]!r}; expected "
+                "a whole number (of at most 64 bits); correct or delete the line"
+            )
         return rows
 
-    def _lines(self, table: str, path: Path, reading: str) -> None:
+    def _lines(self, table: str, path: Path, rows: str) -> None:
         """Makes a table whose rows are in the order of the file."""
         try:
             self.connection.execute("SET preserve_insertion_order = true")
-            self.connection.execute(f"CREATE TABLE {table} AS SELECT * FROM {reading}")
-        except duckdb.OutOfMemoryException:
-            with self._guarded(f"read {path.name}"):
-                raise
+            self.connection.execute(f"CREATE TABLE {table} AS {rows}")
         except duckdb.Error as error:
-            raise _csv_error(path, error) from error
+            written = isinstance(error, duckdb.IOException) and FULL.search(str(error))
+            if written or isinstance(error, duckdb.OutOfMemoryException):
+                with self._guarded(f"read {path.name}"):
+                    raise
+            raise error_of(path, str(error)) from error
         finally:
             self.connection.execute("SET preserve_insertion_order = false")
+
+
+def _typed(column: str, kind: str) -> str:
+    """SQL of a text column as its type; NULL where it is no such value."""
+    if kind == "VARCHAR":
+        return name(column)
+    whole = f"regexp_full_match({name(column)}, '{WHOLE}')"
+    return f"CASE WHEN {whole} THEN try_cast({name(column)} AS {kind}) END AS {name(column)}"
 
 
 def quoted(text: str) -> str:
@@ -196,85 +231,3 @@ def bar(step: str, share: float) -> None:
     if sys.stderr.isatty():
         full = int(share * 30)
         print(f"\r\x1b[K{step:<24} [{'=' * full}{' ' * (30 - full)}]", end="", file=sys.stderr)
-
-
-def first_line(error: Exception) -> str:
-    """An engine's message without its advice."""
-    return str(error).strip().splitlines()[0].rstrip(".")
-
-
-def check_file(path: Path) -> None:
-    """Raises InputError for a raw file that is missing or empty."""
-    if not path.is_file():
-        raise InputError(f"raw log {path} does not exist; expected a file; put it there")
-    if path.stat().st_size == 0:
-        raise InputError(
-            f"raw log {path} is empty (0 bytes); expected a log; put the complete file there"
-        )
-
-
-def open_text(path: Path) -> IO[str]:
-    """Opens a text file, compressed or not."""
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8", errors="replace", newline="")
-    return path.open(encoding="utf-8", errors="replace", newline="")
-
-
-def _check_first_line(
-    path: Path, columns: Mapping[str, str], delimiter: str, header: bool, quote: str
-) -> None:
-    try:
-        with open_text(path) as file:
-            line = file.readline(1 << 16).rstrip("\r\n").lstrip("\ufeff")
-    except (OSError, EOFError) as error:
-        raise InputError(
-            f"{path} is not a readable gzip file ({error}); expected the complete download; "
-            "fetch it again"
-        ) from error
-    if quote:
-        found = next(csv.reader([line], delimiter=delimiter, quotechar=quote), [])
-    else:
-        found = line.split(delimiter)
-    names = ",".join(columns)
-    if len(found) != len(columns):
-        raise InputError(
-            f"{path} line 1 has {len(found)} column(s) separated by {delimiter!r} ({line[:80]!r}); "
-            f"expected {len(columns)} ({names}); convert the file to that delimiter and order"
-        )
-    if header and found != list(columns):
-        raise InputError(
-            f"{path} line 1 is {line[:80]!r}; expected the header {names!r}; put it back"
-        )
-    numeric = [value for value, kind in zip(found, columns.values(), strict=True)
-               if kind != "VARCHAR"]  # fmt: skip
-    if not header and numeric and not any(re.search(r"\d", value) for value in numeric):
-        raise InputError(
-            f"{path} line 1 is a header ({line[:80]!r}); expected the first row of the log, as the "
-            "file has no header; delete the line"
-        )
-
-
-def _csv_error(path: Path, error: duckdb.Error) -> InputError:
-    text = str(error)
-    line = re.search(r"Line: (\d+)", text)
-    where = f"{path} line {line[1]}" if line else f"{path}"
-    count = re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", text)
-    if count:
-        return InputError(
-            f"{where} has {count[2]} column(s); expected {count[1]}; correct or delete the line"
-        )
-    value = re.search(
-        r'converting column "(.*?)". Could not convert string "(.*?)" to \'(\w+)', text
-    )
-    if value:
-        kind = INTEGERS.get(value[3], value[3])
-        return InputError(
-            f"{where} has {value[2]!r} in column {value[1]!r}; expected {kind}; "
-            "correct or delete the line"
-        )
-    if "gzip" in text.lower() or "compress" in text.lower():
-        return InputError(
-            f"{path} is not a complete gzip file ({first_line(error)}); expected the whole "
-            "download; fetch it again"
-        )
-    return InputError(f"{where} cannot be read as CSV ({first_line(error)}); correct the file")

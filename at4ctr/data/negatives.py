@@ -62,9 +62,7 @@ def _pool(engine: Engine, config: Options) -> list[tuple[int, int]]:
         )
         return [(0, size)] * len(SPLITS)
     sizes = dict(
-        engine.connection.execute(
-            "SELECT split, count(*) FROM behaviours WHERE split IS NOT NULL GROUP BY split"
-        ).fetchall()
+        engine.all("SELECT split, count(*) FROM behaviours WHERE split IS NOT NULL GROUP BY split")
     )
     parts, first = [], 0
     for split in range(len(SPLITS)):

@@ -16,14 +16,13 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from at4ctr.data.block import Ahead, Block, aligned, in_blocks, sliding
+from at4ctr.data.block import Ahead, Block, aligned, in_blocks, kept_rows, sliding, stateless
 from at4ctr.data.dataset import Split
 from at4ctr.data.sampling import keep
-from at4ctr.data.store import RowGroup, Store, flat, list_lengths
+from at4ctr.data.store import RowGroup, Store
 from at4ctr.errors import InputError
-from at4ctr.schema import history_name
+from at4ctr.schema import UNKNOWN, history_name
 
-GROUPS_AT_ONCE = 64  # row groups per read when counting
 BLOCKS_HELD = 3
 
 
@@ -41,16 +40,18 @@ class Reader:
     Every profile, item and context feature ``[B]`` or ``[B, length]``; ``history_<f>`` ``[B, T]``
     or ``[B, T, length]`` of item features in ``schema.history`` and of behaviour features, oldest
     first, left-aligned, zero padded, the latest T before the instance's cut and never past it;
-    ``history_length``, ``user_index`` ``[B]``; ``label`` ``[B]`` float32; ``probability`` ``[B]``
+    ``history_length``, ``user_index``, ``item_index`` ``[B]``; ``label`` ``[B]`` float32; ``probability`` ``[B]``
     float64 with ``truth``.
 
     batch_size: rows of a batch of this worker.
     history: T.
-    negative_rate: w in (0, 1], the share of negatives kept. Below 1 the labels and ``u31`` of the
+    negative_rate: w in (0, 1], the share of negatives kept; below 1 the labels and ``u31`` of the
         split are read once, here, to count (some seconds per 100M rows).
     seed: of the order. Sampling does not depend on it.
     shuffle: False gives store order.
     drop_remainder: leave out the rows that fill no batch; None does so when shuffling.
+    unknown_rate: share of rows whose user id, and independently item id, reads as unknown, drawn
+        anew every epoch, so that the unknown rows of the tables are trained too.
     truth: also yield the true click probabilities of a simulated store.
     context: which of several workers this is. All have the same number of steps: with
         ``drop_remainder`` that of the worker with the fewest rows, otherwise that of the one with
@@ -72,6 +73,7 @@ class Reader:
         shuffle: bool = True,
         drop_remainder: bool | None = None,
         truth: bool = False,
+        unknown_rate: float = 0.0,
         context: tf.distribute.InputContext | None = None,
         block_users: int = 32_768,
     ) -> None:
@@ -79,11 +81,12 @@ class Reader:
         self.batch_size, self.history, self.negative_rate = batch_size, history, negative_rate
         self.seed, self.shuffle, self.truth, self.block_users = seed, shuffle, truth, block_users
         self.drop_remainder = shuffle if drop_remainder is None else drop_remainder
+        self.unknown_rate = unknown_rate
         self.workers = context.num_input_pipelines if context else 1
         self.worker = context.input_pipeline_id if context else 0
         self._check_settings()
         groups = store.groups(split)
-        kept = self._count(groups)
+        kept = kept_rows(store, split, groups, negative_rate)
         self._kept = {g: int(k) for g, k in zip(groups, kept, strict=True) if k}
         self._check_rows()
         self._plan = lru_cache(maxsize=4)(self._make_plan)
@@ -161,8 +164,14 @@ class Reader:
         spec: dict[str, tuple[type, tuple[int, ...]]] = {n: (np.int32, wide(n)) for n in now}
         spec |= {history_name(n): (np.int32, (self.history, *wide(n))) for n in past}
         spec |= {"history_length": (np.int32, ()), "label": (np.float32, ())}
-        spec |= {"user_index": (np.int32, ())}
+        spec |= {"user_index": (np.int32, ()), "item_index": (np.int32, ())}
         return spec | ({"probability": (np.float64, ())} if self.truth else {})
+
+    @cached_property
+    def _hidden(self) -> list[str]:
+        """Instance columns that say where an id reads as unknown; hashed ids never do."""
+        ids = (self.schema.user_id, self.schema.item_id) if self.unknown_rate else ()
+        return [f"{f.name} hidden" for f in ids if not self.schema.table(f.table).buckets]
 
     def _slice(self, block: Block, rows: slice) -> dict[str, np.ndarray]:
         """Some consecutive rows of a block as a batch."""
@@ -170,7 +179,9 @@ class Reader:
         batch: dict[str, np.ndarray] = {}
         for group, key in (("profile", "user"), ("item", "item")):
             for f in self.schema.group(group):  # type: ignore[arg-type]
-                batch[f.name] = np.take(self.store.ids(f.name), at[key], axis=0)
+                ids = np.take(self.store.ids(f.name), at[key], axis=0)
+                hidden = at.get(f"{f.name} hidden")
+                batch[f.name] = ids if hidden is None else np.where(hidden, UNKNOWN, ids)
         for f in self.schema.group("context"):
             batch[f.name] = at[f.name].copy()
         positions = np.arange(self.history, dtype=np.int32)
@@ -183,7 +194,7 @@ class Reader:
             batch[name] = np.bitwise_and(values, mask, out=aligned(shape))
         batch["history_length"] = at["length"].copy()
         batch["label"] = at["label"].astype(np.float32)
-        batch["user_index"] = at["user"].copy()
+        batch["user_index"], batch["item_index"] = at["user"].copy(), at["item"].copy()
         if self.truth:
             batch["probability"] = at["probability"].copy()
         return batch
@@ -195,14 +206,17 @@ class Reader:
         columns = dict(users.instances)
         kept = np.flatnonzero(keep(columns["label"], columns.pop("u31"), self.negative_rate))
         self._check_count(groups, len(kept))
+        rng = stateless(self.seed, epoch, 1 + number)
         if self.shuffle:
-            kept = self._rng(epoch, 1 + number).permutation(kept)
+            kept = rng.permutation(kept)
         owner = np.repeat(np.arange(len(users.users), dtype=np.int32), users.counts)[kept]
         columns = {name: np.take(column, kept) for name, column in columns.items()}
         cut = columns.pop("cut")
         columns["length"] = np.minimum(cut, self.history)
         columns["begin"] = np.take(users.offsets, owner) + (cut - columns["length"])
         columns["user"] = np.take(users.users, owner)
+        for name in self._hidden:
+            columns[name] = rng.random(len(kept)) < self.unknown_rate
         sequences = dict(users.behaviours)
         items = sequences.pop("item")
         sequences |= {n: np.take(self.store.ids(n), items, axis=0) for n in self.schema.history}
@@ -215,7 +229,7 @@ class Reader:
     def _make_plan(self, epoch: int) -> Plan:
         groups = list(self._kept)
         if self.shuffle:
-            order = self._rng(epoch, 0).permutation(len(groups))
+            order = stateless(self.seed, epoch, 0).permutation(len(groups))
             groups = [groups[i] for i in order]
         shares = [groups[i :: self.workers] for i in range(self.workers)]
         rows = [sum(self._kept[g] for g in share) for share in shares]
@@ -229,27 +243,6 @@ class Reader:
         ends = np.cumsum([sum(self._kept[g] for g in block) for block in blocks])
         return Plan(blocks, ends, steps)
 
-    def _rng(self, epoch: int, stream: int) -> np.random.Generator:
-        """Independent draws for every (seed, epoch, stream)."""
-        key = np.array([self.seed % 2**64, epoch], dtype=np.uint64)
-        counter = np.array([0, 0, 0, stream], dtype=np.uint64)
-        return np.random.Generator(np.random.Philox(key=key, counter=counter))
-
-    def _count(self, groups: Sequence[RowGroup]) -> np.ndarray:
-        """Kept rows of every row group."""
-        if self.negative_rate == 1:
-            return np.array([g.rows for g in groups], dtype=np.int64)
-        label, u31 = f"{self.split}_label", f"{self.split}_u31"
-        counts = [np.zeros(0, np.int64)]
-        for first in range(0, len(groups), GROUPS_AT_ONCE):
-            some = groups[first : first + GROUPS_AT_ONCE]
-            table = self.store.columns(some, [label, u31])
-            kept = keep(flat(table.column(label)), flat(table.column(u31)), self.negative_rate)
-            users = np.cumsum([0, *(g.users for g in some)])
-            rows = np.concatenate([[0], np.cumsum(list_lengths(table.column(label)))])[users]
-            counts.append(np.diff(np.concatenate([[0], np.cumsum(kept)])[rows]))
-        return np.concatenate(counts)
-
     def _check_settings(self) -> None:
         where = f"reader of {self.store.path}, split {self.split}"
         for name, least in (("batch_size", 1), ("history", 1), ("block_users", 1)):
@@ -260,8 +253,13 @@ class Reader:
         w = self.negative_rate
         if not (math.isfinite(w) and 0 < w <= 1):
             raise InputError(
-                f"{where}: negative_rate is {w}; expected 0 < w <= 1, the share of negatives to "
-                "keep; set negative_rate=1 to keep all"
+                f"{where}: negative_rate is {w}; expected 0 < w <= 1; set negative_rate=1 to keep "
+                "all negatives"
+            )
+        if not 0 <= self.unknown_rate < 1:
+            raise InputError(
+                f"{where}: unknown_rate is {self.unknown_rate}; expected 0 <= rate < 1, the share "
+                "of ids that read as unknown; set data.unknown_rate=0 for none"
             )
         if self.truth and not self.store.truth:
             raise InputError(
@@ -287,7 +285,7 @@ class Reader:
         return InputError(
             f"store {self.store.path}, split {self.split}: batch_size is {self.batch_size}, larger "
             f"than the {rows} rows kept{of}; set batch_size to at most {rows} "
-            "or drop_remainder=False"
+            "(fit.batch_size in a recipe)"
         )
 
     def _check_count(self, groups: Sequence[RowGroup], found: int) -> None:

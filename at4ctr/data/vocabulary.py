@@ -53,7 +53,7 @@ def _count(engine: Engine, config: Options, impressions: bool) -> None:
     )
     own = "" if impressions else "b.split = 0 OR "
     where = "" if paper else f"WHERE {own}b.pos < h.cut"
-    engine.connection.execute(
+    engine.execute(
         f"""CREATE VIEW visible AS SELECT b.* FROM behaviours b
         LEFT JOIN horizon h ON h."user" = b."user" {where}"""
     )

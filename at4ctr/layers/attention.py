@@ -79,7 +79,7 @@ def by_length(
     for part, real, longest in zip(*parts, strict=True):
         steps = tf.reduce_max(tf.concat([longest, [1]], 0))
         found.append(attend(part[:, :steps], real[:, :steps]))
-    return tf.gather(tf.concat(found, 0), tf.argsort(order))
+    return tf.gather(tf.concat(found, 0), tf.math.invert_permutation(order))
 
 
 class SelfAttention(tf.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -24,10 +25,13 @@ class Config:
     def __post_init__(self) -> None:
         if self.dimension < 1:
             raise InputError(f"embedding.dimension is {self.dimension}; expected at least 1")
+        for name in ("scale", "l2"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise InputError(f"embedding.{name} is {getattr(self, name)}; expected 0 or more")
 
 
 class Embedder(tf.Module):
-    """Looks up every feature of a batch, with one gather per table.
+    """Looks up every feature of a batch: one gather per table for the sample, one for the history.
 
     Padding (id 0) is a zero vector everywhere. Behaviours are looked up at real positions only;
     the dense history is scattered from them, and costs nothing where nobody reads it.
@@ -58,17 +62,17 @@ class Embedder(tf.Module):
         """Feature (or ``history_`` feature) -> its vectors [n, D], one gather per table."""
         by_table: dict[str, list[str]] = {}
         for key in ids:
-            feature = self.schema.feature(key.removeprefix("history_"))
-            by_table.setdefault(feature.table, []).append(key)
+            by_table.setdefault(self._feature(key).table, []).append(key)
         vectors: dict[str, Tensor] = {}
         for table, keys in by_table.items():
             flat = tf.concat([tf.reshape(ids[k], [-1]) for k in keys], 0)
             sizes = [tf.size(ids[k]) for k in keys]
             for key, part in zip(keys, tf.split(self.lookup(table, flat), sizes), strict=True):
-                vectors[key] = self._pool(
-                    self.schema.feature(key.removeprefix("history_")), ids[key], part
-                )
+                vectors[key] = self._pool(self._feature(key), ids[key], part)
         return vectors
+
+    def _feature(self, key: str) -> Feature:
+        return self.schema.feature(key.removeprefix(history_name("")))
 
     def _pool(self, feature: Feature, ids: Tensor, flat: Tensor) -> Tensor:
         if feature.length is None:
@@ -84,14 +88,15 @@ class Embedder(tf.Module):
         names = {g: [f.name for f in schema.served(g)] for g in ("profile", "item", "context")}
         fields = [*names["profile"], *names["item"], *names["context"]]
         extras = [f.name for f in schema.served("behaviour")]
-        ids = {name: batch[name] for name in fields}
         lengths = batch["history_length"] if schema.history else tf.zeros([size], tf.int32)
         steps = tf.reduce_max(tf.concat([lengths, [1]], 0))
         mask = tf.sequence_mask(lengths, steps)  # [B, T], T the longest history of this batch
         where = tf.where(mask)  # [R, 2]
-        for key in map(history_name, (*schema.history, *extras)):
-            ids[key] = tf.gather_nd(batch[key][:, :steps], where)
-        vectors = self._rows(ids)
+        # Apart, so that a history nobody reads is neither looked up nor given zero gradients.
+        vectors = self._rows({name: batch[name] for name in fields})
+        for names_of in (schema.history, *([n] for n in extras)):
+            keys = map(history_name, names_of)
+            vectors |= self._rows({k: tf.gather_nd(batch[k][:, :steps], where) for k in keys})
         packed = self._concat([history_name(n) for n in schema.history], vectors, where)
         shape = tf.stack([size, steps])
         return Embedded(

@@ -29,8 +29,10 @@ class Dense(tf.Module):
 class Dice(tf.Module):
     """f(x) = p x + (1 − p) α x, p = σ((x − E[x]) / √(Var[x] + ε)), α learned from 0 (DIN, Eq. 4).
 
-    Statistics are the batch's in training and moving averages in serving. The public code uses the
-    batch's in both, so that a served score would depend on its neighbours.
+    Statistics are the batch's in training and moving averages in serving: of all batches so far,
+    equally, until momentum 0.99 forgets the early ones. The public code uses the batch's in both,
+    so that a served score would depend on its neighbours. Of several replicas each uses its own
+    batch, and the averages are averaged.
     """
 
     momentum, epsilon = 0.99, 1e-9
@@ -38,24 +40,28 @@ class Dice(tf.Module):
     def __init__(self, units: int, name: str) -> None:
         super().__init__(name=name)
         self.alpha = tf.Variable(tf.zeros([units]), name="alpha")
-        self.mean, self.variance = (
+        self.mean, self.variance, self.count = (
             tf.Variable(
-                start([units]),
+                start,
                 trainable=False,
                 name=label,
                 synchronization=tf.VariableSynchronization.ON_READ,
                 aggregation=tf.VariableAggregation.MEAN,
             )
-            for label, start in (("mean", tf.zeros), ("variance", tf.ones))
+            for label, start in (
+                ("mean", tf.zeros([units])),
+                ("variance", tf.ones([units])),
+                ("count", 0.0),
+            )
         )
 
     def __call__(self, x: Tensor, training: bool) -> Tensor:
         if training:
             mean, variance = tf.nn.moments(x, [0])
+            kept = tf.minimum(self.momentum, self.count / (self.count + 1.0))
             for average, now in ((self.mean, mean), (self.variance, variance)):
-                average.assign(
-                    self.momentum * average + (1 - self.momentum) * tf.stop_gradient(now)
-                )
+                average.assign(kept * average + (1.0 - kept) * tf.stop_gradient(now))
+            self.count.assign_add(1.0)
         else:
             mean, variance = tf.identity(self.mean), tf.identity(self.variance)
         gate = tf.sigmoid((x - mean) * tf.math.rsqrt(variance + self.epsilon))

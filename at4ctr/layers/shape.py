@@ -12,20 +12,26 @@ from at4ctr.schema import Schema
 
 
 class Shape(NamedTuple):
-    """Widths of an ``Embedded``: P, J of the candidate, C, J of a behaviour (0 without)."""
+    """Widths of an ``Embedded``: P, J of the candidate, C, J of a behaviour (0 without).
+
+    alike: a behaviour has the candidate's very features in the same order, so that the two can be
+    multiplied element by element.
+    """
 
     profile: int
     item: int
     context: int
     history: int
     dimension: int
+    alike: bool
 
     @classmethod
     def of(cls, schema: Schema, dimension: int) -> Shape:
         profile, item, context = (
             dimension * len(schema.served(g)) for g in ("profile", "item", "context")
         )
-        return cls(profile, item, context, dimension * len(schema.history), dimension)
+        alike = schema.history == tuple(f.name for f in schema.served("item"))
+        return cls(profile, item, context, dimension * len(schema.history), dimension, alike)
 
 
 def history_required(who: str, shape: Shape) -> None:

@@ -30,8 +30,9 @@ class TrainingModel(tf.keras.Model):
     ) -> None:
         super().__init__(name="training")
         self.serving = serving
-        self.weights_of = {name: weight for name, (_, weight) in auxiliaries.items()}
-        self.tasks = {name: task for name, (task, _) in auxiliaries.items()}
+        used = {name: pair for name, pair in auxiliaries.items() if pair[1]}  # λ = 0 is no task
+        self.weights_of = {name: weight for name, (_, weight) in used.items()}
+        self.tasks = {name: task for name, (task, _) in used.items()}
         self.l2, self.main_weight = l2, 0.5 if half_bce else 1.0
 
     def losses_of(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -49,7 +49,7 @@ def expected_uim(model, task, arrays, config) -> float:
             user = np.concatenate([user, pooled])
         users.append(oracle.projection(user, toys.layers(task.user)))
         items.append(oracle.projection(s.item, toys.layers(task.item)))
-    ids = (arrays["user"], arrays["item"]) if config.mask_duplicates else (None, None)
+    ids = (arrays["user_index"], arrays["item_index"]) if config.mask_duplicates else (None, None)
     return losses.user_item_match(
         np.array(users), np.array(items), arrays["label"], config.temperature, *ids
     )
@@ -93,7 +93,7 @@ def test_nip_equals_equations_8_to_10(mask_duplicates, block):
 
 def test_masking_duplicates_changes_the_loss_where_there_are_some():
     arrays = toys.batch(10, 6, lengths=[6] * 10)
-    arrays["user"][:], arrays["item"][:5], arrays["history_item"][:] = 3, 4, 5
+    arrays["user_index"][:], arrays["item_index"][:5], arrays["history_item"][:] = 3, 4, 5
     for plain, masked in (
         (UIM, uim.Config(temperature=0.2, mask_duplicates=True)),
         (NIP, nip.Config(temperature=0.3, mask_duplicates=True)),

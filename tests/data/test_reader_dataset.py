@@ -135,3 +135,32 @@ def test_a_strategy_does_not_shard_again(toy):
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
     dataset = strategy.experimental_distribute_dataset(reader(toy).dataset(0))
     assert_same(dataset, reader(toy).dataset(0))
+
+
+def test_unknown_rate_hides_ids_of_some_rows_and_nothing_else(tmp_path):
+    toy_store.make(tmp_path / "store", users=200, seed=3)
+    store = Store.open(tmp_path / "store")
+    plain = Reader(store, "train", batch_size=32, history=5, seed=4)
+    hidden = Reader(store, "train", batch_size=32, history=5, seed=4, unknown_rate=0.3)
+    rows, share = 0, {"user": 0, "item": 0}
+    for a, b in zip(plain.dataset(0), hidden.dataset(0), strict=True):
+        rows += len(a["label"])
+        for name, values in a.items():
+            differs = (values != b[name]).numpy()
+            if name in share:
+                assert (b[name].numpy()[differs] == 1).all()
+                share[name] += int(differs.sum())
+            else:
+                assert not differs.any()
+    for count in share.values():
+        assert abs(count / rows - 0.3) < 4 * (0.3 * 0.7 / rows) ** 0.5
+    again = hidden.batch(1, 0)["user"]
+    assert (again == hidden.batch(1, 0)["user"]).all()
+    assert (hidden.batch(1, 0)["user"] != plain.batch(1, 0)["user"]).any()
+
+
+def test_sampling_that_leaves_no_negative_is_refused(tmp_path):
+    toy_store.make(tmp_path / "store", users=50, seed=3)
+    store = Store.open(tmp_path / "store")
+    with pytest.raises(InputError, match="no negative of split train is left"):
+        Reader(store, "train", batch_size=4, history=5, negative_rate=1e-10)

@@ -83,13 +83,34 @@ def test_garbage_ids_and_longer_padding_never_matter(made):
         np.testing.assert_array_equal(a, b)
 
 
-def test_there_is_one_gather_per_table(made):
-    graph = tf.function(lambda b: made(b).fields).get_concrete_function(toys.tensors(toys.batch()))
-    gathers = [
-        op for op in graph.graph.get_operations() if op.type in ("GatherV2", "ResourceGather")
-    ]
-    tables = [op for op in gathers if op.inputs[0].dtype in (tf.resource, tf.float32)]
-    assert len(tables) == len(toys.SCHEMA.tables)
+def table_gathers(function, batch) -> list[str]:
+    """The tables that a function's graph looks up, one entry a gather."""
+    graph = tf.function(function).get_concrete_function(toys.tensors(batch)).graph
+    gathers = [op for op in graph.get_operations() if op.type in ("GatherV2", "ResourceGather")]
+    return [op.name for op in gathers if op.inputs[0].dtype in (tf.resource, tf.float32)]
+
+
+def test_a_table_is_gathered_once_for_the_sample_and_once_for_its_history(made):
+    schema = toys.SCHEMA
+    now = {f.table for g in ("profile", "item", "context") for f in schema.served(g)}
+    past = {schema.feature(n).table for n in schema.history}
+    extras = len(schema.served("behaviour"))
+    found = table_gathers(lambda b: made(b).fields, toys.batch())
+    assert len(found) == len(now) + len(past) + extras
+
+
+def test_a_history_that_nobody_reads_names_no_row(made):
+    arrays = toys.batch(6, 5)
+    arrays["history_item"][:] = np.where(arrays["history_item"] > 0, 7, 0)
+    arrays["item"][:] = 3
+
+    @tf.function
+    def gradient():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(made(toys.tensors(arrays)).fields ** 2)
+        return tape.gradient(loss, made.tables["item"])
+
+    assert 7 not in gradient().indices.numpy()
 
 
 def test_rows_that_no_sample_uses_get_no_gradient(made):

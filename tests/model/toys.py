@@ -63,7 +63,7 @@ def batch(
             made[f"history_{f.name}"] = ids * (real[..., None] if wide else real)
     if past:
         made["history_length"] = np.asarray(lengths, np.int32)
-    made["user_index"] = made["user"].copy()
+    made["user_index"], made["item_index"] = made["user"].copy(), made["item"].copy()
     return made
 
 

@@ -96,6 +96,24 @@ def test_the_export_holds_no_auxiliary(job):
     assert not any("uim" in name or "nip" in name for name in manifest["variables"])
 
 
+def test_evaluation_reads_the_store_of_the_run_or_refuses(tmp_path):
+    log = tmp_path / "log.csv"
+    rows = [f"{u},{(u * 7 + k) % 40 + 1},{(u + k) % 5 + 1},pv,{1511600000 + 60 * k}"
+            for u in range(1, 60) for k in range(14 + u % 5)]  # fmt: skip
+    log.write_text("\n".join(rows) + "\n")
+    given = {"dataset": "taobao", "config": "widedeep", "raw": str(log)}
+    done = call(tmp_path, "train", **given, set="fit.batch_size=32")
+    assert done.returncode == 0, done.stderr[-3000:]
+    before = call(tmp_path, "evaluate").stdout
+    log.write_text("\n".join(rows[:-30]) + "\n")
+    assert json.loads(call(tmp_path, "evaluate").stdout) == json.loads(before)
+    (store,) = (tmp_path / "data" / "store" / "taobao").glob("[0-9a-f]*")
+    store.rename(tmp_path / "elsewhere")
+    refused = call(tmp_path, "evaluate")
+    assert refused.returncode == 2
+    assert "is gone" in refused.stderr
+
+
 def weights(folder: Path) -> dict[str, str]:
     (run,) = (folder / "runs" / "taobao-din_at4ctr").glob("*Z")
     return json.loads((run / "checkpoints" / "best" / "cursor.json").read_text())["files"]
@@ -165,3 +183,14 @@ def test_real_taobao_rows_train(tmp_path):
     metrics = json.loads((tmp_path / "runs" / "latest" / "metrics.json").read_text())
     assert metrics["simulated"] is False
     assert metrics["positives"] == 430
+
+
+def test_down_sampling_is_undone_by_the_export(tmp_path):
+    """w = 0.1 on impressions of known probability: without ln w, PCOC would be several times 1."""
+    size = "data.users=3000 data.items=4000 data.categories=400 data.rows=100000"
+    given = f"{size} data.impressions=150000 data.negative_rate=0.1 fit.epochs=2"
+    done = call(tmp_path, "train", dataset="simulated", config="din", set=given)
+    assert done.returncode == 0, done.stderr[-3000:]
+    metrics = json.loads((tmp_path / "runs" / "latest" / "metrics.json").read_text())
+    assert 0.8 < metrics["pcoc"] < 1.25
+    assert 0.5 < metrics["auc"] < metrics["bayes_auc"] < 0.99

@@ -24,7 +24,11 @@ class Tuned:
     block: int | None = None
 
 
-_TUNED: dict[str, Tuned] = {}
+_TUNED: dict[str, Tuned] = {
+    "amazon_beauty": Tuned(fit=Fit(epochs=3), block=256),
+    "tafeng": Tuned(fit=Fit(epochs=2), block=256),
+    "taobao": Tuned(block=256),
+}
 
 
 def tuned(dataset: str) -> Tuned:
