@@ -43,7 +43,7 @@ reproduce: setup
 
 ## make bench       what is measured, and how fast
 bench: setup
-	@$(PY) -m benchmarks.bench_reader
+	@$(PY) -m benchmarks.bench_reader && $(PY) -m benchmarks.bench_step
 
 ## make test        the tests
 test: setup

@@ -14,6 +14,7 @@ from typing import overload
 import numpy as np
 import numpy.typing as npt
 
+from at4ctr.data.sampling import demand_rate
 from at4ctr.errors import InputError
 from at4ctr.metrics import bin_means
 
@@ -46,7 +47,7 @@ def correct_sampling(
     Raises:
         InputError: w outside (0, 1] or NaN; p outside [0, 1] or NaN.
     """
-    rate = _keep_rate(w)
+    demand_rate(w)
     sampled = np.asarray(p, np.float64)
     wrong = ~((sampled >= 0) & (sampled <= 1))
     if wrong.any():
@@ -54,7 +55,7 @@ def correct_sampling(
             f"p holds {float(sampled[wrong][0])}: expected probabilities in [0, 1], "
             "pass the sigmoid of the logit"
         )
-    odds = sampled * rate
+    odds = sampled * w
     return odds / (odds + (1 - sampled))
 
 
@@ -64,7 +65,8 @@ def logit_shift(w: float) -> float:
     Raises:
         InputError: w outside (0, 1] or NaN.
     """
-    return math.log(_keep_rate(w))
+    demand_rate(w)
+    return math.log(w)
 
 
 @dataclass(frozen=True)
@@ -97,15 +99,6 @@ def reliability(labels: npt.ArrayLike, probabilities: npt.ArrayLike, bins: int =
     b = bin_means(labels, probabilities, bins)
     lower, upper = _wilson(b.label, b.count)
     return Reliability(b.count, b.probability, b.label, lower, upper)
-
-
-def _keep_rate(w: float) -> float:
-    if not 0 < w <= 1:
-        raise InputError(
-            f"negative keep rate w is {w}: expected a number in (0, 1], "
-            "give the share of negatives that sampling kept (1 for no sampling)"
-        )
-    return float(w)
 
 
 def _wilson(

@@ -31,7 +31,7 @@ class Predictions:
 
 
 class Predictor:
-    """Runs a serving model over readers; traced once, whatever the batch's size."""
+    """Runs a serving model over readers; traced at most twice, whatever the last batch's size."""
 
     def __init__(self, model: ServingModel) -> None:
         self.model = model

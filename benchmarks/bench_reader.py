@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 import at4ctr  # noqa: F401  (sets the Keras version before TensorFlow loads)
 from at4ctr.data.reader import Reader
-from at4ctr.data.store import Store
+from at4ctr.data.store import FORMAT, Store
 from at4ctr.schema import Feature, Schema, Table
 
 GROUP = 1024
@@ -63,7 +63,7 @@ def make(path: Path, users: int, behaviours: int, items: int, seed: int) -> None
         parts.append({"file": file, "row_groups": _groups(counts)})
         rows += int(counts.sum())
     manifest = {
-        "format": 1,
+        "format": FORMAT,
         "dataset": "random",
         "simulated": True,
         "truth": False,

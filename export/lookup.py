@@ -51,10 +51,16 @@ class _Vocabulary(tf.lookup.TextFileInitializer):
     """Named by its content. TensorFlow names it by its path, and two tables of one name share one
     content per process: a rebuilt vocabulary would silently answer with the old ids."""
 
-    def __init__(self, vocabulary: Path, **columns: Any) -> None:
+    def __init__(self, vocabulary: Path, dtype: str) -> None:
         with vocabulary.open("rb") as file:
             self._content = hashlib.file_digest(file, "sha256").hexdigest()
-        super().__init__(str(vocabulary), **columns)
+        super().__init__(
+            str(vocabulary),
+            key_dtype=tf.as_dtype(dtype),
+            key_index=tf.lookup.TextFileIndex.WHOLE_LINE if dtype == "string" else 0,
+            value_dtype=tf.int64,
+            value_index=tf.lookup.TextFileIndex.LINE_NUMBER,
+        )
 
     @property
     def _shared_name(self) -> str:
@@ -62,14 +68,7 @@ class _Vocabulary(tf.lookup.TextFileInitializer):
 
 
 def _hash_table(table: Table, vocabulary: Path) -> tf.lookup.StaticHashTable:
-    whole = table.dtype == "string"
-    rows = _Vocabulary(
-        vocabulary,
-        key_dtype=tf.as_dtype(table.dtype),
-        key_index=tf.lookup.TextFileIndex.WHOLE_LINE if whole else 0,
-        value_dtype=tf.int64,
-        value_index=tf.lookup.TextFileIndex.LINE_NUMBER,
-    )
+    rows = _Vocabulary(vocabulary, table.dtype)
     missing = MISSING[table.dtype]
     try:
         found = tf.lookup.StaticHashTable(rows, UNKNOWN - FIRST_ID)

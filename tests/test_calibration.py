@@ -89,7 +89,7 @@ def test_pcoc_of_a_sampled_model_is_one_again_on_all_rows():
 @pytest.mark.parametrize("w", [0.0, -0.5, 1.01, float("nan"), float("inf")])
 def test_refuses_a_keep_rate_outside_its_range(w):
     for call in (lambda: correct_sampling(0.5, w), lambda: logit_shift(w)):
-        with pytest.raises(InputError, match=f"keep rate w is {w}: expected"):
+        with pytest.raises(InputError, match=f"negative_rate is {w}; expected 0 < w <= 1"):
             call()
 
 

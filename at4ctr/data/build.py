@@ -24,16 +24,22 @@ def build(engine: Engine, config: Options, folder: Path) -> dict[str, Any]:
     schema = config.schema()
     impressions = _has(engine, "impressions")
     truth = impressions and _has(engine, "impressions", "probability")
+    logged = int(engine.one("SELECT count(*) FROM log")[0])
     chunks = _index(engine, config, impressions)
     _place(engine, config, impressions, chunks)
     rows = vocabulary.build(engine, config, impressions)
-    given_up = 0 if impressions else negatives.draw(engine, config)
+    notes = []
+    if not impressions:
+        notes = negatives.notes(engine, config, negatives.draw(engine, config))
     ids = {f.name: vocabulary.ids(engine, schema, f) for f in schema.features}
     vocabulary.write(engine, schema, folder / "vocabulary")
     _write_dims(engine, schema, folder, ids)
     writer = parts.Writer(engine, schema, config.seed, ids, impressions, truth)
-    counts = _write_parts(writer, folder / "data", chunks)
+    counts = _write_parts(writer, folder / "data", _parts(engine, config, impressions))
     _demand_classes(config, counts)
+    behaviours = int(engine.one("SELECT count(*) FROM behaviours")[0])
+    dropped = engine.dropped | {"min_behaviours": logged - behaviours}
+    raw = logged + sum(engine.dropped.values())
     splits = {s: {"rows": counts.rows[s], "positives": counts.positives[s],
                   "unknown": counts.unknown[s]} for s in SPLITS}  # fmt: skip
     return {
@@ -43,13 +49,26 @@ def build(engine: Engine, config: Options, folder: Path) -> dict[str, Any]:
         "counts": {
             "users": chunks[-1][1] + 1,
             "items": len(ids[schema.item_id.name]),
-            "behaviours": int(engine.one("SELECT count(*) FROM behaviours")[0]),
+            "behaviours": behaviours,
+            "raw": raw,
+            "dropped": dropped,
             **splits,
         },
         "vocabulary": rows,
         "parts": counts.parts,
-        "notes": _notes(given_up),
+        "notes": [_left_out(raw, dropped), *notes],
     }
+
+
+def _parts(engine: Engine, config: Options, impressions: bool) -> list[tuple[int, int]]:
+    """The ranges of users of the parts."""
+    instances, each = ("shown", 1) if impressions else ("behaviours", 1 + config.negatives)
+    found = engine.arrow(
+        f"""SELECT u.n + {each} * coalesce(c.n, 0) AS size FROM users u LEFT JOIN (
+            SELECT "user", count(*) AS n FROM {instances} WHERE split IS NOT NULL GROUP BY "user") c
+            ON c."user" = u.idx ORDER BY u.idx"""
+    )
+    return parts.ranges(found.column("size").to_numpy())
 
 
 def _has(engine: Engine, table: str, column: str = "") -> bool:
@@ -59,7 +78,7 @@ def _has(engine: Engine, table: str, column: str = "") -> bool:
 
 
 def _index(engine: Engine, config: Options, impressions: bool) -> list[tuple[int, int]]:
-    """Numbers users, items and values; returns the parts' ranges of users."""
+    """Numbers users, items and values; returns ranges of users with bounded behaviours."""
     schema = config.schema()
     user, item = (schema.table(f.table).dtype for f in (schema.user_id, schema.item_id))
     if not engine.run("users", steps.users(schema, config.min_behaviours)):
@@ -143,13 +162,14 @@ def _write_parts(writer: parts.Writer, folder: Path, chunks: list[tuple[int, int
 
 
 def _demand_classes(config: Options, counts: parts.Counts) -> None:
-    """Raises InputError for an empty training split, or a split of one class only."""
+    """Raises InputError for an empty training or test split, or a split of one class only."""
     for split in SPLITS:
         rows, positives = counts.rows[split], counts.positives[split]
-        if rows == 0 and split == "train":
+        if rows == 0 and split != "validation":
+            out = "fewer" if split == "train" else "more"
             raise InputError(
-                f"data options of {config.name}: the train split has no row; expected some; use a "
-                "longer log, or lower data.min_history, or hold out fewer rows"
+                f"data options of {config.name}: the {split} split has no row; expected some; use "
+                f"a longer log, or lower data.min_history, or hold out {out} rows"
             )
         if rows and positives in (0, rows):
             what = "positives" if positives else "negatives"
@@ -159,8 +179,6 @@ def _demand_classes(config: Options, counts: parts.Counts) -> None:
             )
 
 
-def _notes(given_up: int) -> list[str]:
-    if not given_up:
-        return []
-    return [f"{given_up:,} negatives were given up after {negatives.ATTEMPTS} draws of the "
-            "positive's own item"]  # fmt: skip
+def _left_out(raw: int, dropped: dict[str, int]) -> str:
+    reasons = ", ".join(f"{rows:,} ({reason})" for reason, rows in dropped.items())
+    return f"of {raw:,} behaviours of the log these were left out, by reason: {reasons}"

@@ -6,12 +6,12 @@ name is the dataset's name. ``prepare`` turns it into a store; nothing else know
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from at4ctr.data.sampling import demand_rate
 from at4ctr.errors import InputError, unknown
 from at4ctr.schema import Schema
 
@@ -73,11 +73,7 @@ class Options(ABC):
             raise InputError(
                 f"{where}: history is {self.history}; expected at least 1; set data.history=100"
             )
-        if not (math.isfinite(self.negative_rate) and 0 < self.negative_rate <= 1):
-            raise InputError(
-                f"{where}: negative_rate is {self.negative_rate}; expected 0 < w <= 1, the share "
-                "of training negatives to keep; set data.negative_rate=1 to keep all"
-            )
+        demand_rate(self.negative_rate, where)
         if self.protocol not in ("strict", "paper"):
             raise unknown("value of data.protocol", self.protocol, ("strict", "paper"))
         for field, least in (("negatives", 1), ("min_behaviours", 1), ("min_history", 0)):

@@ -21,8 +21,7 @@ def demand_room(folder: Path, size: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < size:
         raise InputError(
-            f"{folder} has {free:,} bytes free; expected about {size:,} for {what}; "
-            "free some space"
+            f"{folder} has {free:,} bytes free; expected about {size:,} for {what}; free some space"
         )
 
 

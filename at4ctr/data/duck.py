@@ -96,7 +96,9 @@ class Engine:
     def _guarded(self, step: str) -> Iterator[None]:
         try:
             yield
-        except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+        except duckdb.Error as error:
+            if not _starved(error):
+                raise
             raise InputError(
                 f"preparation step {step!r} failed for want of disk in {self.folder} or of memory "
                 f"({MEMORY >> 20} MiB): {first_line(str(error))}; free some disk, or raise MEMORY "
@@ -107,14 +109,14 @@ class Engine:
         """Executes a statement that is no step of its own."""
         self._execute("statement", sql)
 
-    def all(self, sql: str) -> list[tuple[Any, ...]]:
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """The rows of a query."""
         with self._guarded("query"):
             return self.connection.execute(sql).fetchall()
 
     def one(self, sql: str) -> tuple[Any, ...]:
         """The first row of a query; () where there is none."""
-        return next(iter(self.all(sql)), ())
+        return next(iter(self.rows(sql)), ())
 
     def arrow(self, sql: str) -> pa.Table:
         """A query's result, in the order the query asks for."""
@@ -179,8 +181,8 @@ class Engine:
         null = " OR ".join(f"{name(column)} IS NULL" for column in columns)
         bad = self.one(f"SELECT * FROM {table} WHERE {null} ORDER BY ord LIMIT 1")
         if bad:
-            at, place = bad.index(None), bad[-1]
-            line, fields = line_at(path, place, delimiter=delimiter, header=header, quote=quote)
+            at = bad.index(None)
+            line, fields = line_at(path, bad[-1], delimiter=delimiter, header=header, quote=quote)
             raise InputError(
                 f"{path} line {line} has {fields[at]!r} in column {list(columns)[at]!r}; expected "
                 "a whole number (of at most 64 bits); correct or delete the line"
@@ -193,13 +195,17 @@ class Engine:
             self.connection.execute("SET preserve_insertion_order = true")
             self.connection.execute(f"CREATE TABLE {table} AS {rows}")
         except duckdb.Error as error:
-            written = isinstance(error, duckdb.IOException) and FULL.search(str(error))
-            if written or isinstance(error, duckdb.OutOfMemoryException):
+            if _starved(error):
                 with self._guarded(f"read {path.name}"):
                     raise
             raise error_of(path, str(error)) from error
         finally:
             self.connection.execute("SET preserve_insertion_order = false")
+
+
+def _starved(error: duckdb.Error) -> bool:
+    """Whether the disk or the memory limit is the reason; a commit may fail of it too."""
+    return isinstance(error, duckdb.OutOfMemoryException) or bool(FULL.search(str(error)))
 
 
 def _typed(column: str, kind: str) -> str:

@@ -6,8 +6,10 @@ positives over items (but for the rejected draws, below), and neither popularity
 one from the other. Under ``paper`` every split draws from all behaviours of all users kept.
 
 A draw that hits the positive's own item is repeated, at most `ATTEMPTS` times in all, then given
-up. Rejection makes an item of share p among the positives rarer among the negatives, by a factor
-of about 1 - p + Σ p².
+up. Rejection makes frequent items rarer among the negatives: an item of share p by a factor of
+about 1 - p + Σ p². What that tells is bounded. Before rejection positive and negative have the same
+law, so any score of the item has AUC ½; a pair is redrawn with probability Σ p², and counted ½
+before, so the AUC moves by at most Σ p² / 2. `notes` warns where that is more than `TELLS`.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from at4ctr.data.sampling import uniform31_sql
 from at4ctr.data.steps import code
 
 ATTEMPTS = 8
+TELLS = 0.02  # how far rejection may move an AUC before the manifest says so
 ROWS = 2**29  # more than a split has; indices are 32-bit integers
 
 
@@ -50,6 +53,28 @@ def draw(engine: Engine, config: Options) -> int:
     return int(engine.one(f"SELECT count(*) FROM negatives WHERE {last}")[0])
 
 
+def notes(engine: Engine, config: Options, given_up: int) -> list[str]:
+    """What a report should say about the negatives."""
+    said = []
+    if given_up:
+        said.append(f"{given_up:,} negatives were given up after {ATTEMPTS} draws of the "
+                    "positive's own item")  # fmt: skip
+    if config.protocol == "paper":
+        return said
+    shares = engine.rows(
+        """SELECT split, sum(n::DOUBLE * n) / sum(n) ** 2 FROM (
+            SELECT split, item, count(*) AS n FROM behaviours WHERE split IS NOT NULL
+            GROUP BY split, item) c GROUP BY split ORDER BY split"""
+    )
+    return said + [
+        f"Σp² of the items of the {SPLITS[split]} positives is {collide:.3f}, and a negative that "
+        "is the positive's own item is drawn again, so item popularity alone may reach an AUC up "
+        f"to {collide / 2:.3f} from 0.5"
+        for split, collide in shares
+        if collide / 2 > TELLS
+    ]
+
+
 def _pool(engine: Engine, config: Options) -> list[tuple[int, int]]:
     """Makes ``pool`` (``row``, ``item``); returns (first row, rows) of each split's part."""
     if config.protocol == "paper":
@@ -62,7 +87,7 @@ def _pool(engine: Engine, config: Options) -> list[tuple[int, int]]:
         )
         return [(0, size)] * len(SPLITS)
     sizes = dict(
-        engine.all("SELECT split, count(*) FROM behaviours WHERE split IS NOT NULL GROUP BY split")
+        engine.rows("SELECT split, count(*) FROM behaviours WHERE split IS NOT NULL GROUP BY split")
     )
     parts, first = [], 0
     for split in range(len(SPLITS)):

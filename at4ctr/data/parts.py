@@ -18,16 +18,16 @@ from at4ctr.data.steps import code, u31
 from at4ctr.schema import UNKNOWN, Schema
 
 GROUP = 1024  # users in a row group
-PART_USERS, PART_ROWS = 64 * GROUP, 6_000_000  # what bounds a part, and its memory
+PART_USERS, PART_ROWS = 64 * GROUP, 18_000_000  # what bounds a part, and its memory
 
 
-def ranges(behaviours: np.ndarray) -> list[tuple[int, int]]:
-    """First and last user index of every part, by the users' numbers of behaviours [U].
+def ranges(sizes: np.ndarray) -> list[tuple[int, int]]:
+    """First and last user index of every part, by how many rows each user has [U].
 
-    Parts begin at multiples of `GROUP`, have at most `PART_USERS` users and, unless a single group
-    has more, at most `PART_ROWS` behaviours.
+    Rows are behaviours and instances, negatives among them. Parts begin at multiples of `GROUP`,
+    have at most `PART_USERS` users and, unless a single group has more, at most `PART_ROWS` rows.
     """
-    groups = np.add.reduceat(behaviours, np.arange(0, len(behaviours), GROUP), dtype=np.int64)
+    groups = np.add.reduceat(sizes, np.arange(0, len(sizes), GROUP), dtype=np.int64)
     found, first, rows = [], 0, 0
     for group, size in enumerate(groups):
         full = (group - first) * GROUP >= PART_USERS or rows + size > PART_ROWS
@@ -35,7 +35,7 @@ def ranges(behaviours: np.ndarray) -> list[tuple[int, int]]:
             found.append((first * GROUP, group * GROUP - 1))
             first, rows = group, 0
         rows += int(size)
-    return [*found, (first * GROUP, len(behaviours) - 1)]
+    return [*found, (first * GROUP, len(sizes) - 1)]
 
 
 @dataclass

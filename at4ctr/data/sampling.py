@@ -56,7 +56,7 @@ def uniform31_sql(words: Sequence[str], seed: int | str, below: int = 0) -> str:
     return mix_sql(linear_sql(words, seed, below), seed)
 
 
-def uniform31(words: Sequence[np.ndarray], seed: int) -> np.ndarray:
+def uniform31(words: Sequence[np.ndarray], seed: int | str) -> np.ndarray:
     """Keyed uniform numbers, int64 in 0 .. 2^31-2.
 
     words: integer arrays that broadcast together; together they name an impression.
@@ -76,9 +76,17 @@ def keep(labels: np.ndarray, u31: np.ndarray, w: float) -> np.ndarray:
 
     w: rate in (0, 1]; 1 keeps every row. The rows kept at a rate are kept at every higher one.
     """
-    if not (math.isfinite(w) and 0 < w <= 1):
-        raise InputError(
-            f"negative_rate is {w}; expected 0 < w <= 1, the share of negatives to keep; "
-            "set data.negative_rate=1 to keep all"
-        )
+    demand_rate(w)
     return (np.asarray(labels) > 0) | (np.asarray(u31) < math.floor(w * PRIME))
+
+
+def demand_rate(w: float, where: str = "") -> None:
+    """Raises InputError unless w, the share of negatives kept, is in (0, 1]; NaN is not.
+
+    where: what has the rate, for the error.
+    """
+    if not 0 < w <= 1:
+        raise InputError(
+            f"{where}{': ' if where else ''}negative_rate is {w}; expected 0 < w <= 1, the share "
+            "of negatives to keep; set data.negative_rate=1 to keep all"
+        )

@@ -15,7 +15,6 @@ into behaviours. The same world gives the same bytes on the same machine and Num
 """
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from at4ctr.data.disk import demand_room
 from at4ctr.data.world import DAY, START, Catalogue, Floats, Ints, People, Rng, World, intercept
 from at4ctr.errors import InputError
 
@@ -74,7 +74,7 @@ def write_behaviours(world: World, path: Path) -> int:
     Raises InputError when the disk has no room for it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _demand_room(path.parent, 48 * world.rows)
+    demand_room(path.parent, 48 * world.rows, "the simulated log")
     catalogue = Catalogue(world)
     options = pa.csv.WriteOptions(include_header=False, quoting_style="none")
     rows = 0
@@ -110,7 +110,7 @@ def write_impressions(world: World, folder: Path, *, impressions: int) -> None:
     if impressions < 1:
         raise InputError(f"impressions is {impressions}, expected at least 1: ask for more")
     folder.mkdir(parents=True, exist_ok=True)
-    _demand_room(folder, 16 * world.rows + 40 * impressions)
+    demand_room(folder, 16 * world.rows + 40 * impressions, "the simulated log")
     catalogue = Catalogue(world)
     ends = np.cumsum(world.lengths())
     opened = partial(pq.ParquetWriter, schema=BEHAVIOUR, compression="zstd")
@@ -277,22 +277,18 @@ def _shown(catalogue: Catalogue, rng: Rng, block: Block, last: Ints, time: Ints)
     return np.choose(way, [liked, popular, following, anything])
 
 
-def _demand_room(folder: Path, size: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < size:
-        raise InputError(
-            f"{folder} has {free:,} bytes free, expected about {size:,} for the simulated log: "
-            "free some space or lower World.rows"
-        )
-
-
 @contextmanager
 def _whole_file(path: Path, opened: Callable[[Path], Writer]) -> Iterator[Writer]:
-    """A writer onto a temporary name that becomes `path` at the end, or is deleted on error."""
-    partial_path = path.with_name(f"{path.name}.partial")
+    """A writer onto a temporary name that becomes `path` at the end, or is deleted on error.
+
+    The name is the process's own, and the file's time is the world's first second: two processes
+    that simulate the same log at once make the same file, whoever comes last.
+    """
+    partial_path = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with opened(partial_path) as writer:
             yield writer
+        os.utime(partial_path, (START, START))
         os.replace(partial_path, path)
     finally:
         partial_path.unlink(missing_ok=True)

@@ -1,5 +1,7 @@
 """The steps of preparation as SQL, from ``log`` to numbered rows with their cuts and splits.
 
+The dialect is DuckDB's; `duck` says what another engine would put otherwise.
+
 Dense indices are numbered bucket by bucket, not by one sort of everything: the index of a raw id
 is the number of ids in lower buckets plus its rank in its own, buckets being a hash of the id.
 """
@@ -15,7 +17,7 @@ from at4ctr.schema import Feature, Schema
 
 BUCKETS = 256
 NUMBERING = 20_171_125  # seed of the buckets, the same for every preparation
-NEGATIVE = 4  # the word after user key, item key, time and place among ties: number of a negative
+NEGATIVE = 4  # the word after user key, item key, time and ordinal: number of a negative
 
 
 def first_seen(schema: Schema, group: str) -> list[Feature]:
@@ -110,22 +112,25 @@ def placed(source: str, config: Options, cut: str, within: str) -> str:
     split: 0, 1, 2 in the order of `SPLITS`; NULL for a row that is no instance.
     rank: 0-based place among the user's instances of the split.
     form: the linear form of the row's stable words, which are the keys of its user and item, its
-        time and its place among the user's rows of the same second.
+        time and its ordinal among the rows of the same three, by ``ord``: neither the order of
+        other rows in the file nor a filter of them changes the forms of an impression.
     """
     split = " ".join(f"WHEN '{s}' THEN {number}" for number, s in enumerate(SPLITS))
-    words = ["user_key", "item_key", reduced_sql('"timestamp"'), "pos - earlier"]
+    words = ["user_key", "item_key", reduced_sql('"timestamp"'), "ordinal"]
     gone = ", seen" if cut == "seen" else ""
     return f"""
         SELECT * EXCLUDE (asked), CASE WHEN cut >= {config.min_history} THEN asked END AS split,
             (row_number() OVER (PARTITION BY "user", CASE WHEN cut >= {config.min_history}
                 THEN asked END ORDER BY pos) - 1)::INTEGER AS rank
-        FROM (SELECT * EXCLUDE (item_key, user_key, n, "timestamp", ord, earlier{gone}),
+        FROM (SELECT * EXCLUDE (item_key, user_key, n, "timestamp", ord, earlier, ordinal{gone}),
             (CASE {config.split()} {split} END)::TINYINT AS asked, ({cut})::INTEGER AS cut,
             {linear_sql(words, config.seed, PRIME)}::INTEGER AS form
         FROM (SELECT e.*, u.key AS user_key, c.n,
             (row_number() OVER (PARTITION BY e."user" ORDER BY e."timestamp", e.ord)
                 - 1)::INTEGER AS pos,
-            (rank() OVER (PARTITION BY e."user" ORDER BY e."timestamp") - 1)::INTEGER AS earlier
+            (rank() OVER (PARTITION BY e."user" ORDER BY e."timestamp") - 1)::INTEGER AS earlier,
+            row_number() OVER (PARTITION BY e."user", e.item, e."timestamp" ORDER BY e.ord)
+                - 1 AS ordinal
         FROM {source} e JOIN users u ON u.idx = e."user"
         JOIN (SELECT "user", count(*) AS n FROM {source} WHERE "user" {within} GROUP BY "user") c
             ON c."user" = e."user" WHERE e."user" {within}) p) q"""

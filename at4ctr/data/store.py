@@ -24,7 +24,7 @@ from at4ctr.data.dataset import SPLITS, Split
 from at4ctr.errors import InputError, unknown
 from at4ctr.schema import Schema
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 
 

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from at4ctr.data.acquire import Archive, extract, from_wheel
+from at4ctr.data.csv_file import line_at
 from at4ctr.data.dataset import Options, Source
 from at4ctr.errors import InputError
 from at4ctr.schema import Feature, Schema, Table
@@ -98,6 +99,11 @@ class Config(Options):
         kept = Path(f"data/raw/{self.name}")
         path = Path(self.raw) if self.raw else kept
         if path.suffix == ".csv":
+            if not path.is_file():
+                raise InputError(
+                    f"raw log {path} does not exist; expected {ARCHIVE.member}; leave data.raw "
+                    "(RAW) empty to have it fetched"
+                )
             return Source((path,), notes=(CITATION,))
         archive = path if path.suffix == ".zip" else path / ARCHIVE.name
         csv = path / ARCHIVE.member
@@ -115,12 +121,12 @@ class Config(Options):
     def load(self, engine: Engine, source: Source) -> None:
         path = source.files[0]
         columns = dict.fromkeys(COLUMNS, "VARCHAR")
-        engine.read_csv("tafeng_rows", path, columns, header=True, quote='"')
+        rows = engine.read_csv("tafeng_rows", path, columns, header=True, quote='"')
         for column in ("CUSTOMER_ID", "PRODUCT_ID", "PRODUCT_SUBCLASS"):
             _demand(engine, path, column, f"regexp_full_match({column}, '[0-9]+')", "digits")
         dated = f"coalesce({DAY} >= TIMESTAMP '1970-01-01', false)"
         _demand(engine, path, "TRANSACTION_DT", dated, "a date such as 11/1/2000")
-        engine.run(
+        kept = engine.run(
             "log",
             f"""CREATE TABLE log AS
             SELECT CUSTOMER_ID AS "user", min_by(nullif(AGE_GROUP, ''), ord) AS age_group,
@@ -129,6 +135,7 @@ class Config(Options):
                 epoch({DAY})::BIGINT AS "timestamp", min(ord) AS ord
             FROM tafeng_rows GROUP BY CUSTOMER_ID, PRODUCT_ID, {DAY}""",
         )
+        engine.dropped["duplicates"] = rows - kept
 
     def split(self) -> str:
         last = 'dense_rank() OVER (PARTITION BY "user" ORDER BY "timestamp" DESC)'
@@ -142,7 +149,8 @@ def _demand(engine: Engine, path: Path, column: str, holds: str, expected: str) 
     """Raises InputError, with file and line, for the first row whose column is not as expected."""
     bad = engine.one(f"SELECT ord, {column} FROM tafeng_rows WHERE NOT ({holds}) ORDER BY ord")
     if bad:
+        line, _ = line_at(path, bad[0], header=True, quote='"')
         raise InputError(
-            f"{path} line {bad[0] + 2} has {bad[1]!r} in column {column!r}; expected {expected}; "
+            f"{path} line {line} has {bad[1]!r} in column {column!r}; expected {expected}; "
             "correct or delete the line"
         )

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from at4ctr.data import simulate
 from at4ctr.data import world as worlds
+from at4ctr.data.acquire import MILLISECONDS
+from at4ctr.data.csv_file import line_at
 from at4ctr.data.dataset import Options, Source, holdout
 from at4ctr.data.sampling import PRIME, uniform31_sql
 from at4ctr.data.world import World
@@ -36,7 +38,6 @@ COLUMNS = {"user": "BIGINT", "item": "BIGINT", "category": "BIGINT", "type": "VA
            "timestamp": "BIGINT"}  # fmt: skip
 TYPES = ("pv", "cart", "fav", "buy")
 FIRST, LAST = 1_511_539_200, 1_512_316_799  # 2017-11-25 00:00:00 to 2017-12-03 23:59:59, UTC+8
-MILLISECONDS = 10**11  # as seconds, the year 5138
 CITATION = (
     "Taobao: User Behavior Data from Taobao for Recommendation, Alibaba Tianchi, data set 649, 2018"
 )
@@ -134,39 +135,35 @@ class Config(Options):
         (path,) = source.files
         engine.read_csv("raw", path, COLUMNS)
         _demand_types(engine, path)
-        where = self._filter(engine, path)
-        columns = '"user", item, category, type, "timestamp"'
-        rows = f"SELECT {columns}, min(ord) AS ord FROM raw{where} GROUP BY {columns}"
-        if not self.dedupe:
-            rows = f"SELECT {columns}, ord FROM raw{where}"
-        kept = engine.run("log", f"CREATE TABLE log AS {rows}")
-        engine.drop("raw")
-        if not kept:
-            raise InputError(
-                f"{path} has no behaviour of type pv in the window; expected some; set "
-                "data.behaviours=all"
-            )
-
-    def _filter(self, engine: Engine, path: Path) -> str:
-        conditions = ["type = 'pv'"] if self.behaviours == "pv" else []
-        late = f'count(*) FILTER ("timestamp" > {MILLISECONDS})'
-        inside = f'"timestamp" BETWEEN {FIRST} AND {LAST}'
-        low, high, rows, large, kept = engine.one(
-            f"""SELECT min("timestamp"), max("timestamp"), count(*), {late},
-            count(*) FILTER ({inside}) FROM raw"""
+        _demand_seconds(engine, path)
+        inside = f'"timestamp" BETWEEN {FIRST} AND {LAST}' if self.window else "true"
+        wanted = "type = 'pv'" if self.behaviours == "pv" else "true"
+        low, high, rows, within, filtered = engine.one(
+            f"""SELECT min("timestamp"), max("timestamp"), count(*), count(*) FILTER ({inside}),
+            count(*) FILTER ({inside} AND {wanted}) FROM raw"""
         )
-        if large * 2 > rows:
-            raise InputError(
-                f"{path} has timestamps such as {high}, which are milliseconds; expected seconds "
-                f"such as {FIRST}; divide the last column by 1000"
-            )
-        if self.window and not kept:
+        if not within:
             raise InputError(
                 f"{path} has timestamps from {low} to {high}, all outside the window; expected "
                 f"{FIRST} to {LAST}; set data.window=false to keep them"
             )
-        conditions += [inside] if self.window else []
-        return f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        if not filtered:
+            raise InputError(
+                f"{path} has no behaviour of type pv in the window; expected some; set "
+                "data.behaviours=all"
+            )
+        columns = '"user", item, category, type, "timestamp"'
+        group = f" GROUP BY {columns}" if self.dedupe else ""
+        order = "min(ord) AS ord" if self.dedupe else "ord"
+        kept = engine.run(
+            "log",
+            f"""CREATE TABLE log AS
+            SELECT {columns}, {order} FROM raw WHERE {inside} AND {wanted}{group}""",
+        )
+        engine.drop("raw")
+        engine.dropped |= {
+            "window": rows - within, "type": within - filtered, "duplicates": filtered - kept
+        }  # fmt: skip
 
     def split(self) -> str:
         if self.cutting == "last_10":
@@ -197,7 +194,22 @@ def _demand_types(engine: Engine, path: Path) -> None:
         f"SELECT type, ord FROM raw WHERE type NOT IN ({known}) ORDER BY ord LIMIT 1"
     )
     if wrong:
+        line, _ = line_at(path, wrong[1])
         raise InputError(
-            f"{path} line {wrong[1] + 1} has behaviour type {wrong[0]!r}; expected one of "
+            f"{path} line {line} has behaviour type {wrong[0]!r}; expected one of "
             f"{', '.join(TYPES)}; correct or delete the line"
+        )
+
+
+def _demand_seconds(engine: Engine, path: Path) -> None:
+    late = engine.one(
+        f"""SELECT "timestamp", ord FROM raw WHERE "timestamp" >= {MILLISECONDS}
+        ORDER BY ord LIMIT 1"""
+    )
+    if late:
+        line, _ = line_at(path, late[1])
+        raise InputError(
+            f"{path} line {line} has timestamp {late[0]}, which is in "
+            f"milliseconds; expected seconds such as {FIRST}; divide the last column by 1000, or "
+            "delete the line"
         )

@@ -11,11 +11,19 @@ from at4ctr.metrics import _inputs
 Weights = Literal["equal", "impressions"]
 
 
-class _Areas(NamedTuple):
+class Areas(NamedTuple):
     """One entry a group: AUC (NaN where one class is missing) and number of rows."""
 
     auc: npt.NDArray[np.float64]
     rows: npt.NDArray[np.int64]
+
+    def mean(self, weights: Weights = "equal") -> float | None:
+        """Their mean, weighted as in `gauc`; None where no group has both classes."""
+        defined = ~np.isnan(self.auc)
+        if not defined.any():
+            return None
+        shares = self.rows[defined] if weights == "impressions" else None
+        return float(np.average(self.auc[defined], weights=shares))
 
 
 def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
@@ -61,19 +69,23 @@ def gauc(
     """
     if weights not in get_args(Weights):
         raise unknown("gauc weights", weights, get_args(Weights))
+    areas = group_areas(labels, scores, groups)
+    found = areas.mean(weights)
+    if found is None:
+        raise InputError(
+            f"gauc needs a group with both classes: none of {areas.auc.size} groups has, "
+            "group by something coarser or evaluate on more rows"
+        )
+    return found
+
+
+def group_areas(labels: npt.ArrayLike, scores: npt.ArrayLike, groups: npt.ArrayLike) -> Areas:
+    """The AUC within each group; arguments and errors as for `gauc`, which averages it."""
     truth, values = _inputs.scored(labels, scores)
     ids = _group_ids(groups)
     _inputs.same_length("labels", truth, "groups", ids)
     order = np.lexsort((values, ids))
-    areas = _areas(truth[order], values[order], _changes(ids[order]))
-    defined = ~np.isnan(areas.auc)
-    if not defined.any():
-        raise InputError(
-            f"gauc needs a group with both classes: none of {defined.size} groups has, "
-            "group by something coarser or evaluate on more rows"
-        )
-    shares = areas.rows[defined] if weights == "impressions" else None
-    return float(np.average(areas.auc[defined], weights=shares))
+    return _areas(truth[order], values[order], _changes(ids[order]))
 
 
 def _group_ids(groups: npt.ArrayLike) -> npt.NDArray:
@@ -90,7 +102,7 @@ def _changes(values: npt.NDArray) -> _inputs.Flags:
     return np.concatenate(([True], values[1:] != values[:-1]))
 
 
-def _areas(truth: _inputs.Flags, scores: _inputs.Floats, group_starts: _inputs.Flags) -> _Areas:
+def _areas(truth: _inputs.Flags, scores: _inputs.Floats, group_starts: _inputs.Flags) -> Areas:
     """AUC of each group; rows come sorted by (group, score)."""
     cells = np.flatnonzero(group_starts | _changes(scores))  # runs of one group and one score
     groups = np.flatnonzero(group_starts)
@@ -107,4 +119,4 @@ def _areas(truth: _inputs.Flags, scores: _inputs.Floats, group_starts: _inputs.F
     pairs = np.add.reduceat(positives, first_cell) * np.add.reduceat(negatives, first_cell)
     undefined = np.full(groups.size, np.nan)
     area = np.divide(half_wins, 2.0 * pairs, out=undefined, where=pairs > 0)
-    return _Areas(area, np.diff(groups, append=truth.size))
+    return Areas(area, np.diff(groups, append=truth.size))

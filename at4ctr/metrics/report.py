@@ -13,7 +13,7 @@ from at4ctr.metrics.probability import (
     normalized_entropy,
     pcoc,
 )
-from at4ctr.metrics.ranking import auc, gauc
+from at4ctr.metrics.ranking import auc, group_areas
 
 NAMES = (
     "rows",
@@ -62,8 +62,9 @@ def report(
     if 0 < positives < rows:
         values["auc"] = auc(truth, p)
         values["normalized_entropy"] = normalized_entropy(truth, p)
-    if groups is not None and _some_group_has_both(truth, groups):
-        values["gauc"] = gauc(truth, p, groups)
+    grouped = None if groups is None else group_areas(truth, p, groups).mean()
+    if grouped is not None:
+        values["gauc"] = grouped
     return {name: values[name] for name in NAMES if name in values}
 
 
@@ -97,11 +98,3 @@ def by_group(
         found = report(truth[mask], p[mask]) if mask.any() else {"rows": 0, "positives": 0}
         reports[name] = {metric: found.get(metric) for metric in NAMES if metric != "gauc"}
     return reports
-
-
-def _some_group_has_both(truth: _inputs.Flags, groups: npt.ArrayLike) -> bool:
-    ids = _inputs.vector("groups", groups)
-    _inputs.same_length("labels", truth, "groups", ids)
-    codes = np.unique(ids, return_inverse=True)[1]
-    positives = np.bincount(codes, weights=truth)
-    return bool(((positives > 0) & (positives < np.bincount(codes))).any())

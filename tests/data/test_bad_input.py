@@ -3,14 +3,21 @@
 import gzip
 import os
 import shutil
+import subprocess
+import sys
 from collections import namedtuple
 from dataclasses import replace
+from pathlib import Path
 
+import duckdb
+import numpy as np
 import pytest
 
-from at4ctr.data import taobao
+from at4ctr.data import csv_file, duck, taobao
 from at4ctr.data.duck import Engine
-from at4ctr.data.prepare import MANIFEST, prepare
+from at4ctr.data.prepare import prepare
+from at4ctr.data.sampling import PRIME, uniform31
+from at4ctr.data.store import MANIFEST
 from at4ctr.errors import InputError
 
 START = 1_511_539_200
@@ -39,6 +46,8 @@ def refusal(tmp_path, config, words):
 
 def test_missing_file(tmp_path):
     refusal(tmp_path, taobao.Config(raw=str(tmp_path / "no.csv")), ["no.csv", "does not exist"])
+    with pytest.raises(InputError, match=r"does not exist.*data.raw \(RAW=path\)"):
+        csv_file.check_file(tmp_path / "no.csv")
 
 
 def test_folder_without_log(tmp_path):
@@ -81,12 +90,45 @@ def test_no_gzip_at_all(tmp_path):
 
 @pytest.mark.parametrize(("column", "value"), [
     ("user", "x7"), ("item", ""), ("category", "1 5"), ("timestamp", "2017-11-25"),
-    ("item", "9" * 20),
+    ("item", "9" * 20), ("item", "2.5"), ("user", "2.268E+06"), ("timestamp", "1511539200.0"),
+    ("category", "1_000"), ("item", "0x1f"),
 ])  # fmt: skip
 def test_a_field_that_is_no_number(tmp_path, column, value):
     fields = dict(zip(taobao.COLUMNS, GOOD[0].split(","), strict=True)) | {column: value}
     lines = [*GOOD, ",".join(fields.values()), *GOOD]
     refused(tmp_path, lines, words=["line 401", repr(value), repr(column), "whole number"])
+
+
+@pytest.mark.parametrize(("line", "words"), [
+    ("1,2,x,pv,1511539200", ["'x'", "'category'"]), ("1,2,3,pv", ["4 column(s)"]),
+    ("1,2,3,click,1511539200", ["'click'"]), ("1,2,3,pv,1511539200000", ["milliseconds"]),
+])  # fmt: skip
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_blank_lines_count_as_lines(tmp_path, line, words, end):
+    lines = [*GOOD[:10], "", *GOOD[10:20], "", "", line, *GOOD]
+    data = end.join(lines).encode()
+    refused(tmp_path, data, words=["log.csv line 24 ", *words])
+
+
+def test_line_ends_of_two_kinds(tmp_path):
+    data = "\r\n".join(GOOD) + "\r\n"
+    refused(tmp_path, (data + GOOD[0] + "\n" + data).encode(), words=["line 401", "dos2unix"])
+    text = "\n".join(GOOD) + "\n"
+    refused(tmp_path, (text + GOOD[0] + "\r\n" + text).encode(), words=["line 401", "dos2unix"])
+
+
+def test_text_that_is_not_utf8(tmp_path):
+    data = "\n".join([*GOOD, f"1,2,3,p\xe9,{START}"]).encode("latin-1")
+    refused(tmp_path, data, words=["line 401", "UTF-8"])
+
+
+def test_a_file_that_may_not_be_read_is_no_damaged_gzip(tmp_path, monkeypatch):
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(csv_file, "open_text", denied)
+    message = refused(tmp_path, GOOD, words=["log.csv", "cannot be read", "permissions"])
+    assert "gzip" not in message
 
 
 def test_line_numbers_hold_far_into_a_large_file(tmp_path):
@@ -104,6 +146,11 @@ def test_unknown_behaviour_type(tmp_path):
 def test_milliseconds(tmp_path, window):
     lines = [line + "000" for line in GOOD]
     refused(tmp_path, lines, words=["milliseconds", "seconds"], window=window)
+
+
+def test_one_timestamp_in_milliseconds(tmp_path):
+    late = GOOD[7] + "000"
+    refused(tmp_path, [*GOOD, late, *GOOD, late], words=["line 401", "milliseconds", str(START)])
 
 
 def test_all_outside_the_window(tmp_path):
@@ -127,6 +174,20 @@ def test_no_training_row(tmp_path):
     refused(tmp_path, GOOD, words=["train", "no row"], holdout=200)
 
 
+def test_no_test_row(tmp_path):
+    lines = [f"{k % 12 + 1},{k},1,pv,{START + k}" for k in range(400)]  # each user in one split
+    options = {"cutting": "can_user_9_1", "words": ["test split has no row"]}
+    refused(tmp_path, lines, **options, seed=_seed_of_training_only(lines))
+
+
+def _seed_of_training_only(lines):
+    users = np.unique([int(line.split(",")[0]) for line in lines])
+    for seed in range(1000):
+        if uniform31([users], f"{seed}/users").min() >= PRIME // 10 + PRIME * 9 // 100:
+            return seed
+    raise AssertionError
+
+
 def test_one_class_only(tmp_path):
     lines = [line.split(",")[0] + ",1,1,pv," + line.rsplit(",", 1)[1] for line in GOOD]
     refused(tmp_path, lines, words=["train", "all positives", "both classes"])
@@ -138,12 +199,52 @@ def test_disk_too_small(tmp_path, monkeypatch):
     refused(tmp_path, GOOD, words=["1,000 bytes free", "expected about"])
 
 
-def test_memory_too_small_says_so(tmp_path):
+def test_memory_too_small_says_so(tmp_path, monkeypatch):
     (tmp_path / "scratch").mkdir()
-    with Engine(tmp_path / "scratch", memory=16 << 20, threads=2) as engine:
+    monkeypatch.setattr(duck, "MEMORY", 16 << 20)
+    with Engine(tmp_path / "scratch") as engine:
         sql = "CREATE TABLE t AS SELECT array_agg(i || 'abcdefgh') FROM range(3000000) r(i)"
         with pytest.raises(InputError, match="16 MiB"):
             engine.run("big", sql)
+
+
+@pytest.mark.parametrize("error", [
+    duckdb.TransactionException("Failed to commit: Could not write file: No space left on device"),
+    duckdb.OutOfMemoryException("failed to offload data block"),
+])  # fmt: skip
+def test_a_step_that_fails_of_the_disk_says_so(tmp_path, error):
+    with (
+        Engine(tmp_path) as engine,
+        pytest.raises(InputError, match="'events' failed for want of disk"),
+        engine._guarded("events"),
+    ):
+        raise error
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from at4ctr.data import taobao
+from at4ctr.data.prepare import prepare
+from at4ctr.errors import InputError
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+try:
+    prepare(taobao.Config(raw=sys.argv[1]), Path(sys.argv[2]))
+except InputError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_becomes_full_is_not_the_logs_fault(tmp_path):
+    path = tmp_path / "log.csv"
+    with path.open("w") as file:
+        file.writelines(f"{k * 7919 % 99991},{k * 104729 % 999983},{k},pv,{START + k}\n"
+                        for k in range(300_000))  # fmt: skip
+    command = [sys.executable, "-c", FULL, str(path), str(tmp_path / "data")]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)
+    assert "for want of disk" in done.stdout, done.stdout + done.stderr
+    assert "CSV" not in done.stdout
 
 
 @pytest.mark.parametrize(("option", "value", "words"), [
@@ -157,50 +258,6 @@ def test_memory_too_small_says_so(tmp_path):
 def test_bad_options(option, value, words):
     with pytest.raises(InputError, match=words):
         taobao.Config(**{option: value})
-
-
-def test_interrupted_preparation_is_redone(tmp_path, capsys, monkeypatch):
-    path = tmp_path / "log.csv"
-    path.write_text("".join(f"{x}\n" for x in GOOD))
-    config = taobao.Config(raw=str(path))
-    monkeypatch.setattr("at4ctr.data.prepare.build", stop)
-    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # as a kill leaves it
-    with pytest.raises(KeyboardInterrupt):
-        prepare(config, tmp_path / "data")
-    monkeypatch.undo()
-    (left,) = (tmp_path / "data" / "store" / "taobao").iterdir()
-    assert left.name.startswith(".")
-    store = prepare(config, tmp_path / "data")
-    assert "interrupted preparation" in capsys.readouterr().err
-    assert list(store.parent.iterdir()) == [store]
-    (store / MANIFEST).unlink()  # a store without its last file is not trusted
-    (store / "data" / "part-00000.parquet").write_bytes(b"half")
-    assert prepare(config, tmp_path / "data") == store
-    assert (store / "data" / "part-00000.parquet").stat().st_size > 1000
-    assert (store / MANIFEST).is_file()
-
-
-def stop(*_):
-    raise KeyboardInterrupt
-
-
-def test_a_running_preparation_is_left_alone(tmp_path, monkeypatch):
-    path = tmp_path / "log.csv"
-    path.write_text("".join(f"{x}\n" for x in GOOD))
-    config = taobao.Config(raw=str(path))
-    met = []
-
-    def second(*_):
-        monkeypatch.undo()
-        with pytest.raises(InputError, match="another preparation"):
-            prepare(config, tmp_path / "data")
-        met.append(True)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("at4ctr.data.prepare.build", second)
-    with pytest.raises(KeyboardInterrupt):
-        prepare(config, tmp_path / "data")
-    assert met
 
 
 def test_prepared_once(tmp_path):

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -90,8 +91,53 @@ def test_u31_names_the_impression(tmp_path):
         for split in SPLITS:
             for place, (cut, _, _, u31) in enumerate(splits[split]):
                 item, _, _, time = truth[user][cut]
-                ties = sum(e[3] == time for e in truth[user][:cut])
-                assert u31 == oracle.u31([user, item, time, ties, place % 3], 5)
+                ordinal = oracle.ordinal(truth[user], cut)
+                assert u31 == oracle.u31([user, item, time, ordinal, place % 3], 5)
+
+
+def test_order_filters_and_duplicates_leave_u31_alone(tmp_path):
+    rows = rows_of(2, items=8)
+    config = taobao.Config(min_history=0, min_behaviours=1, negatives=2, seed=5)
+
+    def drawn(rows, **options):
+        """(user, item, time) of the positives -> the u31 of each and of its negatives."""
+        raw = written(rows, tmp_path / f"log{len(list(tmp_path.iterdir()))}.csv")
+        _, sequences, found = read(prepare(replace(config, raw=raw, **options), tmp_path))
+        filters = {"only": options.get("behaviours"), "dedupe": options.get("dedupe", True)}
+        truth = oracle.behaviours(rows, least=1, **filters)
+        values = {}
+        for user, splits in found.items():
+            for place, (cut, _, _, u31) in enumerate(chain(*splits.values())):
+                item, _, _, time = truth[user][cut]
+                assert item == sequences[user][0][cut]
+                values.setdefault((user, item, time), set()).add((place % 3, u31))
+        return values
+
+    base = drawn(rows)
+    assert any(len(found) > 3 for found in base.values())  # some have an ordinal of 1
+    assert drawn(rows[::-1]) == base
+    for options in ({"behaviours": "pv"}, {"dedupe": False}):
+        other = drawn(rows, **options)
+        assert len(other) > 100
+        shared = other.keys() & base.keys()
+        assert len(shared) == min(len(other), len(base))
+        assert all(other[k] <= base[k] or base[k] <= other[k] for k in shared)
+
+
+@pytest.mark.parametrize("negatives", [1, 20])
+def test_the_size_of_parts_counts_negatives(tmp_path, monkeypatch, negatives):
+    monkeypatch.setattr(parts, "GROUP", 2)
+    monkeypatch.setattr(parts, "PART_ROWS", 600)
+    raw = written(rows_of(5), tmp_path / "log.csv")
+    store, sequences, _ = read(prepare(taobao.Config(raw=raw, negatives=negatives), tmp_path))
+    for part in store.manifest["parts"]:
+        groups = part["row_groups"]
+        users = pq.read_table(store.path / "data" / part["file"]).to_pylist()
+        rows = sum(len(u["behaviour_item"]) + sum(len(u[f"{s}_cut"]) for s in SPLITS)
+                   for u in users)  # fmt: skip
+        assert rows <= 600 or len(groups) == 1
+    assert len(sequences) == sum(g["users"] for p in store.manifest["parts"]
+                                 for g in p["row_groups"])  # fmt: skip
 
 
 @pytest.mark.parametrize("protocol", ["strict", "paper"])
@@ -191,8 +237,15 @@ def test_seed_changes_draws(tmp_path):
     base = taobao.Config(raw=written(rows_of(8), tmp_path / "log.csv"))
     _, _, one = read(prepare(base, tmp_path))
     _, _, two = read(prepare(replace(base, seed=1), tmp_path))
-    same = [a == b for u in one for a, b in zip(one[u]["train"], two[u]["train"], strict=True)]
-    assert np.mean(same) < 0.05
+
+    def items(found, wanted):
+        rows = [row for u in found for row in found[u]["train"]]
+        return np.array([item for _, item, label, _ in rows if label == wanted])
+
+    assert (items(one, 1) == items(two, 1)).all()
+    chance = sum(c * c for c in Counter(items(one, 0)).values()) / len(items(one, 0)) ** 2
+    assert np.mean(items(one, 0) == items(two, 0)) == pytest.approx(chance, abs=0.05)
+    assert chance < 0.5
 
 
 @pytest.mark.parametrize("holds", [1, 3])

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import roc_auc_score
+from sklearn.tree import DecisionTreeClassifier
 
-from at4ctr.data import taobao
+from at4ctr.data import negatives, taobao
 from at4ctr.data.dataset import SPLITS
 from at4ctr.data.prepare import prepare
 from at4ctr.data.simulate import write_behaviours
@@ -70,6 +71,26 @@ def test_real_rows_are_filtered_as_the_oracle_does(tmp_path, options):
     assert len(expected) > 10
 
 
+@pytest.mark.parametrize("options", [{}, {"window": False, "dedupe": False}, {"behaviours": "pv"}])
+def test_what_is_left_out_is_counted_by_reason(tmp_path, simulated, options):
+    config = taobao.Config(raw=str(simulated), min_behaviours=20, **options)
+    manifest = Store.open(prepare(config, tmp_path)).manifest
+    counts, rows = manifest["counts"], raw_rows(simulated)
+    rules = {
+        "window": (taobao.FIRST, taobao.LAST) if options.get("window", True) else None,
+        "dedupe": options.get("dedupe", True),
+        "only": options.get("behaviours"),
+    }
+    expected = oracle.dropped(rows, oracle.behaviours(rows, least=20, **rules), **rules)
+    assert counts["dropped"] == expected
+    assert expected["min_behaviours"] > 0
+    assert options or (expected["window"] > 0 < expected["duplicates"])
+    assert counts["raw"] == len(rows) == counts["behaviours"] + sum(expected.values())
+    (note,) = [note for note in manifest["notes"] if "left out" in note]
+    assert f"{len(rows):,}" in note
+    assert all(f"{number:,} ({reason})" in note for reason, number in expected.items())
+
+
 def test_simulated_strays_and_duplicates_are_dropped(tmp_path, simulated):
     folder = prepare(taobao.Config(raw=str(simulated)), tmp_path)
     truth = oracle.behaviours(raw_rows(simulated))
@@ -113,9 +134,9 @@ def test_without_a_log_one_is_simulated_and_labelled(tmp_path, monkeypatch, caps
     assert "simulated" in line
     assert any("simulated" in note for note in store.manifest["notes"])
     (log,) = (tmp_path / "data" / "raw" / "simulated").iterdir()
-    time = log.stat().st_mtime_ns
+    inode = log.stat().st_ino
     assert prepare(config) == store.path
-    assert log.stat().st_mtime_ns == time
+    assert log.stat().st_ino == inode
     (tmp_path / "data" / "raw" / "taobao").mkdir()
     shutil.copy(real(), tmp_path / "data" / "raw" / "taobao" / "UserBehavior.csv")
     assert not Store.open(prepare(config)).simulated
@@ -143,6 +164,54 @@ def separations(folder, split):
     }
     label, item = rows["label"], rows["item"]
     return {what: roc_auc_score(label, score[item]) for what, score in scores.items()}
+
+
+def learnt(folder, split="test"):
+    """AUC on a split of models of the item alone that were fitted on the training rows."""
+    store = Store.open(folder)
+    sets = {s: store.read(s, store.groups(s)).instances for s in ("train", split)}
+    item, label = sets["train"]["item"], sets["train"]["label"]
+    count = np.bincount(item[label == 1], minlength=len(store.ids("item")))
+    category = store.ids("category")
+    family = np.bincount(category[item[label == 1]], minlength=store.rows("category"))[category]
+    unknown = (store.ids("item") == 1) | (category == 1)
+    bins = np.minimum(np.log2(count + 1).astype(int), 15)
+    rate = np.bincount(bins[item], label, 16) / np.maximum(np.bincount(bins[item], minlength=16), 1)
+    facts = np.stack([count, family, unknown, store.ids("item")], axis=1)
+    tree = DecisionTreeClassifier(max_leaf_nodes=32, min_samples_leaf=200, random_state=0)
+    tree.fit(facts[item], label)
+    shown, truth = sets[split]["item"], sets[split]["label"]
+    return {
+        "rate by popularity": roc_auc_score(truth, rate[bins[shown]]),
+        "tree": roc_auc_score(truth, tree.predict_proba(facts[shown])[:, 1]),
+    }
+
+
+def test_training_on_popularity_and_novelty_learns_nothing(tmp_path, simulated):
+    folder = prepare(taobao.Config(raw=str(simulated), negatives=4), tmp_path)
+    for split in ("train", "test"):
+        for what, auc in learnt(folder, split).items():
+            assert auc == pytest.approx(0.5, abs=0.02), (what, split)
+
+
+def test_training_on_popularity_would_learn_other_draws(tmp_path, simulated, monkeypatch):
+    """The check has power: negatives of a flattened popularity are found out."""
+    drawn, made, items = negatives._drawn, negatives._pool, []
+    uniform = "(SELECT row_number() OVER (ORDER BY item) - 1 AS row, item FROM items_of_pool)"
+
+    def flat(rows, config, _, context):
+        return drawn(rows, config, items * 3, context).replace("JOIN pool", f"JOIN {uniform}")
+
+    def pool(engine, config):
+        sizes = made(engine, config)
+        engine.execute("CREATE TABLE items_of_pool AS SELECT DISTINCT item FROM pool")
+        items.append((0, int(engine.one("SELECT count(*) FROM items_of_pool")[0])))
+        return sizes
+
+    monkeypatch.setattr(negatives, "_pool", pool)
+    monkeypatch.setattr(negatives, "_drawn", flat)
+    folder = prepare(taobao.Config(raw=str(simulated), negatives=4), tmp_path)
+    assert all(auc > 0.6 for auc in learnt(folder).values())
 
 
 @pytest.mark.parametrize("cutting", ["last_10", "can_user_9_1"])
@@ -194,3 +263,14 @@ def test_rejection_biases_only_a_dominant_item(tmp_path):
     drawn = share[top] * (np.delete(share / (1 - share), top)).sum()
     assert positive == pytest.approx(0.3, abs=0.02)
     assert negative == pytest.approx(drawn, abs=0.01)
+    collide = (share**2).sum()
+    auc = roc_auc_score(rows["label"], share[rows["item"]])
+    assert 0.02 < auc - 0.5 < collide / 2
+    (note,) = [note for note in store.manifest["notes"] if "of the train positives" in note]
+    assert f"is {collide:.3f}, and" in note
+    assert f"up to {collide / 2:.3f} from 0.5" in note
+
+
+def test_no_warning_where_rejection_tells_nothing(tmp_path, simulated):
+    store = Store.open(prepare(taobao.Config(raw=str(simulated)), tmp_path))
+    assert not any("Σp²" in note for note in store.manifest["notes"])

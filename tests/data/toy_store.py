@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from at4ctr.data.dataset import Split
+from at4ctr.data.store import FORMAT
 from at4ctr.schema import Feature, Schema, Table
 
 TOP = 2**31 - 1
@@ -130,7 +131,7 @@ def _write(
         for number in range(parts)
     ]
     manifest = {
-        "format": 1,
+        "format": FORMAT,
         "dataset": "toy",
         "simulated": True,
         "truth": truth,

@@ -78,6 +78,29 @@ def vocabulary(values):
     return sorted(counts, key=lambda raw: (-counts[raw], raw))
 
 
+def ordinal(sequence, place):
+    """How many behaviours before this one have its item and time."""
+    item, time = sequence[place][0], sequence[place][3]
+    return sum(e[0] == item and e[3] == time for e in sequence[:place])
+
+
+def dropped(rows, sequences, *, window=(1511539200, 1512316799), dedupe=True, only=None):
+    """Rows left out by reason, each row by the first that applies, in this order."""
+    found = {"window": 0, "type": 0, "duplicates": 0, "min_behaviours": 0}
+    met = set()
+    for row in rows:
+        if window is not None and not window[0] <= row[4] <= window[1]:
+            found["window"] += 1
+        elif only is not None and row[3] != only:
+            found["type"] += 1
+        elif dedupe and row in met:
+            found["duplicates"] += 1
+        elif row[0] not in sequences:
+            found["min_behaviours"] += 1
+        met.add(row)
+    return found
+
+
 def u31(words, seed):
     """Horner's rule over Python's unbounded integers."""
 
