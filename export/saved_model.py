@@ -176,13 +176,12 @@ def answers(
     alone = {f.name: raw[f.name][one] if f.length else raw[f.name][one : one + 1] for f in user}
     alone |= {n: raw[n][one] for n in past}
     alone |= {f.name: raw[f.name] for f in _group(front, "item", "context")}
+    answer = tf.function(model.answer)  # a graph, as what is served: eager kernels round otherwise
     text = [base64.b64encode(example(front, raw, i)).decode() for i in range(len(batch["label"]))]
     return {
-        "serving_default": _request("serving_default", raw, model.answer(batch)),
-        "examples": _request(
-            "examples", {"examples": [{"b64": t} for t in text]}, model.answer(batch)
-        ),
-        "candidates": _request("candidates", alone, model.answer(shown)),
+        "serving_default": _request("serving_default", raw, answer(batch)),
+        "examples": _request("examples", {"examples": [{"b64": t} for t in text]}, answer(batch)),
+        "candidates": _request("candidates", alone, answer(shown)),
     }
 
 

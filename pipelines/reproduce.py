@@ -105,7 +105,7 @@ def _main() -> None:
     found = {recipe: collect(recipe) for recipe in f.recipes}
     one = next(iter(found.values()))[0]
     label = " (simulated log)" if one["simulated"] else ""
-    given = "".join(f" {k}={v!r}" for k, v in (("SET", f.set), ("RAW", f.raw and "…")) if v)
+    given = "".join(f' {k}="{v}"' for k, v in (("SET", f.set), ("RAW", f.raw and "…")) if v)
     lines = [
         f"# {f.dataset}{label}: {', '.join(f.recipes)}",
         "",
