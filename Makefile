@@ -9,6 +9,8 @@ CONFIG ?= din_at4ctr
 RAW ?=
 SET ?=
 RUN ?= runs/latest
+SEEDS ?= 5
+RECIPES ?= widedeep,widedeep_at4ctr,din,din_at4ctr
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data train eval reproduce bench test lint lock clean
@@ -37,9 +39,9 @@ train: setup
 eval: setup
 	@$(PY) -m pipelines.evaluate --run="$(RUN)"
 
-## make reproduce   compare recipes over seeds, docs/results   DATASET= SEEDS=5
+## make reproduce   compare recipes over seeds, docs/results   DATASET= RECIPES= SEEDS=
 reproduce: setup
-	@$(PY) -m pipelines.reproduce --dataset="$(DATASET)" --seeds="$(or $(SEEDS),5)" --raw="$(RAW)" --set="$(SET)"
+	@$(PY) -m pipelines.reproduce --dataset="$(DATASET)" --recipes="$(RECIPES)" --seeds="$(SEEDS)" --raw="$(RAW)" --set="$(SET)"
 
 ## make bench       what is measured, and how fast
 bench: setup

@@ -23,9 +23,8 @@ from at4ctr.errors import InputError
 from pipelines import train
 from pipelines.main import main
 
-flags.DEFINE_list(
-    "recipes", ["widedeep", "widedeep_at4ctr", "din", "din_at4ctr"], "what to compare"
-)
+RECIPES = "widedeep,widedeep_at4ctr,din,din_at4ctr"
+flags.DEFINE_list("recipes", RECIPES, "what to compare")
 flags.DEFINE_integer("seeds", 5, "runs of each recipe", lower_bound=2)
 flags.DEFINE_string("out", "docs/results", "where the report goes")
 
@@ -105,7 +104,9 @@ def _main() -> None:
     found = {recipe: collect(recipe) for recipe in f.recipes}
     one = next(iter(found.values()))[0]
     label = " (simulated log)" if one["simulated"] else ""
-    given = "".join(f' {k}="{v}"' for k, v in (("SET", f.set), ("RAW", f.raw and "…")) if v)
+    recipes = ",".join(f.recipes)
+    changed = (("RECIPES", recipes * (recipes != RECIPES)), ("SET", f.set), ("RAW", f.raw and "…"))
+    given = "".join(f' {k}="{v}"' for k, v in changed if v)
     lines = [
         f"# {f.dataset}{label}: {', '.join(f.recipes)}",
         "",

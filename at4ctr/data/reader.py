@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from at4ctr.data.block import Ahead, Block, aligned, in_blocks, kept_rows, sliding, stateless
 from at4ctr.data.dataset import Split
-from at4ctr.data.sampling import keep
+from at4ctr.data.sampling import demand_rate, keep
 from at4ctr.data.store import RowGroup, Store
 from at4ctr.errors import InputError
 from at4ctr.schema import UNKNOWN, history_name
@@ -250,12 +250,7 @@ class Reader:
                 raise InputError(
                     f"{where}: {name} is {getattr(self, name)}; expected at least {least}"
                 )
-        w = self.negative_rate
-        if not (math.isfinite(w) and 0 < w <= 1):
-            raise InputError(
-                f"{where}: negative_rate is {w}; expected 0 < w <= 1; set negative_rate=1 to keep "
-                "all negatives"
-            )
+        demand_rate(self.negative_rate, where)
         if not 0 <= self.unknown_rate < 1:
             raise InputError(
                 f"{where}: unknown_rate is {self.unknown_rate}; expected 0 <= rate < 1, the share "

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from at4ctr.data import prepare as preparation
 from at4ctr.data import build as building
+from at4ctr.data import prepare as preparation
 from at4ctr.data import simulate, taobao
 from at4ctr.data.disk import locked
 from at4ctr.data.prepare import prepare

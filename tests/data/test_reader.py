@@ -62,6 +62,7 @@ def oracle(toy, user: dict, row: dict, T: int) -> dict:
         "history_length": len(seen),
         "label": float(row["label"]),
         "user_index": who,
+        "item_index": what,
         "probability": row["probability"],
     }
 

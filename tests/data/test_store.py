@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from at4ctr.data.store import Store
+from at4ctr.data.store import FORMAT, Store
 from at4ctr.errors import InputError
 from at4ctr.schema import Feature, Schema, Table
 from tests.data import toy_store
@@ -84,8 +84,8 @@ def test_refuses_a_damaged_manifest(toy, text):
 
 
 def test_refuses_another_format(toy):
-    edit(toy, format=2)
-    with pytest.raises(InputError, match="has format 2; expected 1"):
+    edit(toy, format=FORMAT + 1)
+    with pytest.raises(InputError, match=f"has format {FORMAT + 1}; expected {FORMAT};"):
         Store.open(toy.path)
 
 
