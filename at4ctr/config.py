@@ -66,7 +66,11 @@ def recipe(name: str, data: Options) -> Experiment:
 
 
 def override(value: Any, assignments: typing.Iterable[str]) -> Any:
-    """Applies ``a.b=c`` assignments to a (nested) dataclass; types come from its annotations."""
+    """Applies ``a.b=c`` assignments to a (nested) dataclass; types come from its annotations.
+
+    All of one dataclass are set at once, so that what must fit together may change together.
+    """
+    tree: dict[str, Any] = {}
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals or not path:
@@ -74,31 +78,37 @@ def override(value: Any, assignments: typing.Iterable[str]) -> Any:
                 f"override {assignment!r} is not of the form field=value; "
                 'for example SET="fit.batch_size=2048 data.history=200"'
             )
-        value = _set(value, path.split("."), text, path)
-    return value
+        *above, last = path.split(".")
+        node = tree
+        for name in above:
+            if not isinstance(node.get(name), dict):
+                node[name] = {}
+            node = node[name]
+        node[last] = text
+    return _set(value, tree, "")
 
 
-def _set(value: Any, path: list[str], text: str, whole: str) -> Any:
-    head, rest = path[0], path[1:]
-    if isinstance(value, Mapping):
-        if head not in value:
-            raise unknown(f"name in {whole}", head, value)
-        if not rest:
-            raise _not_one_value(value[head], whole)
-        return {**value, head: _set(value[head], rest, text, whole)}
-    if not dataclasses.is_dataclass(value) or isinstance(value, type):
-        raise InputError(f"override {whole}: nothing lies below {head!r}; expected a shorter path")
-    names = [f.name for f in dataclasses.fields(value)]
-    if head not in names:
-        raise unknown(f"field in {whole}", head, names)
-    now = getattr(value, head)
-    if rest:
-        new = _set(now, rest, text, whole)
-    elif dataclasses.is_dataclass(now) or isinstance(now, Mapping):
-        raise _not_one_value(now, whole)
-    else:
-        new = parse(text, typing.get_type_hints(type(value))[head], whole)
-    return dataclasses.replace(value, **{head: new})
+def _set(value: Any, tree: Mapping[str, Any], above: str) -> Any:
+    """value with the leaves of ``tree`` (texts) parsed and set; ``above`` is its own path."""
+    entries = isinstance(value, Mapping)
+    if not entries and (not dataclasses.is_dataclass(value) or isinstance(value, type)):
+        path = f"{above}.{next(iter(tree))}"
+        raise InputError(f"override {path}: nothing lies below {above!r}; expected a shorter path")
+    names = list(value) if entries else [f.name for f in dataclasses.fields(value)]
+    hints = {} if entries else typing.get_type_hints(type(value))
+    new = {}
+    for name, leaf in tree.items():
+        path = f"{above}.{name}" if above else name
+        if name not in names:
+            raise unknown(f"{'name' if entries else 'field'} in {path}", name, names)
+        now = value[name] if entries else getattr(value, name)
+        if isinstance(leaf, dict):
+            new[name] = _set(now, leaf, path)
+        elif entries or dataclasses.is_dataclass(now) or isinstance(now, Mapping):
+            raise _not_one_value(now, path)
+        else:
+            new[name] = parse(leaf, hints[name], path)
+    return {**value, **new} if entries else dataclasses.replace(value, **new)
 
 
 def _not_one_value(value: Any, whole: str) -> InputError:

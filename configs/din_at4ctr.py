@@ -1,6 +1,8 @@
 """DIN with user-item match and next-item prediction: the main recipe.
 
 make train DATASET=taobao
+Test AUC: Amazon Beauty 0.7877 ± 0.0044 (5 seeds), Ta Feng 0.6252 ± 0.0008 (3 seeds), simulated
+Taobao log 0.8156 ± 0.0040 (3 seeds); 7 min there on 2 shared cores.
 """
 
 from at4ctr.auxiliaries import nip, uim

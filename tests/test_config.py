@@ -231,3 +231,10 @@ def test_misspelt_datasets_and_recipes_name_the_closest():
 def test_a_seed_out_of_range_is_refused(seed):
     with pytest.raises(InputError, match="seed"):
         override(recipe("din", config.dataset("taobao")()), [f"seed={seed}"])
+
+
+def test_fields_that_must_fit_together_are_set_at_once():
+    found = override(
+        {"data": config.dataset("simulated")()}, ["data.items=4000", "data.categories=400"]
+    )
+    assert (found["data"].items, found["data"].categories) == (4000, 400)

@@ -5,8 +5,10 @@ happened, and impressions, each between two behaviours, with a click drawn with 
 A store made of it knows the truth, so calibration can be measured against it and the best
 reachable AUC (that of the true probabilities) stands beside a model's.
 
-The impressions of the last day are test, those of the day before validation, the rest training;
-days begin at the first second of the window, midnight in UTC+8. The history of an impression is
+The impressions of the last day are test, those of the day before validation, the rest training
+(`cutting="random"`: a tenth of the impressions each, by a keyed hash, so that every split has the
+same click rate, which rises from day to day here); days begin at the first second of the window,
+midnight in UTC+8. The history of an impression is
 all behaviours before it, clicked or not: clicks of impressions do not feed back into behaviours.
 """
 
@@ -15,11 +17,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from at4ctr.data import simulate
 from at4ctr.data import world as worlds
 from at4ctr.data.dataset import Options, Source
+from at4ctr.data.sampling import PRIME, uniform31_sql
 from at4ctr.data.world import DAY, START, World
 from at4ctr.errors import InputError
 from at4ctr.schema import Feature, Schema, Table
@@ -37,6 +40,7 @@ class Config(Options):
     raw: folder that keeps simulated logs, one subfolder a world; simulated when not there.
     users, items, categories, rows, days, click_rate: of the `World`; `rows` behaviours expected.
     impressions: how many.
+    cutting: what test and validation are, the last two days or random tenths.
     world_seed: of the world; ``seed`` is the preparation's.
     """
 
@@ -47,6 +51,7 @@ class Config(Options):
     days: int = 9
     click_rate: float = 0.07
     impressions: int = 2_000_000
+    cutting: Literal["days", "random"] = "days"
     world_seed: int = 1
 
     def __post_init__(self) -> None:
@@ -125,6 +130,13 @@ class Config(Options):
         )
 
     def split(self) -> str:
+        if self.cutting == "random":
+            draw = uniform31_sql(["user_key", '"timestamp"'], f"{self.seed}/impressions")
+            tenth = PRIME // 10
+            return (
+                f"CASE WHEN {draw} < {tenth} THEN 'test' "
+                f"WHEN {draw} < {2 * tenth} THEN 'validation' ELSE 'train' END"
+            )
         test = START + (self.days - 1) * DAY
         return (
             f"CASE WHEN \"timestamp\" >= {test} THEN 'test' "
