@@ -27,6 +27,7 @@ BEST = "best"  # the folder of a finished run's weights
 @dataclass(frozen=True)
 class Fit:
     """batch_size: rows per step over all replicas.
+    decay: of the learning rate over all epochs, none or linear to 0.
     half_bce: halve the main loss (the public code's scale).
     evaluations: on validation, per epoch; the weights of the best validation AUC are kept.
     patience: stop after so many evaluations without a better one (0: never).
@@ -38,6 +39,7 @@ class Fit:
     epochs: int = 1
     learning_rate: float = 1e-3
     optimizer: Literal["lazy_adam", "adam"] = "lazy_adam"
+    decay: Literal["none", "linear"] = "none"
     half_bce: bool = False
     evaluations: int = 1
     patience: int = 0
@@ -119,7 +121,9 @@ class Trainer:
             )
         self.model, self.config, self.folder, self.validate = model, config, folder, validate
         self.reader = make_reader(config.batch_size // self.replicas)
-        self.optimizer = optimizers.build(config.optimizer, config.learning_rate)
+        total = sum(self.steps(e) for e in range(config.epochs))
+        decay = total if config.decay == "linear" else 0
+        self.optimizer = optimizers.build(config.optimizer, config.learning_rate, decay)
         self.cursor = Cursor()
         self.saved = folder / "checkpoints"
         self._step = tf.function(self._run, jit_compile=False, reduce_retracing=True)

@@ -182,3 +182,14 @@ def test_two_replicas_take_the_step_of_one():
     table = np.array(found["answers"][1][0])
     np.testing.assert_array_equal(table[[0, 2, 4, 7]], np.array(found["start"])[[0, 2, 4, 7]])
     assert (table[[1, 3, 5, 6]] != np.array(found["start"])[[1, 3, 5, 6]]).all()
+
+
+def test_linear_decay_ends_at_zero():
+    made = optimizers.build("lazy_adam", 0.4, decay_steps=4)
+    variable = tf.Variable([1.0])
+    moves = []
+    for _ in range(5):
+        before = float(variable[0])
+        made.apply_gradients([(tf.constant([1.0]), variable)])
+        moves.append(before - float(variable[0]))
+    np.testing.assert_allclose(moves, [0.4, 0.3, 0.2, 0.1, 0.0], rtol=1e-4, atol=1e-6)
