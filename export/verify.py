@@ -30,11 +30,15 @@ LIMIT_SECONDS = 600
 
 @dataclass(frozen=True)
 class Report:
-    """ok: every check passed. lines: one per check. seconds: of the whole process."""
+    """ok: every check passed. lines: one per check. seconds: of the whole process.
+
+    answered: False where the process was killed, or was not done in time, so that nothing is known.
+    """
 
     ok: bool
     lines: tuple[str, ...]
     seconds: float
+    answered: bool = True
 
 
 def verify(folder: Path, like: Path | None = None) -> Report:
@@ -55,11 +59,12 @@ def verify(folder: Path, like: Path | None = None) -> Report:
         )
     except subprocess.TimeoutExpired:
         late = f"FAILED process: not done after {LIMIT_SECONDS} s"
-        return Report(False, (late,), time.monotonic() - begin)
+        return Report(False, (late,), time.monotonic() - begin, answered=False)
     lines = tuple(done.stdout.splitlines())
     if done.returncode not in (0, 1):
         lines += (f"FAILED process: exit status {done.returncode}: {done.stderr[-500:]}",)
-    return Report(done.returncode == 0, lines, time.monotonic() - begin)
+    seconds = time.monotonic() - begin
+    return Report(done.returncode == 0, lines, seconds, answered=done.returncode >= 0)
 
 
 def pending(folder: Path, like: Path | None) -> Iterator[tuple[str, Callable[[], str]]]:

@@ -91,7 +91,7 @@ def main(arguments: Sequence[str]) -> int:
     """Runs a command; its exit code."""
     f = flag_values()
     try:
-        command, *words = f(["nightly", *arguments])[1:] or ["run"]
+        command, *words = f(["nightly", *map(_underscored, arguments)])[1:] or ["run"]
     except flags.Error as error:
         said, code = f"{error}; see --help", outcome.CONFIGURATION
         refused = Result(code, {"exit": code, "error": said}, f"error: {said}")
@@ -104,6 +104,12 @@ def main(arguments: Sequence[str]) -> int:
     with logs.to_terminal(), _stoppable():
         result = _guarded(command, words, f)
     return _print(result, as_json=f.json)
+
+
+def _underscored(word: str) -> str:
+    """``--dry-run=x-y`` as ``--dry_run=x-y``: both ways of writing a flag are usual."""
+    name, is_, value = word.partition("=")
+    return name.replace("-", "_").replace("__", "--", 1) + is_ + value if word[:2] == "--" else word
 
 
 def _print(result: Result, *, as_json: bool) -> int:

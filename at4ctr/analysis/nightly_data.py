@@ -134,6 +134,9 @@ def lineage(night: Night) -> Html:
         rows.append(("parent", f"version {parent.get('version')}, {parent.get('attempt')}"))
     else:
         rows.append(("parent", "none"))
+    other = record.get("incumbent")
+    if other and other != parent:
+        rows.append(("compared with", f"version {other.get('version')}, {other.get('attempt')}"))
     rows.append(("start", _start(record, training.get("warm"))))
     rows.append(("this version", str(record.get("version") or "not published")))
     if night.blessed:

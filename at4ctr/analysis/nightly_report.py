@@ -27,7 +27,7 @@ FOLDER, PAGE = "report", "report.html"
 
 
 def write(folder: Path, chain: Sequence[Path] | None = None) -> Path:
-    """Writes ``folder/report/report.html`` and its PNGs; the page's path.
+    """Writes ``folder/report.html`` and, in ``folder/report``, its PNGs; the page's path.
 
     The same run folders give the same bytes. Each file is old or new, never half, and the page,
     which holds its pictures, comes last; pictures of an earlier page that this one lacks are
@@ -56,14 +56,17 @@ def write(folder: Path, chain: Sequence[Path] | None = None) -> Path:
         page = _page(night, nights, aside)
         (aside / PAGE).write_text(page, encoding="utf-8")
         made = sorted(p.name for p in aside.glob("*.png"))
-        for name in (*made, PAGE):
+        for name in made:
             sync(aside / name)
             os.replace(aside / name, target / name)
+        sync(aside / PAGE)
+        os.replace(aside / PAGE, folder / PAGE)
     for old in target.glob("*.png"):
         if old.name not in made:
             old.unlink()
-    sync(target)
-    return target / PAGE
+    for changed in (target, folder):
+        sync(changed)
+    return folder / PAGE
 
 
 def earlier(folder: Path) -> list[Path]:

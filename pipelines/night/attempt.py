@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
@@ -12,13 +13,15 @@ from typing import Any
 
 from at4ctr import faults
 from at4ctr.data.days import Window
-from at4ctr.durable import write_json
+from at4ctr.durable import make_folder, write_json
 from at4ctr.errors import InputError
+from at4ctr.registry import Entry
 from pipelines.night.places import Places, now
 
 log = logging.getLogger("at4ctr.nightly")
 
 FORM = 1
+NAME = re.compile(r"dt=\d{4}-\d{2}-\d{2}/attempt-\d{2,}")
 RECORD, SETTINGS = "run.json", "config.json"
 STATS, ANOMALIES, METRICS, GATE = "stats.json", "anomalies.json", "metrics.json", "gate.json"
 PREDICTIONS = "predictions.npz"
@@ -45,6 +48,11 @@ class Attempt:
 
     folder: Path
     record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Within its chain: ``dt=2017-12-01/attempt-01``."""
+        return "/".join(self.folder.parts[-2:])
 
     @property
     def day(self) -> date:
@@ -117,6 +125,13 @@ class Attempt:
             ) from error
 
 
+def recorded(places: Places, entry: Entry) -> Path | None:
+    """The folder of the attempt that published a version; None where no night did, or where the
+    note, which a recovered ledger takes from the version's own folder, names anything else."""
+    name = str(entry.facts.get("notes", {}).get("attempt"))
+    return places.nights / name if NAME.fullmatch(name) else None
+
+
 def attempts(places: Places, day: date) -> tuple[Attempt, ...]:
     """Those of a date, oldest first."""
     found = (p for p in places.night(day).glob("attempt-*") if (p / RECORD).is_file())
@@ -144,7 +159,7 @@ def begin(
                if (p / RECORD).is_file()]  # fmt: skip
     name = f"attempt-{max(numbers, default=0) + 1:02d}"
     folder = places.night(day) / name
-    folder.mkdir(parents=True, exist_ok=True)  # one without a record was never begun
+    make_folder(folder)  # one without a record was never begun
     write_json(folder / SETTINGS, settings)
     attempt = Attempt(folder)
     attempt.record = {"form": FORM, "model": places.model, "date": str(day), "attempt": name,

@@ -19,7 +19,7 @@ from at4ctr import config, faults
 from at4ctr.config import Experiment
 from at4ctr.data.days import Periods
 from at4ctr.data.state import difference
-from at4ctr.durable import write_json
+from at4ctr.durable import make_folder, write_json
 from at4ctr.errors import InputError
 from at4ctr.gates import anomaly, verdict
 from at4ctr.registry import Entry
@@ -182,7 +182,7 @@ def _adopt(places: Places, new: Settings, what: str, reason: str) -> Settings:
 
 
 def _write(places: Places, settings: Settings, changes: list[dict[str, Any]]) -> None:
-    places.snapshot.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(places.snapshot.parent)
     write_json(places.snapshot, {"settings": settings.to_json(), "changes": changes})
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from at4ctr.data import days as days_of
 from at4ctr.data.days import DAY, Day, NoData
-from at4ctr.durable import digest, write_json
+from at4ctr.durable import digest, make_folder, write_json
 from at4ctr.errors import InputError
 from at4ctr.gates import data as gate
 from at4ctr.gates import statistics
@@ -134,7 +134,7 @@ def accept(places: Places, settings: Settings, inputs: Digests, reason: str) -> 
 def keep(places: Places, counted: Counted) -> None:
     """Remembers a day."""
     path = path_of(places, counted.day)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_json(path, counted.to_json())
 
 

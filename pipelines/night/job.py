@@ -24,8 +24,6 @@ from pipelines.night.logs import log
 from pipelines.night.outcome import End, Result
 from pipelines.night.places import Places, now
 
-REPORT = "report/report.html"
-
 
 def run(places: Places, day: date, asked: Asked, *, only_first: bool = False) -> Result:
     """The night of a date, or what became of it. only_first: bless a model only where it is held
@@ -47,7 +45,7 @@ def run(places: Places, day: date, asked: Asked, *, only_first: bool = False) ->
                 already = False
                 _bless(night, asked.reason)
                 _walk(night)
-            if not already or not (attempt.folder / REPORT).is_file():
+            if not already or not (attempt.folder / nightly_report.PAGE).is_file():
                 _report(attempt)
         if asked.metrics is not None:
             textfile.write(asked.metrics, places, attempt)
@@ -165,8 +163,7 @@ def _bless(night: steps.Night, reason: str) -> None:
     found = dict(attempt.outcome or {})
     by = getpass.getuser()
     stage, overrule = steps.overruled(night, reason, by)
-    where = "/".join(attempt.folder.parts[-2:])
-    facts = {"reason": reason.strip(), "by": by, "attempt": where, "of": found.get("of"),
+    facts = {"reason": reason.strip(), "by": by, "attempt": attempt.name, "of": found.get("of"),
              "was": found["name"], "sentence": found["sentence"]}  # fmt: skip
     known = places.ledger.entries(places.model)
     key = ("attempt", "of", "sentence")

@@ -24,6 +24,7 @@ from at4ctr.model.serving import ServingModel
 from at4ctr.model.training import TrainingModel
 from at4ctr.schema import FIRST_ID, UNKNOWN, Schema, history_name
 from export import saved_model
+from export.publish import RetryError
 from export.verify import verify
 from pipelines import measure, train
 from pipelines.night.parents import Parent
@@ -183,12 +184,20 @@ def exported(e: Experiment, store: Store, ids: Path, folder: Path, facts: dict[s
 
 
 def demand_verified(folder: Path) -> list[str]:
-    """The lines of an export's checks, made by a fresh process; InputError where one fails."""
+    """The lines of an export's checks, made by a fresh process.
+
+    Raises InputError where one fails, RetryError where the process did not live to answer.
+    """
     done = verify(folder)
     for line in done.lines:
         log.info("  %s", line)
     if not done.ok:
         wrong = next((line for line in done.lines if line.startswith("FAILED")), "no line")
+        if not done.answered:
+            raise RetryError(
+                f"the verification of {folder} did not end ({wrong}); expected a machine with "
+                "time and memory for it; run the same command again"
+            )
         raise InputError(
             f"the export {folder} failed its verification ({wrong}); expected every check to "
             "pass; nothing was published: run the date anew with --again"

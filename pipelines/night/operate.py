@@ -11,7 +11,7 @@ from typing import Any
 
 from at4ctr.errors import InputError
 from export import publish, staging
-from pipelines.night.attempt import GATE, METRICS, PREDICTIONS, Attempt, attempts
+from pipelines.night.attempt import GATE, METRICS, PREDICTIONS, Attempt, attempts, opened, recorded
 from pipelines.night.outcome import Result
 from pipelines.night.places import Places, now
 
@@ -94,8 +94,12 @@ def _named(places: Places, text: str) -> Attempt:
     if text.isascii() and text.isdecimal() and len(text) == 10:
         for entry in places.ledger.entries(places.model):
             if entry.kind == "published" and entry.version == int(text):
-                return Attempt(path := places.nights / entry.facts["notes"]["attempt"],
-                               Attempt(path).read("run.json"))  # fmt: skip
+                if folder := recorded(places, entry):
+                    return opened(folder)
+                raise InputError(
+                    f"version {text} of {places.model} was published by hand, so nothing is known "
+                    "of its metrics; expected a night's; see the status for those"
+                )
         raise InputError(f"{text} is no version of {places.model}; see the status for those")
     try:
         found = attempts(places, date.fromisoformat(text))
@@ -149,9 +153,9 @@ def _kept(places: Places, gone: set[int], keep: int) -> set[Path]:
     """The folders of attempts whose large files stay."""
     published = [e for e in places.ledger.entries(places.model) if e.kind == "published"]
     there = set(publish.versions(places.versions)) - gone
-    notes = [e.facts.get("notes", {}) for e in published if e.version in there]
+    used = {folder for e in published if e.version in there if (folder := recorded(places, e))}
     newest = [a.folder for day in places.dates()[-keep:] for a in attempts(places, day)[-1:]]
-    return {places.nights / n["attempt"] for n in notes if "attempt" in n} | set(newest)
+    return used | set(newest)
 
 
 def _delete(path: Path, *, dry_run: bool) -> int:

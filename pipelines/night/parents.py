@@ -10,7 +10,7 @@ from at4ctr import checkpoints, warm
 from at4ctr.data import state
 from at4ctr.errors import InputError
 from at4ctr.fit import BEST
-from pipelines.night.attempt import SETTINGS, Attempt, opened
+from pipelines.night.attempt import SETTINGS, Attempt, opened, recorded
 from pipelines.night.chain import Settings
 from pipelines.night.places import Places
 
@@ -85,12 +85,12 @@ def choose(places: Places, cutoff: int) -> Parent | None:
     retired = places.retired
     found = [e for e in known if e.kind == "published" and e.version not in retired]
     for entry in sorted(found, key=lambda e: e.version or 0, reverse=True):
-        notes = entry.facts.get("notes", {})
-        if "attempt" not in notes or "cutoff" not in notes:
+        folder, its = recorded(places, entry), entry.facts.get("notes", {}).get("cutoff")
+        if folder is None or not isinstance(its, int):
             raise InputError(
                 f"version {entry.version} of {places.model} was published by hand, so its state "
                 "and checkpoints are unknown; expected a night's; begin anew with --cold_start"
             )
-        if notes["cutoff"] < cutoff:
-            return Parent(entry.version or 0, places.nights / notes["attempt"], notes["cutoff"])
+        if its < cutoff:
+            return Parent(entry.version or 0, folder, its)
     return None

@@ -138,7 +138,8 @@ def fit(night: Night) -> dict[str, Any]:
 
 def export(night: Night) -> dict[str, Any]:
     attempt, record = night.attempt, night.attempt.record
-    facts = {key: record[key] for key in ("model", "date", "attempt", "window", "inputs", "cold")}
+    facts = {key: record[key] for key in ("model", "date", "window", "inputs", "cold")}
+    facts |= {"attempt": attempt.name, "cutoff": attempt.window.cutoff}  # for a lost ledger
     facts["parent"] = night.parent and night.parent.version
     learn.exported(
         night.settings.experiment, night.store, attempt.state, attempt.folder, {"night": facts}
@@ -177,7 +178,7 @@ def publish_(night: Night) -> dict[str, Any]:
     verdict = Verdict.from_json(attempt.read(GATE))
     gate = {c.name: {"outcome": c.outcome, "value": c.value} for c in verdict.checks}
     notes = {
-        "attempt": "/".join(attempt.folder.parts[-2:]),
+        "attempt": attempt.name,
         "cutoff": attempt.window.cutoff,
         "cold": attempt.record["cold"],
         "inputs": attempt.record["inputs"],

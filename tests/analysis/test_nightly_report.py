@@ -58,7 +58,7 @@ class Page(HTMLParser):
 
 def page(folder, chain=None):
     path = nightly_report.write(folder, chain)
-    assert path == folder / "report" / "report.html"
+    assert path == folder / "report.html"
     return Page(path.read_text(encoding="utf-8"))
 
 
@@ -193,7 +193,7 @@ def test_the_page_needs_nothing_beside_it(usual):
     assert all(a.startswith("data:image/png;base64,") for a in found.addresses)
     assert all(len(alt) > 20 for alt in found.alts)
     assert not {"script", "link", "iframe", "object"} & set(found.tags)
-    text = (folder / "report" / "report.html").read_text(encoding="utf-8")
+    text = (folder / "report.html").read_text(encoding="utf-8")
     text = re.sub(r"base64,[A-Za-z0-9+/=]*", "", text)
     assert not re.search(r"https?:|//|@import|url\(", text)
     pictures = {p.name for p in (folder / "report").glob("*.png")}
@@ -203,11 +203,13 @@ def test_the_page_needs_nothing_beside_it(usual):
 
 def test_same_folders_same_bytes(usual):
     folder, _ = usual
-    files = {p: p.read_bytes() for p in (folder / "report").iterdir()}
+    pages = [folder / "report.html", *(folder / "report").iterdir()]
+    files = {p: p.read_bytes() for p in pages}
     (folder / "report" / "old.png").write_bytes(b"")
     (folder / ".report-killed").mkdir()
     nightly_report.write(folder)
-    assert {p: p.read_bytes() for p in (folder / "report").iterdir()} == files
+    assert {p: p.read_bytes() for p in pages} == files
+    assert {*(folder / "report").iterdir()} == {*pages[1:]}
     assert not list(folder.glob(".report-*"))
 
 

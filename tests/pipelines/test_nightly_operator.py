@@ -11,7 +11,10 @@ from datetime import datetime
 import pytest
 
 from at4ctr.registry import Ledger
+from export import verify
+from export.publish import RetryError
 from pipelines import nightly
+from pipelines.night import learn
 from tests.pipelines import nights
 from tests.pipelines.nights import (
     FIRST,
@@ -55,7 +58,7 @@ def test_status_and_compare_show_the_nights(chain, capsys):
 
 def test_gc_lists_first_and_keeps_what_is_gone_on_from(copied, capsys):
     arguments = ["gc", *flags(copied, keep=1)]
-    code, listed = call(capsys, [*arguments, "--dry_run"])
+    code, listed = call(capsys, [*arguments, "--dry-run"])
     assert code == 0
     assert listed["versions"] == {}  # the live and the previous one stay
     assert listed["files"] == {}
@@ -70,6 +73,50 @@ def test_gc_lists_first_and_keeps_what_is_gone_on_from(copied, capsys):
     assert sorted(p.name for p in gone.iterdir() if p.is_dir() and p.name != "report") == []
     assert (gone / "metrics.json").is_file()
     assert all((folder / "data" / "state").is_dir() for folder in (kept, newest))
+
+
+def test_a_chain_whose_ledger_is_lost_goes_on(copied, monkeypatch, capsys):
+    lost = copied / "registry" / "ledger.jsonl"
+    before = {e.version: e.facts for e in Ledger(lost).entries() if e.kind == "published"}
+    lost.unlink()
+    cut(monkeypatch, capsys, flags(copied, NEXT), "night.wait_data.after")
+    parent = record(copied, NEXT)[1]["parent"]
+    assert (parent["version"], parent["attempt"]) == (V2, f"dt={dated(SECOND)}/attempt-01")
+    assert parent["cutoff"] == before[V2]["notes"]["cutoff"]
+    again = {e.version: e.facts for e in Ledger(lost).entries() if e.kind == "published"}
+    assert {v: (f["content"], f["parent"]) for v, f in again.items()} == {
+        v: (f["content"], f["parent"]) for v, f in before.items()
+    }
+
+
+@pytest.mark.parametrize("attempt", ["../../elsewhere", "dt=2017-11-29/..", None])
+def test_a_lost_ledger_takes_no_path_from_a_folder_that_leads_elsewhere(copied, capsys, attempt):
+    (copied / "registry" / "ledger.jsonl").unlink()
+    path = copied / "serving" / "ctr" / str(V2) / "MANIFEST.json"
+    manifest = json.loads(path.read_text())
+    manifest["facts"]["night"]["attempt"] = attempt
+    path.write_text(json.dumps(manifest))
+    code, value = call(capsys, flags(copied, NEXT))
+    assert code == 2
+    assert f"{V2} of ctr was published by hand" in value["error"]
+    code, value = call(capsys, ["compare", str(V1), str(V2), *flags(copied)])
+    assert code == 2
+    assert "by hand" in value["error"]
+    assert call(capsys, ["gc", *flags(copied, keep=1)])[0] == 0
+
+
+def test_a_verification_that_is_killed_may_be_run_again(copied, monkeypatch):
+    folder = record(copied, SECOND)[0] / "export" / "1"
+    monkeypatch.setattr(verify, "LIMIT_SECONDS", 0.01)
+    with pytest.raises(RetryError, match=r"did not end .*not done after"):
+        learn.demand_verified(folder)
+    monkeypatch.setattr(verify, "LIMIT_SECONDS", 600)
+    killer = copied / "killer"
+    killer.write_text("#!/bin/sh\nkill -9 $$\n")
+    killer.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(killer))
+    with pytest.raises(RetryError, match="exit status -9"):
+        learn.demand_verified(folder)
 
 
 def test_a_night_whose_parent_was_rolled_back_is_planned_anew(copied, monkeypatch, capsys):
