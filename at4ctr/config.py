@@ -59,7 +59,15 @@ def modules(package: str) -> list[str]:
 
 
 def dataset(name: str) -> type[Options]:
-    """A dataset's Config by its name, from ``at4ctr/data`` or from ``configs``."""
+    """A dataset's Config by its name."""
+    known = datasets()
+    if name not in known:
+        raise unknown("dataset", name, known)
+    return known[name]
+
+
+def datasets() -> dict[str, type[Options]]:
+    """Name -> Config of every dataset of ``at4ctr/data`` and of ``configs``."""
     known: dict[str, type[Options]] = {}
     for package in ("at4ctr.data", "configs"):
         for module in modules(package):
@@ -73,9 +81,7 @@ def dataset(name: str) -> type[Options]:
                     f"configs/{module}.py; expected one of that name; rename the second"
                 )
             known[module] = config
-    if name not in known:
-        raise unknown("dataset", name, known)
-    return known[name]
+    return known
 
 
 def recipe(name: str, data: Options) -> Experiment:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +36,25 @@ def make_folder(path: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON so that the file is old or new, never half; refuses NaN."""
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    sync(aside)
-    aside.replace(path)
+    with replaced(path) as aside:
+        aside.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def replaced(path: Path, tag: str = "tmp") -> Iterator[Path]:
+    """A file to write beside `path`, which it replaces at the end: old or new, never half.
+
+    tag: of its name, where several processes may write at once. An error of the disk names `path`
+    and leaves nothing beside it.
+    """
+    aside = path.with_name(f".{path.name}.{tag}")
+    try:
+        yield aside
+        sync(aside)
+        aside.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        error.filename = error.filename or str(path)
+        raise
     sync(path.parent)

@@ -118,9 +118,10 @@ class Ledger:
                 _write(handle, b"\n")
                 faults.point("ledger.written")
                 os.fsync(handle)
-            except OSError:
+            except OSError as error:
                 with contextlib.suppress(OSError):
                     os.ftruncate(handle, end)
+                error.filename = error.filename or str(self.file)
                 raise
         return True
 

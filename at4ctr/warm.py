@@ -130,9 +130,9 @@ def start(
         for slot, own in pairs:
             _copy(slot, own)
     optimizer.iterations.assign(parent.optimizer.iterations)
-    moved = _move_bias(new, float(before.shift) - float(serving.shift))
+    moved = _move_bias(new, float(before.shift.numpy()) - float(serving.shift.numpy()))
     added = {t: len(v) - len(parent.vocabularies[t]) for t, v in vocabularies.items()}
-    step = int(optimizer.iterations)
+    step = int(optimizer.iterations.numpy())
     log.info("warm start from %s, step %d; new ids: %s", path, step, added)
     for task in fresh:
         log.info("task %s is new to the parent and starts fresh", task)

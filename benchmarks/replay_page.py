@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import TypeAlias
@@ -12,167 +10,92 @@ from typing import TypeAlias
 import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
 
-from at4ctr import metrics
-from at4ctr.analysis import nightly_scores, plots, tables
-from at4ctr.data import state
-from at4ctr.gates import resampling
-from at4ctr.schema import FIRST_ID
-from pipelines.night import attempt as attempts
-from pipelines.night.places import Places
+from at4ctr.analysis import plots, tables
+from benchmarks import replay_models as models
+from benchmarks.replay_models import KINDS, STAGES, Found, Gap, Model
 
-PARTS = ("nights", "cold", "again")
+Table: TypeAlias = tuple[list[str], list[list[str]]]
 COMMIT = "commit.txt"  # of the first run
 CLOSE = 0.002  # of two AUCs
-STAGES = {"data": ("DATA_OK", "TRAINING"), "train": ("TRAINED",), "gate": ("EVALUATED",),
-         "export": ("EXPORTED", "INFRA_OK", "PUBLISHED")}  # fmt: skip
 TEXT = """# Nights against cold trainings{label}
 
 `python -m benchmarks.replay_nights --folder runs/replay {command}` at commit {commit}:
 {periods} {about}.{warning}
 
 - *Nights* are `python -m pipelines.nightly`, date after date: each goes on from the weights, the
-  optimizer and the ids of the live model, and passes once over the rows since that model's cutoff.
+  optimizer and the ids of the live model, and trains on the rows since that model's cutoff.
   What the gate refuses stays refused, and the next night spans its rows.
-- *Cold* trainings begin anew for each date and pass once over all rows before the same cutoff,
-  shuffled, with the same settings. So both have seen the same behaviours, each once; of the drawn
-  negatives, each has its own. Export and publishing are left out.
+- *Cold* trainings begin anew for each date and train on all rows before the same cutoff,
+  shuffled, with the same settings. So both have seen the same behaviours, each as often; of the
+  drawn negatives, each has its own. Export and publishing are left out.
 - Both are judged by the same rows (checked one by one), later than any that either has seen.
 - Half of all rows are drawn negatives, so PCOC has no meaning of its own here, and a model that
   has seen little has not learnt its level: {opened}.
-- Settings: `{recipe}`.
+- Settings, the same for both: `{recipe}`. {chosen}
 
 ![AUC, its differences and CPU seconds by date](replay.png)
 
-AUC, with 95 % intervals, rows of one user together; differences are paired. The first night is a
-cold training itself; of the {later} after it, {inside} are within {close} of theirs. The last
-column is the difference of two cold trainings that differ in the seed alone, so in initial
-weights and in the order of the rows: what is smaller tells nothing.
+Means of {seeds} chains of nights and of {seeds} cold trainings a date, which differ in the seed
+alone, so in initial weights and in the order of the rows. *Night − cold* has a 95 % interval of the
+rows that judge (users drawn anew, paired), and the standard error of the mean over seeds. *Two
+cold* is how far two cold trainings of a date are apart, on average: what one night and one cold
+training differ by is to be read beside it. The first night is a cold training itself. Of the
+{later} after it, {inside} are within {close} of theirs; over all of them the mean of
+night − cold is {mean} ± {error} (standard error over seeds).
 
 {areas}
 
-CPU seconds of all threads and child processes, on two cores that others used at the same time:
+CPU seconds of all threads and child processes, on two cores that others used at the same time;
+means over seeds:
 
 {costs}
+
+{time}
 """
-
-
-def places_of(folder: Path) -> Places:
-    return Places("replay", folder / "runs", folder / "serving", folder / "registry")
-
-
-def seconds(folder: Path, day: date) -> Path:
-    return folder / "seconds" / f"{day}.json"
-
-
-@dataclass(frozen=True)
-class Model:
-    """One model of a date on the rows that judge it. keys: label, user and item of each row."""
-
-    trained: int
-    outcome: str
-    seconds: Mapping[str, float]
-    keys: npt.NDArray
-    labels: npt.NDArray
-    users: npt.NDArray
-    p: npt.NDArray[np.float64]
-    auc: float
-    interval: tuple[float, float]
-
-
-Found: TypeAlias = dict[date, dict[str, Model]]
-Gap: TypeAlias = tuple[float, float, float]
-Table: TypeAlias = tuple[list[str], list[list[str]]]
-
-
-def model(folder: Path, day: date) -> Model | None:
-    """What a part found on a date; None where it is not done."""
-    done = [a for a in attempts.attempts(places_of(folder), day)
-            if a.finished or a.stage == "EVALUATED"]  # fmt: skip
-    if not done:
-        return None
-    last, record = done[-1], done[-1].record
-    found = nightly_scores.read(last.folder / attempts.PREDICTIONS, [])
-    if found is None:
-        raise SystemExit(f"{last.folder} ended without predictions: {last.outcome}")
-    with np.load(last.folder / attempts.PREDICTIONS) as file:
-        ids = {table: file[f"id_{table}"] for table in ("user", "item")}
-    known = state.vocabularies(last.state)
-    raw = [np.r_[np.full(FIRST_ID, -1), known[t].to_numpy()][ids[t]] for t in ids]
-    spent = json.loads(seconds(folder, day).read_text(encoding="utf-8"))
-    outcome = (record["outcome"] or {"name": ""})["name"]
-    return Model(
-        record["rows"]["train"],
-        outcome + ", blessed" * bool(record["blessed"]),
-        {
-            part: sum(spent[s]["cpu"] for s in stages if s in spent)
-            for part, stages in STAGES.items()
-        },
-        np.stack([found.labels, *raw]),
-        found.labels,
-        found.users,
-        found.candidate,
-        metrics.auc(found.labels, found.candidate),
-        nightly_scores.auc_interval(found.labels, found.candidate, found.users),
-    )
-
-
-def difference(a: Model, b: Model) -> tuple[float, float, float]:
-    """AUC of a − AUC of b with its 95 % interval, users drawn anew (`gates.resampling`).
-
-    A row is the same where label, user and item are; -1, unknown to one model, is like any: a cold
-    training knows items of histories beyond what a night's state keeps.
-    """
-    same = a.keys.shape == b.keys.shape
-    if not same or not ((a.keys == b.keys) | (a.keys == -1) | (b.keys == -1)).all():
-        raise SystemExit("two models of a date were judged by other rows")
-    nothing = np.zeros(a.p.size)
-    drawn = resampling.paired(
-        a.labels == 1, (a.p, nothing + 1), (b.p, nothing + 1), a.users, 1000, 0
-    )
-    low, high = np.quantile(drawn.auc, (0.025, 0.975))
-    return a.auc - b.auc, float(low), float(high)
+TIME = (
+    "Data and training cost a night {low:.0f} to {high:.0f} CPU seconds from the second date on; "
+    "the cold training's\ngrew from {first:.0f} to {last:.0f}. Counting, judging and preparing the "
+    "log took a night {before:.1f} on the second date\nand {after:.1f} on the last, for {rows:,} "
+    "and {more:,} rows: a day costs a day. What grows in it is the state,\nwhich each night writes "
+    "anew: {state:.1f} MB, then {bigger:.1f} MB. It goes with users and items, not with the log."
+)
 
 
 def write(
-    folder: Path, dates: Sequence[date], told: Mapping[str, str], out: Path, *, simulated: bool
+    folder: Path,
+    dates: Sequence[date],
+    seeds: int,
+    told: Mapping[str, str],
+    out: Path,
+    *,
+    simulated: bool,
 ) -> None:
-    """Writes ``replay.md`` and its figure, of the dates that have a night and a cold training."""
-    found = {d: {p: m for p in PARTS if (m := model(folder / p, d))} for d in dates}
-    found = {d: by for d, by in found.items() if {"nights", "cold"} <= set(by)}
-    apart = {d: difference(by["nights"], by["cold"]) for d, by in found.items()}
-    noise = {d: difference(by["again"], by["cold"]) for d, by in found.items() if "again" in by}
+    """Writes ``replay.md`` and its figure, of the dates that are done by every seed."""
+    found = {day: by for day in dates if (by := models.done(folder, day, seeds))}
+    gaps = {d: models.gap(by) for d, by in found.items()}
     label = " (simulated log)" * simulated
     out.mkdir(parents=True, exist_ok=True)
-    draw(found, apart, noise, out / "replay.png", label)
+    draw(found, gaps, out / "replay.png", label)
+    mean, error = overall(gaps)
     text = TEXT.format(
         **told,
         label=label,
-        warning=" No figure here says anything of Taobao's own log." * simulated,
+        warning=" No figure here says anything of a real log." * simulated,
         periods=len(found),
-        later=len(later(apart)),
+        seeds=seeds,
+        later=len(later(gaps)),
         commit=(folder / COMMIT).read_text(encoding="utf-8"),
-        inside=sum(abs(x) <= CLOSE for x, _, _ in later(apart)),
+        inside=sum(abs(g.mean) <= CLOSE for g in later(gaps)),
         close=CLOSE,
-        areas="\n".join(tables.markdown(*areas(found, apart, noise))),
+        mean=f"{mean:+.4f}",
+        error=error,
+        areas="\n".join(tables.markdown(*areas(found, gaps))),
         costs="\n".join(tables.markdown(*costs(found))),
+        time=timing(found),
     )
     (out / "replay.md").write_text(text, encoding="utf-8")
-
-
-def areas(found: Found, apart: Mapping[date, Gap], noise: Mapping[date, Gap]) -> Table:
-    header = ["date", "gate", "rows of evaluation", "AUC, night", "AUC, cold", "night − cold",
-              "cold, another seed − cold"]  # fmt: skip
-    lines = []
-    for d, by in found.items():
-        night, cold = by["nights"], by["cold"]
-        lines.append([str(d), night.outcome, f"{night.labels.size:,}", area(night), area(cold),
-                      gap(apart[d]), gap(noise.get(d))])  # fmt: skip
-    for name, of, form in (("mean of later dates", float, "+.4f"), ("mean distance", abs, ".4f")):
-        means = [format(np.mean(x), form) if (x := [of(v[0]) for v in later(g)]) else tables.NONE
-                 for g in (apart, noise)]  # fmt: skip
-        lines.append([name, *[""] * 4, *means])
-    return header, lines
 
 
 def later(gaps: Mapping[date, Gap]) -> list[Gap]:
@@ -180,52 +103,106 @@ def later(gaps: Mapping[date, Gap]) -> list[Gap]:
     return [g for _, g in sorted(gaps.items())[1:]]
 
 
+def overall(gaps: Mapping[date, Gap]) -> tuple[float, str]:
+    """The mean over later dates, and its standard error over seeds in words."""
+    chains = np.mean([g.seeds for g in later(gaps)], axis=0)
+    return float(np.mean(chains)), _error(chains)
+
+
+def _error(values: Sequence[float] | npt.NDArray) -> str:
+    if len(values) < 2:
+        return tables.NONE
+    return f"{np.std(values, ddof=1) / np.sqrt(len(values)):.4f}"
+
+
+def areas(found: Found, gaps: Mapping[date, Gap]) -> Table:
+    header = ["date", "gate", "rows of evaluation", "AUC, night", "AUC, cold",
+              "night − cold", "± over seeds", "two cold"]  # fmt: skip
+    lines = []
+    for d, by in found.items():
+        g = gaps[d]
+        outcomes = " / ".join(dict.fromkeys(m.outcome for m in by["nights"]))
+        lines.append([str(d), outcomes, f"{by['cold'][0].labels.size:,}",
+                      *(f"{_mean(m.auc for m in by[k]):.4f}" for k in KINDS),
+                      f"{g.mean:+.4f} ({g.low:+.4f} … {g.high:+.4f})",
+                      _error(g.seeds), _average(g.noise, ".4f")])  # fmt: skip
+    rest = later(gaps)
+    noise = [x for g in rest for x in g.noise]
+    lines.append(["mean of later dates", *[""] * 4, _average([g.mean for g in rest], "+.4f"),
+                  overall(gaps)[1], _average(noise, ".4f")])  # fmt: skip
+    distances = [abs(g.mean) for g in rest]
+    lines.append(["mean distance", *[""] * 4, _average(distances, ".4f"), "", ""])
+    return header, lines
+
+
+def _average(values: Sequence[float], form: str) -> str:
+    return format(np.mean(values), form) if len(values) else tables.NONE
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean([*values]))
+
+
+def spent(of: Sequence[Model], parts: Sequence[str]) -> float:
+    return _mean(sum(m.seconds[p] for p in parts) for m in of)
+
+
 def costs(found: Found) -> Table:
     header = ["date", "night: rows", "data", "train", "gate", "export, checks, publish", "sum",
-              "cold: rows", "data", "train", "gate", "sum"]  # fmt: skip
+              "state, MB", "cold: rows", "data", "train", "gate", "sum"]  # fmt: skip
     lines = []
     for d, by in found.items():
         cells = [str(d)]
-        for part, stages in (("nights", [*STAGES]), ("cold", ["data", "train", "gate"])):
-            spent = [by[part].seconds[s] for s in stages]
-            cells += [f"{by[part].trained:,}", *(f"{x:.1f}" for x in (*spent, sum(spent)))]
+        for kind, parts in (("nights", [*STAGES]), ("cold", ["data", "train", "gate"])):
+            each = [spent(by[kind], [part]) for part in parts]
+            cells += [_rows(by[kind]), *(f"{x:.1f}" for x in (*each, sum(each)))]
+            if kind == "nights":
+                cells.append(f"{_megabytes(by[kind]):.1f}")
         lines.append(cells)
     return header, lines
 
 
-def area(m: Model) -> str:
-    return f"{m.auc:.4f} ({m.interval[0]:.4f} … {m.interval[1]:.4f})"
+def _rows(of: Sequence[Model]) -> str:
+    return f"{round(_mean(m.trained for m in of)):,}"
 
 
-def gap(value: Gap | None) -> str:
-    return tables.NONE if value is None else "{:+.4f} ({:+.4f} … {:+.4f})".format(*value)
+def _megabytes(of: Sequence[Model]) -> float:
+    return _mean(m.state for m in of) / 1e6
 
 
-def draw(
-    found: Found, apart: Mapping[date, Gap], noise: Mapping[date, Gap], path: Path, label: str
-) -> None:
-    """AUC by date, its differences, and CPU seconds, with 95 % intervals."""
+def timing(found: Found) -> str:
+    """A sentence on what grows; "" of fewer than three dates."""
+    if len(found) < 3:
+        return ""
+    rest = [*found.values()][1:]
+    both = {k: [spent(by[k], ("data", "train")) for by in rest] for k in KINDS}
+    ends = [rest[0]["nights"], rest[-1]["nights"]]
+    before, after = (spent(of, ["data"]) for of in ends)
+    rows, more = (round(_mean(m.trained for m in of)) for of in ends)
+    return TIME.format(
+        low=min(both["nights"]), high=max(both["nights"]), first=both["cold"][0],
+        last=both["cold"][-1], before=before, after=after, rows=rows, more=more,
+        state=_megabytes(ends[0]), bigger=_megabytes(ends[1]),
+    )  # fmt: skip
+
+
+def draw(found: Found, gaps: Mapping[date, Gap], path: Path, label: str) -> None:
+    """AUC by date, its differences, and CPU seconds."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
     names, x = [f"{d:%m-%d}" for d in found], np.arange(len(found))
-    for number, (part, name) in enumerate((("nights", "nights, one after another"),
-                                            ("cold", "cold, on all data so far"))):  # fmt: skip
-        line = [by[part] for by in found.values()]
-        error = np.abs(np.array([[m.interval[k] - m.auc for m in line] for k in (0, 1)]))
+    for number, (kind, name) in enumerate((("nights", "nights, one after another"),
+                                           ("cold", "cold, on all data so far"))):  # fmt: skip
         style = {"color": f"C{number}", "marker": "os"[number], "markersize": 4, "linewidth": 1}
-        axes[0].errorbar(x + 0.1 * number - 0.05, [m.auc for m in line], error, capsize=2,
-                         label=name, **style)  # fmt: skip
-        spent = [m.seconds["data"] + m.seconds["train"] for m in line]
-        axes[2].plot(x, spent, label=f"{name}: data and training", **style)
-    whole = [sum(by["nights"].seconds.values()) for by in found.values()]
+        axes[0].plot(x, [_mean(m.auc for m in by[kind]) for by in found.values()],
+                     label=name, **style)  # fmt: skip
+        for at, by in zip(x, found.values(), strict=True):
+            axes[0].plot([at] * len(by[kind]), [m.auc for m in by[kind]], ".",
+                         color=f"C{number}", alpha=0.4, markersize=4)  # fmt: skip
+        both = [spent(by[kind], ("data", "train")) for by in found.values()]
+        axes[2].plot(x, both, label=f"{name}: data and training", **style)
+    whole = [spent(by["nights"], [*STAGES]) for by in found.values()]
     axes[2].plot(x, whole, "C0:", linewidth=1, label="a whole night, with gate and export")
-    for number, (gaps, name) in enumerate(((apart, "night − cold"),
-                                            (noise, "cold, another seed − cold"))):  # fmt: skip
-        values = np.array(later(gaps)).reshape(-1, 3)
-        at = np.arange(1, len(values) + 1) + 0.2 * number - 0.1
-        error = np.abs(values[:, 1:] - values[:, :1]).T
-        axes[1].errorbar(at, values[:, 0], error, fmt="os"[number], color=("C0", "0.6")[number],
-                         markersize=4, capsize=2, label=name)  # fmt: skip
-    axes[1].axhspan(-CLOSE, CLOSE, color="0.92", zorder=0, label=f"± {CLOSE}")
+    _differences(axes[1], gaps)
     axes[0].set(ylabel="AUC on the rows that follow")
     axes[1].set(ylabel="difference in AUC")
     axes[2].set(ylabel="CPU seconds", ylim=(0, None))
@@ -234,3 +211,15 @@ def draw(
         axis.grid(alpha=0.3)
         axis.legend(frameon=False, fontsize=8)
     plots.finish(figure, path, f"Nights against cold trainings{label}", svg=True)
+
+
+def _differences(axis: Axes, gaps: Mapping[date, Gap]) -> None:
+    rest = later(gaps)
+    at, means = np.arange(1, len(rest) + 1), np.array([g.mean for g in rest])
+    error = np.abs(np.array([(g.low, g.high) for g in rest]).T - means)
+    axis.errorbar(at, means, error, fmt="o", color="C0", markersize=4, capsize=2,
+                  label="night − cold, mean and 95 % interval")  # fmt: skip
+    for place, g in zip(at, rest, strict=True):
+        axis.plot([place + 0.2] * len(g.seeds), g.seeds, ".", color="0.5", markersize=4,
+                  label="of each seed" if place == 1 else None)  # fmt: skip
+    axis.axhspan(-CLOSE, CLOSE, color="0.92", zorder=0, label=f"± {CLOSE}")

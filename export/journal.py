@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from at4ctr import faults
 from at4ctr.data import disk
@@ -24,6 +25,8 @@ from export import staging
 
 JOURNAL, LOCK, PUBLISHER = ".journal.json", ".lock", ".publisher.lock"
 STAGING, HIDDEN, DELETED, TOMBSTONE = ".staging-", ".rolledback-", ".deleted-", "TOMBSTONE-"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+UNTOLD = {"reason": "not told: rolled back on a full disk", "by": "unknown"}
 
 faults.declare("rollback.tombstone", "rollback.renamed", "gc.emptied", "gc.recorded")
 
@@ -83,10 +86,11 @@ def refusals(serving: Path) -> Iterator[None]:
                 f"{where} cannot be used ({error.strerror}); expected files that can be read and a "
                 f"folder {serving} that can be written; correct the permissions"
             ) from error
-        remedy = "free some space and " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        remedy = "free some space and " if error.errno in FULL else ""
+        live = getattr(error, "__notes__", ["what is live is whole"])[-1]
         raise RetryError(
-            f"{where} failed ({error.strerror}); expected a disk that works and has room; what is "
-            f"live is whole: {remedy}run the same command again"
+            f"{where} failed ({error.strerror}); expected a disk that works and has room; {live}: "
+            f"{remedy}run the same command again"
         ) from error
 
 
@@ -95,37 +99,66 @@ def write(serving: Path, entries: Sequence[Entry]) -> None:
     write_json(serving / JOURNAL, [{**asdict(e), "facts": dict(e.facts)} for e in entries])
 
 
-def pending(serving: Path) -> list[Entry]:
-    """What was begun and not recorded, without a version that was never renamed into place."""
+def pending(serving: Path, at: str, **facts: Any) -> list[Entry]:
+    """What was begun and not recorded, without a version that was never renamed into place.
+
+    at, facts: of a version that was taken out of service on a disk too full to say why.
+    """
     path = serving / JOURNAL
     try:
         entries = [Entry(**value) for value in json.loads(path.read_bytes())]
     except FileNotFoundError:
-        return []
+        entries = []
     except (ValueError, TypeError) as error:
         raise InputError(
             f"{path} is damaged; expected what the last command was doing; compare the folder with "
             "the ledger and delete it"
         ) from error
     places = ("", HIDDEN, DELETED)
-    return [
+    begun = [
         e
         for e in entries
         if e.kind != "published" or any((serving / f"{p}{e.version}").exists() for p in places)
     ]
+    told = {*buried(serving), *(e.version for e in begun if e.kind == "rolled back")}
+    untold = (v for v in numbers(serving, HIDDEN) if v not in told)
+    return begun + [Entry("rolled back", serving.name, at, v, facts or UNTOLD) for v in untold]
 
 
 def apply(serving: Path, entries: Sequence[Entry]) -> None:
-    """Takes versions out of service, the newest last; a publication has nothing left to do."""
-    for entry in sorted((e for e in entries if e.kind == "rolled back"), key=_number):
-        tombstone = serving / f"{TOMBSTONE}{entry.version}.json"
-        if not tombstone.exists():
-            write_json(tombstone, {"version": entry.version, "at": entry.at, **entry.facts})
-        faults.point("rollback.tombstone")
-        if (serving / str(entry.version)).exists():
-            (serving / str(entry.version)).rename(serving / f"{HIDDEN}{entry.version}")
-            sync(serving)
-        faults.point("rollback.renamed")
+    """Takes versions out of service, the newest last; a publication has nothing left to do.
+
+    A disk that cannot take their tombstones does not keep them in service.
+    """
+    gone = sorted((e for e in entries if e.kind == "rolled back"), key=_number)
+    with hidden(serving, gone):
+        for entry in gone:
+            tombstone = serving / f"{TOMBSTONE}{entry.version}.json"
+            if not tombstone.exists():
+                write_json(tombstone, {"version": entry.version, "at": entry.at, **entry.facts})
+            faults.point("rollback.tombstone")
+            _hide(serving, entry)
+            faults.point("rollback.renamed")
+
+
+@contextmanager
+def hidden(serving: Path, entries: Sequence[Entry]) -> Iterator[None]:
+    """Takes versions out of service also where the disk cannot be told why."""
+    try:
+        yield
+    except OSError as error:
+        for entry in entries:
+            _hide(serving, entry)
+        if entries:
+            live = max(versions(serving), default=0)
+            error.add_note(f"{live} is live, unrecorded yet, and --to={live} records it")
+        raise
+
+
+def _hide(serving: Path, entry: Entry) -> None:
+    if (serving / str(entry.version)).exists():
+        (serving / str(entry.version)).rename(serving / f"{HIDDEN}{entry.version}")
+        sync(serving)
 
 
 def record(serving: Path, ledger: Ledger, entries: Sequence[Entry]) -> None:
@@ -136,13 +169,22 @@ def record(serving: Path, ledger: Ledger, entries: Sequence[Entry]) -> None:
     sync(serving)
 
 
+def tell(serving: Path, ledger: Ledger, entries: Sequence[Entry]) -> None:
+    """Records a rollback, which has taken effect whatever is wrong with the ledger."""
+    try:
+        record(serving, ledger, entries)
+    except InputError as error:
+        live = max(versions(serving), default=None)
+        raise InputError(f"{live} is live, which is not recorded yet: {error}") from error
+
+
 def recover(serving: Path, ledger: Ledger, at: str) -> None:
     """Finishes what others began; records versions that the ledger does not know.
 
     Raises InputError for such a version that ``staging.check`` refuses.
     """
-    if (serving / JOURNAL).exists():
-        begun = pending(serving)
+    begun = pending(serving, at)
+    if begun or (serving / JOURNAL).exists():
         apply(serving, begun)
         record(serving, ledger, begun)
     bury(serving, ledger, at)
@@ -155,6 +197,18 @@ def recover(serving: Path, ledger: Ledger, at: str) -> None:
             notes = {**night, "recovered": True}
             facts = {"parent": night.get("parent"), "notes": notes, **manifest.identity}
             ledger.append(Entry("published", serving.name, at, version, facts))
+
+
+def recovered(serving: Path, ledger: Ledger, at: str) -> bool:
+    """`recover`; False where the disk is too full for it."""
+    try:
+        recover(serving, ledger, at)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        bury(serving, ledger, at)
+        return False
+    return True
 
 
 def bury(serving: Path, ledger: Ledger, at: str) -> None:
@@ -196,7 +250,8 @@ def check(serving: Path, ledger: Ledger, version: int) -> None:
 
 def retired(serving: Path, known: Sequence[Entry]) -> set[int | None]:
     """The versions that were rolled back."""
-    return {e.version for e in known if e.kind == "rolled back"} | {*buried(serving)}
+    hidden = {*buried(serving), *numbers(serving, HIDDEN)}
+    return {e.version for e in known if e.kind == "rolled back"} | hidden
 
 
 def taken(serving: Path, known: Sequence[Entry]) -> set[int]:

@@ -94,6 +94,7 @@ def publish(
     ledger: Ledger,
     at: str,
     parent: int | None = None,
+    incumbent: int | None = None,
     notes: Mapping[str, Any] | None = None,
     wait: bool = True,
 ) -> Published:
@@ -101,11 +102,12 @@ def publish(
 
     It is copied beside its place, compared with MANIFEST.json, fsynced, renamed, recorded. The same
     content for the same day again does nothing, also once that was deleted. parent: the version it
-    was trained from. notes: for the ledger, as JSON can hold them. wait: for another publisher.
+    was trained from. incumbent: it was judged against. notes: for the ledger, as JSON can hold
+    them. wait: for another publisher.
 
-    Raises InputError for a folder that ``staging.check`` refuses, a parent that was never published
-    or was rolled back, content that was rolled back, a 100th version of a day, too little room;
-    RetryError (an InputError) for a disk that fails, and for another publisher unless ``wait``.
+    Raises InputError for a folder that ``staging.check`` refuses, a parent or an incumbent that was
+    never published or was rolled back, content that was rolled back, a 100th version of a day, too
+    little room; RetryError for a disk that fails, and for another publisher unless ``wait``.
     """
     manifest, size = staging.inspect(staged)
     with journal.refusals(serving):
@@ -119,10 +121,11 @@ def publish(
                 again = _published(serving, known, day, manifest)
                 if again is not None:
                     return again
-                _demand_parent(serving, known, parent)
+                _demand_in_service(serving, known, parent, incumbent)
                 version = version_of(day, journal.taken(serving, known))
             disk.demand_room(serving, size + SPARE, f"version {version}")
-            facts = {"parent": parent, "notes": dict(notes or {}), **manifest.identity}
+            facts = {"parent": parent, "incumbent": incumbent, "notes": dict(notes or {}),
+                     **manifest.identity}  # fmt: skip
             entry = Entry("published", serving.name, at, version, facts)
             _place(staged, serving, ledger, entry, manifest)
             faults.point("publish.done")
@@ -135,13 +138,13 @@ def rollback(
     """Makes ``to`` (by default the version before the live one) live by hiding the newer ones.
 
     ``to`` is compared with its digests first. The newest is hidden last, so that the server changes
-    once. It neither waits for a publisher that copies nor needs a sound ledger to take effect. What
-    a killed rollback began is finished, not repeated.
+    once. It neither waits for a publisher that copies nor needs a sound ledger or room on the disk
+    to take effect. What a killed or failed rollback began is finished, not repeated.
 
     Raises InputError where ``to`` is no version or is damaged, or none would remain.
     """
     with journal.refusals(serving), journal.held(serving, journal.LOCK):
-        begun = journal.pending(serving)
+        begun = journal.pending(serving, at, reason=reason, by=by, to=live(serving))
         journal.apply(serving, begun)
         finished = tuple(e.version for e in begun if e.kind == "rolled back" and e.version)
         target = _target(serving, live(serving) if finished and to is None else to)
@@ -151,10 +154,11 @@ def rollback(
         facts = {"reason": reason, "by": by, "to": target}
         new = [Entry("rolled back", serving.name, at, v, facts) for v in newer]
         if begun or new:
-            journal.write(serving, [*begun, *new])
-            faults.point("rollback.journal")
-            journal.apply(serving, new)
-            journal.record(serving, ledger, [*begun, *new])
+            with journal.hidden(serving, new):
+                journal.write(serving, [*begun, *new])
+                faults.point("rollback.journal")
+                journal.apply(serving, new)
+                journal.tell(serving, ledger, [*begun, *new])
             faults.point("rollback.recorded")
         return RolledBack(target, (*finished, *newer))
 
@@ -170,14 +174,15 @@ def gc(
     if keep < 1:
         raise InputError(f"keep is {keep}; expected at least 1; keep more versions")
     with journal.refusals(serving), journal.held(serving, journal.LOCK):
-        if not dry_run:
-            journal.recover(serving, ledger, at)
-        plan = _expired(serving, ledger, keep)
+        full = not dry_run and not journal.recovered(serving, ledger, at)
+        plan = _expired(serving, ledger, keep, journal.pending(serving, at))
         for each in () if dry_run else plan:
             each.folder.rename(serving / f"{journal.DELETED}{each.version}")
             sync(serving)
             faults.point("gc.renamed")
             journal.bury(serving, ledger, at)
+        if full:
+            journal.recover(serving, ledger, at)
         return plan
 
 
@@ -204,7 +209,8 @@ def _place(
         staging.copy(staged, aside, manifest)
         with journal.held(serving, journal.LOCK):
             journal.recover(serving, ledger, entry.at)
-            _demand_parent(serving, ledger.entries(serving.name), entry.facts["parent"])
+            needed = entry.facts["parent"], entry.facts["incumbent"]
+            _demand_in_service(serving, ledger.entries(serving.name), *needed)
             if final.exists():
                 raise InputError(
                     f"version {final} exists and is never overwritten; expected a free number; "
@@ -232,22 +238,25 @@ def _published(
             if version in journal.retired(serving, known):
                 raise InputError(
                     f"version {version} of {serving} has the same content and was rolled back; "
-                    "expected another model; train again"
+                    "expected another model; train with other data, settings or seed"
                 )
             folder = serving / str(version)
             return Published(version, folder, True, live(serving) == version)
     return None
 
 
-def _demand_parent(serving: Path, known: Sequence[Entry], parent: int | None) -> None:
+def _demand_in_service(
+    serving: Path, known: Sequence[Entry], parent: int | None, incumbent: int | None
+) -> None:
     published = {e.version for e in known if e.kind == "published"}
-    if parent is None or (parent in published and parent not in journal.retired(serving, known)):
-        return
-    what = "was rolled back" if parent in published else "was never published"
-    raise InputError(
-        f"the parent {parent} of the new version {what} in {serving}; expected the version that it "
-        f"was trained from; train from {live(serving) or 'the start'}"
-    )
+    retired = journal.retired(serving, known)
+    for what, version in (("parent", parent), ("incumbent", incumbent)):
+        if version is not None and (version not in published or version in retired):
+            found = "was rolled back" if version in published else "was never published"
+            raise InputError(
+                f"the {what} {version} of the new version {found} in {serving}; expected one in "
+                f"service; train from {live(serving) or 'the start'}"
+            )
 
 
 def _target(serving: Path, to: int | None) -> int:
@@ -269,17 +278,20 @@ def _target(serving: Path, to: int | None) -> int:
     return found[-2]
 
 
-def _expired(serving: Path, ledger: Ledger, keep: int) -> tuple[Deleted, ...]:
-    """What retention does not keep, oldest first."""
+def _expired(
+    serving: Path, ledger: Ledger, keep: int, begun: Sequence[Entry]
+) -> tuple[Deleted, ...]:
+    """What retention does not keep, oldest first. begun: not in the ledger yet."""
     found = versions(serving)
     if not found:
         return ()
-    published = (e for e in ledger.entries(serving.name) if e.kind == "published")
+    known = (*ledger.entries(serving.name), *begun)
+    published = (e for e in known if e.kind == "published")
     parents = {e.facts.get("parent") for e in published if e.version == found[-1]}
     kept = {*found[-max(keep, 2) :], *parents}
-    hidden = (v for v in journal.numbers(serving, journal.HIDDEN) if v < found[-1])
+    hidden = {*journal.numbers(serving, journal.HIDDEN)} & {*journal.buried(serving)}  # told why
     gone = [(v, serving / str(v)) for v in found if v not in kept]
-    gone += [(v, serving / f"{journal.HIDDEN}{v}") for v in hidden]
+    gone += [(v, serving / f"{journal.HIDDEN}{v}") for v in sorted(hidden) if v < found[-1]]
     return tuple(Deleted(path, v, staging.size(path)) for v, path in gone)
 
 

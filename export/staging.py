@@ -34,6 +34,7 @@ BEGINS = (
 )
 REFUSED_OPS = (b"PyFunc", b"WriteFile")  # would run Python, or write to the server's disk
 LARGEST_MANIFEST = 64 << 20
+FOLDER_MODE, FILE_MODE = 0o755, 0o644  # whatever the umask: the server is often another user
 
 faults.declare("publish.copying", "publish.copied", "publish.synced")
 
@@ -105,13 +106,18 @@ def copy(source: Path, target: Path, manifest: Manifest) -> None:
     Raises InputError where the copy is not what ``manifest`` says.
     """
     target.mkdir()
+    target.chmod(FOLDER_MODE)
     for name in (*sorted(manifest.files), MANIFEST):
         faults.point("publish.copying")
         path = target / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        for folder in (path.parent.parent, path.parent):
+            if not folder.exists():
+                folder.mkdir()
+                folder.chmod(FOLDER_MODE)
         handle = os.open(source / name, os.O_RDONLY | os.O_NOFOLLOW)
         with open(handle, "rb") as old, path.open("xb") as new:
             shutil.copyfileobj(old, new, 1 << 20)
+            os.fchmod(new.fileno(), FILE_MODE)
         sync(path)
     faults.point("publish.copied")
     if check(target).digest != manifest.digest:

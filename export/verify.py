@@ -26,6 +26,7 @@ from export import checks
 
 FORBIDDEN = ("at4ctr", "tf_keras", "keras")
 LIMIT_SECONDS = 600
+BYTES_A_SECOND = 10_000_000  # of a version, on top: it is hashed, loaded and read
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Report:
 def verify(folder: Path, like: Path | None = None) -> Report:
     """Runs this module on a version's folder in a fresh process. like: see ``checks.like``."""
     begin = time.monotonic()
+    limit = limit_of(Path(folder))
     environment = {k: v for k, v in os.environ.items() if k != "TF_USE_LEGACY_KERAS"}
     command = [sys.executable, "-m", "export.verify", str(Path(folder).resolve())]
     command += [f"--like={Path(like).resolve()}"] if like else []
@@ -54,17 +56,23 @@ def verify(folder: Path, like: Path | None = None) -> Report:
             env=environment | {"TF_CPP_MIN_LOG_LEVEL": "3"},
             capture_output=True,
             text=True,
-            timeout=LIMIT_SECONDS,
+            timeout=limit,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        late = f"FAILED process: not done after {LIMIT_SECONDS} s"
+        late = f"FAILED process: not done after {limit:,.2f} s"
         return Report(False, (late,), time.monotonic() - begin, answered=False)
     lines = tuple(done.stdout.splitlines())
     if done.returncode not in (0, 1):
         lines += (f"FAILED process: exit status {done.returncode}: {done.stderr[-500:]}",)
     seconds = time.monotonic() - begin
     return Report(done.returncode == 0, lines, seconds, answered=done.returncode >= 0)
+
+
+def limit_of(folder: Path) -> float:
+    """Seconds that the process may take: the larger the version, the more."""
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return LIMIT_SECONDS + size / BYTES_A_SECOND
 
 
 def pending(folder: Path, like: Path | None) -> Iterator[tuple[str, Callable[[], str]]]:

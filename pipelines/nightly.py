@@ -15,6 +15,7 @@ Exit codes: 0 done, or done already; 1 a defect, see log.jsonl; 2 something must
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import signal
@@ -36,6 +37,7 @@ from pipelines.night.outcome import Result, Stopped
 from pipelines.night.places import Places
 
 COMMANDS = {"run": 0, "backfill": 0, "status": 0, "compare": 2, "rollback": 0, "gc": 0}  # words
+YEARS = (1970, 9998)  # of a night: there is a day before and after it
 CHAIN = {
     "dataset": "a module of at4ctr/data, or of configs",
     "config": "a recipe: a module of configs, or backbone+task+task",
@@ -44,6 +46,7 @@ CHAIN = {
     "days": "of a period: 7 for a weekly model",
     "utc_offset_hours": "local minus universal time of the folders' dates: 8 for taobao",
     "evaluation": "share of a period, its end, that judges the model",
+    "cold_days": "how many days, the latest, a cold start trains on; 0: all",
     "data_gate": "thresholds of the data gate, such as 'deviations=6'",
     "model_gate": "thresholds of the model gate, such as 'auc_loss=0.002 clicks=1000'",
 }
@@ -71,7 +74,7 @@ def flag_values() -> flags.FlagValues:
     ):
         flags.DEFINE_string(name, "", text, flag_values=f)
     for name, text in (
-        ("cold_start", "forget the parent's weights and ids; train on all days so far"),
+        ("cold_start", "forget the parent's weights and ids; train on all days, or --cold_days"),
         ("again", "a new attempt of a date that has ended, however it did"),
         ("bless", "publish what a gate held or refused; of backfill, a first model only"),
         ("adopt", "take over flags that differ from the chain's"),
@@ -90,6 +93,9 @@ def flag_values() -> flags.FlagValues:
 def main(arguments: Sequence[str]) -> int:
     """Runs a command; its exit code."""
     f = flag_values()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal of ASCII loses no exit code
     try:
         command, *words = f(["nightly", *map(_underscored, arguments)])[1:] or ["run"]
     except flags.Error as error:
@@ -126,7 +132,7 @@ def _guarded(command: str, words: list[str], f: flags.FlagValues) -> Result:
         with contextlib.redirect_stdout(sys.stderr):
             return _perform(command, words, f)
     except (Stopped, KeyboardInterrupt):
-        said, code = "stopped; run the same command again to go on", outcome.RETRY
+        said, code = outcome.STOPPED, outcome.RETRY
     except Exception as error:
         said, code = outcome.sentence_of(error), outcome.code_of(error)
         if code == outcome.BROKEN:
@@ -145,6 +151,7 @@ def _perform(command: str, words: list[str], f: flags.FlagValues) -> Result:
     if command in ("run", "backfill"):
         return _train(command, places, f)
     faults.check()
+    places.demand_known()
     if command == "status":
         return operate.status(places, f.last)
     if command == "compare":
@@ -156,9 +163,15 @@ def _perform(command: str, words: list[str], f: flags.FlagValues) -> Result:
 
 def _train(command: str, places: Places, f: flags.FlagValues) -> Result:
     """The commands that need TensorFlow, which takes seconds to load."""
+    from at4ctr import cluster
     from pipelines.night import backfill, job
 
     faults.check()
+    if cluster.hosts().size > 1:
+        raise InputError(
+            f"TF_CONFIG names {cluster.hosts().size} hosts; expected one, as a night trains on all "
+            "devices of one host; unset TF_CONFIG, or train on several with make train"
+        )
     asked = Asked(
         {name: f[name].value for name in CHAIN},
         cold=f.cold_start,
@@ -175,13 +188,13 @@ def _train(command: str, places: Places, f: flags.FlagValues) -> Result:
 
 
 def _day(flag: str, text: str) -> date:
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise InputError(
-            f"--{flag} is {text!r}; expected a day such as 2017-12-01; give one, for the clock "
-            "decides nothing"
-        ) from None
+    with contextlib.suppress(ValueError):
+        if YEARS[0] <= (day := date.fromisoformat(text)).year <= YEARS[1]:
+            return day
+    raise InputError(
+        f"--{flag} is {text!r}; expected a day such as 2017-12-01, of the years {YEARS[0]} to "
+        f"{YEARS[1]}; give one, for the clock decides nothing"
+    )
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from at4ctr.gates.statistics import Stats
 
 SEVERITIES = {"reject": ("✗ rejects", "fail"), "warn": ("! warning", "hold"), "note": ("note", "")}
 DIFFERENCES = 40  # between two configurations that are listed
+PASSED = 20  # days that a cold start passed over, that are listed
 
 
 def anomalies(night: Night) -> Html:
@@ -98,6 +99,10 @@ def data(night: Night) -> Html:
     split = night.record.get("rows") or {}
     if split:
         rows.append(("rows of the store", ", ".join(f"{k} {v:,}" for k, v in split.items())))
+    passed = [f"{d} {why}" for d, why in sorted((night.record.get("passed_over") or {}).items())]
+    if passed:
+        more = f" and {len(passed) - PASSED} more" if len(passed) > PASSED else ""
+        rows.append(("passed over, not read", ", ".join(passed[:PASSED]) + more))
     return section(
         "data", "Data", table(("", ""), rows, sentences=(1,), css="facts stack"), _days(night)
     )

@@ -71,7 +71,9 @@ def write(folder: Path, chain: Sequence[Path] | None = None) -> Path:
 
 def earlier(folder: Path) -> list[Path]:
     """The attempts beside an attempt's folder, by date and number."""
-    return sorted(p.parent for p in Path(folder).parents[1].glob("dt=*/attempt-*/run.json"))
+    found = (p.parent for p in Path(folder).parents[1].glob("dt=*/attempt-*/run.json"))
+    named = (p for p in found if p.name.removeprefix("attempt-").isdecimal())
+    return sorted(named, key=lambda p: (p.parent.name, int(p.name.removeprefix("attempt-"))))
 
 
 def _page(night: Night, nights: list[Night | None], aside: Path) -> str:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from at4ctr.data import negatives, parts, steps, vocabulary
 from at4ctr.data.dataset import SPLITS, Options
+from at4ctr.data.days import NoData
 from at4ctr.data.engine import Engine, name, report
 from at4ctr.data.sampling import PRIME, uniform31_sql
 from at4ctr.errors import InputError
@@ -21,7 +22,8 @@ from at4ctr.schema import Schema
 def build(engine: Engine, config: Options, folder: Path) -> dict[str, Any]:
     """Writes all of a store but its manifest; returns what it knows of that.
 
-    Raises InputError when no user is left, or a split has rows of one class only.
+    Raises InputError when no user is left; NoData, which is one, when a split has no rows or rows
+    of one class only.
     """
     schema = config.schema()
     shown = engine.columns("impressions")
@@ -186,18 +188,18 @@ def _write_parts(
 
 
 def _demand_classes(config: Options, counts: parts.Counts) -> None:
-    """Raises InputError for an empty training or test split, or a split of one class only."""
+    """Raises NoData for an empty training or test split, or a split of one class only."""
     for split in SPLITS:
         rows, positives = counts.rows[split], counts.positives[split]
         if rows == 0 and split != "validation":
             out = "fewer" if split == "train" else "more"
-            raise InputError(
+            raise NoData(
                 f"data options of {config.name}: the {split} split has no row; expected some; use "
                 f"a longer log, or lower data.min_history, or hold out {out} rows"
             )
         if rows and positives in (0, rows):
             what = "positives" if positives else "negatives"
-            raise InputError(
+            raise NoData(
                 f"data options of {config.name}: the {split} split has {rows:,} rows, all "
                 f"{what}; expected both classes; use a longer log or another split"
             )

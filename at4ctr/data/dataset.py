@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from at4ctr.data.days import Lines
 from at4ctr.data.sampling import demand_rate
 from at4ctr.errors import InputError, unknown
 from at4ctr.schema import Schema
@@ -79,6 +80,9 @@ class Options(ABC):
     READING: ClassVar[tuple[str, ...]] = ("raw", "history", "negative_rate", "unknown_rate")
     LATER: ClassVar[tuple[str, ...]] = ("draw", "reject", "user_rate")  # than the first stores
     FEWEST: ClassVar[int] = 1  # the least min_behaviours; 0: users may have impressions alone
+    UTC_OFFSET_HOURS: ClassVar[float] = 0.0  # local minus universal time where the log was written
+    LINES: ClassVar[Lines | None] = None  # how the raw log is dealt to days, where it can be
+    DAILY: ClassVar[bool] = False  # `load` reads all parts of a day's folder (`at4ctr.data.days`)
 
     def __post_init__(self) -> None:
         where = f"data options of {self.name}"
@@ -149,6 +153,15 @@ class Options(ABC):
         user has) and ``earlier`` (how many of the user's have a smaller timestamp). Window
         functions must be partitioned by ``"user"``.
         """
+
+    def demand_daily(self) -> None:
+        """Raises InputError unless `load` reads the parts of a day's folder."""
+        if not self.DAILY:
+            raise InputError(
+                f"the log of {self.name} is not read by days; expected a dataset whose load reads "
+                "the parts of a day's folder, such as taobao, tafeng or a mapping of your own; "
+                "choose one, or train it as a whole (make train)"
+            )
 
     def cut(self) -> str:
         """SQL over the same columns: how many of the user's behaviours a row sees.

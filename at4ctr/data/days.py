@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 DAY = 86_400  # seconds
 READY, SIMULATED = "_SUCCESS", "_SIMULATED"
-PART = re.compile(r"part-[A-Za-z0-9._=-]*?\.(parquet|csv\.gz|csv)")
+PART_NAME = "part-"
+PART = re.compile(PART_NAME + r"[A-Za-z0-9._=-]*?\.(parquet|csv\.gz|csv)")
 FOLDER = re.compile(r"dt=(\d{4}-\d{2}-\d{2})")
 
 
@@ -49,6 +50,22 @@ class Window(NamedTuple):
     begin: int
     cutoff: int
     end: int
+
+
+@dataclass(frozen=True)
+class Lines:
+    """How a raw log of text, a row a line, is dealt to days.
+
+    day: of a line, its end included: days since 1970-01-01 on the calendar of the log's own zone
+        (`Options.UTC_OFFSET_HOURS`). Raises ValueError or IndexError for a line without a day.
+    header: a file's first line names its columns, and stands first in every day too.
+    first, last: of the log; what lies outside are strays, which are dealt only if asked for.
+    """
+
+    day: Callable[[bytes], int]
+    header: bool = False
+    first: date = date.min
+    last: date = date.max
 
 
 @dataclass(frozen=True)
@@ -100,10 +117,18 @@ class Periods:
 
 
 def dates(root: Path) -> tuple[date, ...]:
-    """The days that are finished, in order; InputError for a date that no calendar has."""
+    """The days that are finished and have a part with a byte, in order.
+
+    Raises InputError for a date that no calendar has.
+    """
     found = (FOLDER.fullmatch(path.name) for path in Path(root).glob("dt=*"))
     days = sorted(_dated(Path(root), m[1]) for m in found if m)
-    return tuple(d for d in days if (_folder(root, d) / READY).is_file())
+    return tuple(d for d in days if _filled(_folder(root, d)))
+
+
+def _filled(folder: Path) -> bool:
+    parts = (p for p in folder.glob(f"{PART_NAME}*") if PART.fullmatch(p.name))
+    return (folder / READY).is_file() and any(p.is_file() and p.stat().st_size for p in parts)
 
 
 def find(root: Path, wanted: Iterable[date]) -> tuple[Day, ...]:

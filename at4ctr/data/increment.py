@@ -96,7 +96,8 @@ def build(
     """
     folder = Path(folder)
     demand_order(days)
-    _demand_possible(base, window)
+    demand_possible(base)
+    _demand_window(window)
     past = None if parent is None else states.opened(parent)
     if past is not None:
         states.demand_same(past, base)
@@ -122,13 +123,10 @@ def opened(folder: Path) -> Night:
         ) from error
 
 
-def _demand_possible(base: Options, window: Window) -> None:
+def demand_possible(base: Options) -> None:
+    """Raises InputError for a dataset, or options of one, of which no night can be made."""
+    base.demand_daily()
     where = f"data options of {base.name}"
-    if not window.begin < window.cutoff < window.end:
-        raise InputError(
-            f"window {tuple(window)} is empty; expected begin < cutoff < end in epoch seconds; "
-            "name a later date than the parent's"
-        )
     for option, only, why in (
         ("protocol", "strict", "the evaluated rows would shape vocabularies and negatives"),
         ("reject", "own", "what a user meets later would choose the negatives of today"),
@@ -138,6 +136,14 @@ def _demand_possible(base: Options, window: Window) -> None:
                 f"{where}: {option} is {getattr(base, option)!r}; expected {only!r} of a nightly "
                 f"model, as {why}; set data.{option}={only}"
             )
+
+
+def _demand_window(window: Window) -> None:
+    if not window.begin < window.cutoff < window.end:
+        raise InputError(
+            f"window {tuple(window)} is empty; expected begin < cutoff < end in epoch seconds; "
+            "name a later date than the parent's"
+        )
 
 
 def _demand_next(past: State, window: Window) -> None:

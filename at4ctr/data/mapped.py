@@ -8,6 +8,7 @@ their own. The instances are split by time. `trivago` is an example.
 from __future__ import annotations
 
 import hashlib
+import re
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from at4ctr.data.dataset import Options, Source
+from at4ctr.data.days import PART_NAME
 from at4ctr.data.mapped_columns import TABLE, demand_columns, finish
 from at4ctr.data.mapping import (
     BINARY,
@@ -56,6 +58,7 @@ class Mapped(Options):
     validation_from: str = ""
 
     FEWEST: ClassVar[int] = 0
+    DAILY: ClassVar[bool] = True
     CITATION: ClassVar[str] = ""  # where the log comes from, for the report
 
     def __post_init__(self) -> None:
@@ -115,6 +118,16 @@ class Mapped(Options):
         every = {"behaviours": self.behaviours(), "impressions": self.impressions(),
                  "users": self.users(), "items": self.items()}  # fmt: skip
         return {method: rows for method, rows in every.items() if rows is not None}
+
+    def demand_daily(self) -> None:
+        for method, rows in self.sources().items():
+            begin = re.split(r"[*?[]", rows.files)[0]
+            if not (begin.startswith(PART_NAME) or PART_NAME.startswith(begin)):
+                raise InputError(
+                    f"{method}() of {self.name} reads {rows.files}, and a day's folder holds "
+                    f"files {PART_NAME}* alone; expected a name that begins so; call it "
+                    f"{PART_NAME}{rows.files} in the mapping, and the files of the days alike"
+                )
 
     def acquire(self) -> Source:
         rows = self.sources().values()

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from at4ctr.data import simulate
 from at4ctr.data import world as worlds
@@ -53,6 +53,9 @@ class Config(Options):
     impressions: int = 2_000_000
     cutting: Literal["days", "random"] = "days"
     world_seed: int = 1
+
+    UTC_OFFSET_HOURS: ClassVar[float] = 8.0
+    DAILY: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

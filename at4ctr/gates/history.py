@@ -84,7 +84,7 @@ class Usual:
 
         Each of the days has such a distance itself, to the nearest of the others. Allowed is their
         median, or the multinomial law's own distance where that is more, and on top max(least,
-        deviations · max(spread, noise)).
+        deviations · max(spread, noise)). To be nearer than that is never odd.
 
         past, today: shares [buckets]. trials: effective, of one day. largest: L∞ instead of the
         Jensen–Shannon divergence.
@@ -98,7 +98,7 @@ class Usual:
         mean, deviation = (_largest_noise if largest else _divergence_noise)(today, trials)
         usual = max(float(np.median(own)), mean)
         allowed = self.deviations * max(spread(own), deviation)
-        return Distance(value, usual, value - usual, max(least, allowed))
+        return Distance(value, usual, max(0.0, value - usual), max(least, allowed))
 
 
 def shares(counts: npt.ArrayLike) -> Floats:

@@ -19,7 +19,6 @@ from at4ctr.data.dataset import Options, Source
 from at4ctr.data.duck import FULL, Engine
 from at4ctr.data.engine import Engine as AnyEngine
 from at4ctr.data.engine import quoted
-from at4ctr.data.mapped import Mapped
 from at4ctr.errors import InputError
 from at4ctr.gates import counting
 
@@ -201,13 +200,7 @@ def _relation_of(
 
 
 def _loads(base: Options, files: Sequence[Path]) -> list[tuple[Options, Source]]:
-    """What to load, one after another.
-
-    A dataset's own format is one file. A mapping reads what its ``raw`` names: one part after
-    another where all its rows come from the same files, otherwise the whole folder.
-    """
-    files = sorted(files)
-    if isinstance(base, Mapped) and len({rows.files for rows in base.sources().values()}) > 1:
-        folders = sorted({str(path.parent) for path in files})
-        return [(replace(base, raw=folder), Source(tuple(files))) for folder in folders]
-    return [(replace(base, raw=str(path)), Source((path,))) for path in files]
+    """What to load, folder by folder: a day's parts together, as preparation reads them."""
+    folders = sorted({path.parent for path in files})
+    parts = {f: tuple(sorted(p for p in files if p.parent == f)) for f in folders}
+    return [(replace(base, raw=str(f)), Source(found)) for f, found in parts.items()]

@@ -23,8 +23,9 @@ class Thresholds:
     entropy_rise: NE' / NE − 1 is at most this.
     pcoc, pcoc_noise: |PCOC − 1| ≤ pcoc + pcoc_noise / √clicks.
     segment_pcoc: no large segment's PCOC is surely further from 1 than this.
-    segment_share: a segment is large from this share of all clicks on.
-    clicks, users: fewer tell nothing.
+    segment_share: a segment is large from this share of all clicks, or of all predicted ones, on.
+    clicks, users: fewer tell nothing; users are those with a click, or, where these are fewer,
+        those with a row without one.
     replicates, seed: of the bootstrap.
     """
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DEFAULTS = {"dataset": "taobao", "config": "din_at4ctr", "data": "", "set": "", "days": "1",
-            "utc_offset_hours": "0", "evaluation": "0.25", "data_gate": "",
+            "utc_offset_hours": "", "evaluation": "0.25", "cold_days": "0", "data_gate": "",
             "model_gate": ""}  # fmt: skip
 Given = Mapping[str, str | None]
 
@@ -17,9 +17,10 @@ Given = Mapping[str, str | None]
 class Asked:
     """given: the chain's flags, None where one was left out.
 
-    cold: forget the parent's weights and ids, and train on all days so far. again: a new attempt
-    of a date that has ended. bless, reason: publish what a gate held or refused. adopt: take over
-    flags that differ from the chain's. minutes: to wait for the log. metrics: Prometheus textfile.
+    cold: forget the parent's weights and ids, and train on the chain's `cold_days`. again: a new
+    attempt of a date that has ended. bless, reason: publish what a gate held or refused. adopt:
+    take over flags that differ from the chain's. minutes: to wait for the log. metrics: Prometheus
+    textfile.
     """
 
     given: Given

@@ -41,9 +41,10 @@ class Attempt:
 
     form, model, date, attempt; settings: digest of ``config.json``; cold; parent: its version,
     date, attempt and cutoff, or null; incumbent: likewise, what it is compared with; window;
-    command: words; inputs: date -> file -> SHA-256; simulated: any of them; stage: the last that
-    was reached; stages: every transition with its moment and seconds of work; outcome: null while
-    it is at work, else exit, name, sentence and, of REJECTED and FAILED, of what; blessed; version.
+    command: words; inputs: date -> file -> SHA-256; passed_over: date -> missing or refused, of a
+    cold start; simulated: any of the inputs; stage: the last that was reached; stages: every
+    transition with its moment and seconds of work; outcome: null while it is at work, else exit,
+    name, sentence and, of REJECTED and FAILED, of what; blessed; version.
     """
 
     folder: Path
@@ -134,8 +135,18 @@ def recorded(places: Places, entry: Entry) -> Path | None:
 
 def attempts(places: Places, day: date) -> tuple[Attempt, ...]:
     """Those of a date, oldest first."""
+    return tuple(opened(p) for p in _folders(places, day))
+
+
+def _folders(places: Places, day: date) -> list[Path]:
+    """Those with a record, by number; one that was renamed by hand is no attempt."""
     found = (p for p in places.night(day).glob("attempt-*") if (p / RECORD).is_file())
-    return tuple(opened(p) for p in sorted(found))
+    named = (p for p in found if NAME.fullmatch(f"{p.parent.name}/{p.name}"))
+    return sorted(named, key=_number)
+
+
+def _number(folder: Path) -> int:
+    return int(folder.name.partition("-")[2])
 
 
 def opened(folder: Path) -> Attempt:
@@ -155,9 +166,8 @@ def begin(
     places: Places, day: date, settings: Mapping[str, Any], facts: Mapping[str, Any]
 ) -> Attempt:
     """A new attempt of a date, PLANNED."""
-    numbers = [int(p.name.partition("-")[2]) for p in places.night(day).glob("attempt-[0-9]*")
-               if (p / RECORD).is_file()]  # fmt: skip
-    name = f"attempt-{max(numbers, default=0) + 1:02d}"
+    last = max(map(_number, _folders(places, day)), default=0)
+    name = f"attempt-{last + 1:02d}"
     folder = places.night(day) / name
     make_folder(folder)  # one without a record was never begun
     write_json(folder / SETTINGS, settings)

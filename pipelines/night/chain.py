@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from at4ctr import config, faults
 from at4ctr.config import Experiment
+from at4ctr.data import increment
 from at4ctr.data.days import Periods
 from at4ctr.data.state import difference
 from at4ctr.durable import make_folder, write_json
@@ -24,6 +25,7 @@ from at4ctr.errors import InputError
 from at4ctr.gates import anomaly, verdict
 from at4ctr.registry import Entry
 from pipelines.night.asked import DEFAULTS, Given
+from pipelines.night.attempt import SETTINGS, Attempt, attempts, recorded
 from pipelines.night.places import Places, now
 
 FORM = 1
@@ -45,6 +47,11 @@ class Settings:
         return Path(self.asked["data"])
 
     @property
+    def cold_days(self) -> int:
+        """How many days, the latest, a cold start trains on; 0: all."""
+        return int(self.asked["cold_days"])
+
+    @property
     def halves(self) -> bool:
         """Whether half of the evaluated users fit a calibrator."""
         return self.experiment.calibrator != "none"
@@ -60,7 +67,7 @@ class Settings:
             if value["form"] != FORM:
                 raise ValueError(f"form is {value['form']}")
             parts = {p: config.from_json(value[p], where) for p in PARTS}
-            return cls(asked=dict(value["asked"]), **parts)
+            return cls(asked={**DEFAULTS, **value["asked"]}, **parts)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
@@ -72,7 +79,8 @@ class Settings:
     def meaning(self) -> dict[str, Any]:
         """What it comes to, however the flags were written."""
         value = self.to_json()
-        return {p: value[p] for p in PARTS} | {"data": self.asked["data"]}
+        return {p: value[p] for p in PARTS} | {"data": self.asked["data"],
+                                               "cold_days": self.cold_days}  # fmt: skip
 
     @property
     def digest(self) -> str:
@@ -89,6 +97,8 @@ def made(given: Given) -> Settings:
     words = _words("set", asked["set"])
     data = config.dataset(asked["dataset"])()
     data = config.override({"data": data}, [w for w in words if w.startswith("data.")])["data"]
+    increment.demand_possible(data)
+    asked["utc_offset_hours"] = asked["utc_offset_hours"] or f"{data.UTC_OFFSET_HOURS:g}"
     experiment = config.override(
         config.recipe(asked["config"], data), [w for w in words if not w.startswith("data.")]
     )
@@ -98,13 +108,24 @@ def made(given: Given) -> Settings:
             'the optimizer of the one before; add --set "fit.decay=none"'
         )
     fields = [f"{k}={asked[k]}" for k in ("days", "utc_offset_hours", "evaluation")]
+    periods = config.override(Periods(), fields)
+    _demand_cold_days(asked["cold_days"], periods.days)
     return Settings(
         asked,
         experiment,
-        config.override(Periods(), fields),
+        periods,
         _gate(anomaly.Thresholds(), asked, "data_gate"),
         _gate(verdict.Thresholds(), asked, "model_gate"),
     )
+
+
+def _demand_cold_days(text: str, period: int) -> None:
+    whole = text.isascii() and text.isdecimal()
+    if not whole or 0 < int(text) < period:
+        raise InputError(
+            f"--cold_days is {text!r}; expected a whole number of days, at least the {period} of a "
+            "period, or 0 for all; set --cold_days=0"
+        )
 
 
 def _gate(value: Value, asked: Mapping[str, str], name: str) -> Value:
@@ -146,9 +167,12 @@ def settle(places: Places, given: Given, *, adopt: bool, reason: str) -> Setting
     Raises InputError for a flag that differs from the chain's.
     """
     if not places.snapshot.exists():
-        settings = made(given)
-        _write(places, settings, [])
-        return settings
+        left = [a for day in places.dates() for a in attempts(places, day)]
+        if not left and not any(recorded(places, e) for e in places.ledger.entries(places.model)):
+            settings = made(given)
+            _write(places, settings, [])
+            return settings
+        _restore(places, left, reason if adopt else "")
     settings = read(places)
     changed = {k: v for k, v in given.items() if v is not None and v != settings.asked[k]}
     new = made({**settings.asked, **changed}) if changed else settings
@@ -165,6 +189,23 @@ def settle(places: Places, given: Given, *, adopt: bool, reason: str) -> Setting
     return _adopt(places, new, what, reason)
 
 
+def _restore(places: Places, left: Sequence[Attempt], reason: str) -> None:
+    """The lost snapshot, from the newest attempt's settings: never from flags alone."""
+    lost = f"{places.snapshot} is missing, but {places.model} has nights or versions already"
+    if not left:
+        raise InputError(
+            f"{lost}; expected the chain's settings, so that no defaults take their place; restore "
+            "it from a backup, or begin another --model"
+        )
+    if not reason.strip():
+        raise InputError(
+            f"{lost}; expected the chain's settings, so that no defaults take their place; restore "
+            f"it from a backup, or take over those of {left[-1].name} with --adopt --reason"
+        )
+    settings = Settings.from_json(left[-1].read(SETTINGS), str(left[-1].folder / SETTINGS))
+    _remember(places, settings, [], {"reason": reason.strip(), "adopted": f"{left[-1].name}'s"})
+
+
 def _adopt(places: Places, new: Settings, what: str, reason: str) -> Settings:
     if not reason.strip():
         raise InputError(
@@ -172,16 +213,22 @@ def _adopt(places: Places, new: Settings, what: str, reason: str) -> Settings:
             'for the ledger; add --reason "why"'
         )
     changes = json.loads(places.snapshot.read_text(encoding="utf-8"))["changes"]
-    facts = {"reason": reason.strip(), "adopted": what}
+    _remember(places, new, changes, {"reason": reason.strip(), "adopted": what})
+    return new
+
+
+def _remember(
+    places: Places, new: Settings, changes: Sequence[Mapping[str, Any]], facts: dict[str, str]
+) -> None:
+    """Tells the ledger of a change, once, then writes it."""
     told = [e for e in places.ledger.entries(places.model) if "adopted" in e.facts]
     if not told or told[-1].facts != facts:  # none follows itself, but one that was cut short
         places.ledger.append(Entry("blessed", places.model, now(), None, facts))
     faults.point("adopt.recorded")
     _write(places, new, [*changes, {"at": now(), **facts}])
-    return new
 
 
-def _write(places: Places, settings: Settings, changes: list[dict[str, Any]]) -> None:
+def _write(places: Places, settings: Settings, changes: Sequence[Mapping[str, Any]]) -> None:
     make_folder(places.snapshot.parent)
     write_json(places.snapshot, {"settings": settings.to_json(), "changes": changes})
 

@@ -11,7 +11,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -26,12 +26,13 @@ from at4ctr.gates import statistics
 from at4ctr.gates.anomaly import Anomaly
 from at4ctr.gates.statistics import Stats
 from pipelines.night.chain import Settings
+from pipelines.night.parents import Parent
 from pipelines.night.places import Places
 
 log = logging.getLogger("at4ctr.nightly")
 
 PATIENCE = 60.0  # seconds between two looks for a day that is not there yet
-WEEKS = 4  # of days before, whose counts are compared with: weekdays differ
+WEEKS = timedelta(weeks=4)  # before a day, whose counts are compared with: weekdays differ
 Digests = dict[str, dict[str, str]]
 
 
@@ -83,8 +84,26 @@ def found(
             sleep(min(PATIENCE, left))
 
 
+def passed_over(
+    settings: Settings, window: days_of.Window, judged: Sequence[Counted]
+) -> dict[str, str]:
+    """Date -> ``missing`` or ``refused``, of what a cold start goes without; none of its last
+    period."""
+    wanted = settings.periods.dates(window)
+    known = {c.day: "" if c.accepted else "refused" for c in judged}
+    before = wanted[-1] - timedelta(settings.periods.days)
+    return {str(d): why for d in wanted if d <= before and (why := known.get(d, "missing"))}
+
+
 def digests(found: Sequence[Day]) -> Digests:
     return {str(d.date): {f.name: digest(f) for f in d.files} for d in found}
+
+
+def digest_of(inputs: Digests) -> dict[str, Any]:
+    """What the ledger tells of a night's files, in a few bytes: run.json has the list."""
+    text = json.dumps(inputs, sort_keys=True)
+    return {"days": len(inputs), "files": sum(map(len, inputs.values())),
+            "sha256": hashlib.sha256(text.encode()).hexdigest()}  # fmt: skip
 
 
 def changed(settings: Settings, inputs: Digests) -> bool:
@@ -96,12 +115,16 @@ def changed(settings: Settings, inputs: Digests) -> bool:
 
 
 def checked(
-    places: Places, settings: Settings, found: Sequence[Day], inputs: Digests, state: Path | None
+    places: Places,
+    settings: Settings,
+    found: Sequence[Day],
+    inputs: Digests,
+    knowing: Parent | None,
 ) -> tuple[Counted, ...]:
     """Counts and judges the days in order, each against the accepted ones before it.
 
-    state: of the parent, whose vocabulary tells unknown ids. A day that was accepted, and whose
-    files and way of counting are the same, is not asked again.
+    knowing: whose vocabulary tells unknown ids, of the days after those that it was trained on. A
+    day that was accepted, and whose files and way of counting are the same, is not asked again.
     """
     counting = counting_of(settings)
     before = {c.day: c for c in _before(places, settings, found[0].date)}
@@ -110,9 +133,11 @@ def checked(
         files = inputs[str(day.date)]
         known = _kept(places, counting, day.date, files)
         if known is None or not known.accepted:
-            vocabulary = state and state / "vocabulary"
+            later = knowing and settings.periods.begin(day.date) >= knowing.cutoff
+            vocabulary = knowing.state / "vocabulary" if knowing and later else None
             stats = known.stats if known else _count(places, settings, day, vocabulary)
-            history = [c.stats for c in before.values()]
+            since = day.date - WEEKS
+            history = [c.stats for d, c in before.items() if d >= since]
             found_odd = tuple(gate.check(stats, history, settings.data_gate))
             accepted = not gate.rejected(found_odd)
             known = Counted(day.date, files, counting, stats, found_odd, accepted)
@@ -123,12 +148,30 @@ def checked(
     return tuple(result)
 
 
+def accepted(places: Places, settings: Settings, inputs: Digests) -> bool:
+    """Whether each of a night's days is accepted by now."""
+    counting = counting_of(settings)
+    kept = (_kept(places, counting, date.fromisoformat(d), files) for d, files in inputs.items())
+    return all(c is not None and bool(c.accepted) for c in kept)
+
+
 def accept(places: Places, settings: Settings, inputs: Digests, reason: str) -> None:
     """Accepts by hand the days of a night that were refused."""
     for text, files in inputs.items():
         known = _kept(places, counting_of(settings), date.fromisoformat(text), files)
         if known is not None and not known.accepted:
             keep(places, replace(known, accepted=True, reason=reason))
+
+
+def demand_readable(stats: Mapping[str, Any]) -> None:
+    """Raises InputError for a day that its dataset cannot read. stats: an attempt's."""
+    for day, found in stats.items():
+        if found["refusal"]:
+            raise InputError(
+                f"the log of {day} cannot be blessed, as nothing can be read of it: "
+                f"{found['refusal']}; deliver the day anew, or without a row as {days_of.READY} "
+                "alone, and run the night again"
+            )
 
 
 def keep(places: Places, counted: Counted) -> None:
@@ -143,7 +186,7 @@ def _before(places: Places, settings: Settings, first: date) -> list[Counted]:
     and were not."""
     known, counting = [], counting_of(settings)
     there = days_of.dates(settings.data)
-    earlier = [d for d in there if first - timedelta(7 * WEEKS) <= d < first]
+    earlier = [d for d in there if first - WEEKS <= d < first]
     recent = set(earlier[-settings.data_gate.recent :])
     for day in earlier:
         kept = _kept(places, counting, day, None)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import getpass
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 from at4ctr import faults
@@ -21,14 +20,14 @@ from pipelines.night.asked import Asked
 from pipelines.night.attempt import METRICS, STAGES, Attempt
 from pipelines.night.chain import Settings
 from pipelines.night.logs import log
-from pipelines.night.outcome import End, Result
-from pipelines.night.places import Places, now
+from pipelines.night.outcome import End, Result, Stopped
+from pipelines.night.places import Places, now, who
 
 
 def run(places: Places, day: date, asked: Asked, *, only_first: bool = False) -> Result:
     """The night of a date, or what became of it. only_first: bless a model only where it is held
     for want of an incumbent."""
-    with _told(places, asked), places.locked():
+    with told(places, asked), places.locked():
         if places.versions.is_dir():
             publish.reconcile(places.versions, ledger=places.ledger, at=now())
         settings = chain.settle(places, asked.given, adopt=asked.adopt, reason=asked.reason)
@@ -39,6 +38,8 @@ def run(places: Places, day: date, asked: Asked, *, only_first: bool = False) ->
             settings = Settings.from_json(attempt.read(attempts.SETTINGS), str(attempt.folder))
             night = steps.Night(places, settings, attempt, asked.minutes, asked.sleep)
             already = attempt.finished
+            if asked.bless and not only_first:
+                _demand_unpublished(attempt)
             if not already:
                 _walk(night)
             if asked.bless and _blessable(attempt, already=already, only_first=only_first):
@@ -47,20 +48,28 @@ def run(places: Places, day: date, asked: Asked, *, only_first: bool = False) ->
                 _walk(night)
             if not already or not (attempt.folder / nightly_report.PAGE).is_file():
                 _report(attempt)
-        if asked.metrics is not None:
-            textfile.write(asked.metrics, places, attempt)
+        _measure(places, asked, attempt)
         return _result(places, attempt, already=already)
 
 
 @contextmanager
-def _told(places: Places, asked: Asked) -> Iterator[None]:
+def told(places: Places, asked: Asked) -> Iterator[None]:
     """Prometheus hears of an error too that came before there was an attempt, or after it."""
     try:
         yield
     except Exception:
-        if asked.metrics is not None:
-            textfile.write(asked.metrics, places, None)
+        _measure(places, asked, None)
         raise
+
+
+def _measure(places: Places, asked: Asked, attempt: Attempt | None) -> None:
+    """The textfile for Prometheus; it never changes how a night ended."""
+    if asked.metrics is None:
+        return
+    try:
+        textfile.write(asked.metrics, places, attempt)
+    except (OSError, InputError) as error:
+        log.warning("no metrics: %s", outcome.sentence_of(error))
 
 
 def _attempt(
@@ -90,8 +99,17 @@ def _anew(places: Places, settings: Settings, latest: Attempt, asked: Asked) -> 
         return True
     if latest.finished:
         colder = asked.cold and not record["cold_asked"] and found["name"] != "PUBLISHED"
-        judged_anew = found.get("of") == "data" and record["settings"] != settings.digest
+        judged_anew = found.get("of") == "data" and (
+            record["settings"] != settings.digest
+            or days.accepted(places, settings, record["inputs"])  # with an earlier date's night
+        )
         return colder or judged_anew
+    known = places.ledger.entries(places.model)
+    if any(e.kind == "published" and attempts.recorded(places, e) == latest.folder for e in known):
+        return False  # killed once its version was there
+    if latest.reached("TRAINING") and not latest.state.is_dir():
+        log.info("the files of %s are gone, as gc deletes those of older dates", latest.name)
+        return True
     planned = _plan(places, settings, latest.day, cold=asked.cold)
     if latest.reached("DATA_OK"):
         del planned["window"]  # later deliveries of earlier days change nothing any more
@@ -112,7 +130,10 @@ def _plan(places: Places, settings: Settings, day: date, *, cold: bool) -> dict[
     since = 0 if parent is None else parent.cutoff
     if cold or parent is None:
         there = [d for d in days_of.dates(settings.data) if d <= day]
-        since = periods.begin(there[0] if there else day)
+        first = there[0] if there else day
+        if settings.cold_days:
+            first = max(first, day - timedelta(settings.cold_days - 1))
+        since = periods.begin(first)
     window = periods.window(day, since)
     return {"settings": settings.digest, "cold": cold or parent is None, "cold_asked": cold,
             "parent": parent and parent.to_json(), "window": list(window),
@@ -126,7 +147,7 @@ def _walk(night: steps.Night) -> None:
     stage = attempt.stage
     try:
         if not attempt.reached("TRAINED") and night.parent is not None:
-            night.parent.demand_whole()
+            night.parent.demand_whole(night.settings.experiment.data)
         for stage in STAGES[STAGES.index(attempt.stage) + 1 :]:
             began = time.monotonic()
             facts = steps.STEPS[stage](night)
@@ -134,10 +155,25 @@ def _walk(night: steps.Night) -> None:
     except End as end:
         log.info("%s: %s", end.name, end.sentence)
         attempt.end(end.name, end.code, end.sentence, **end.facts)
-    except Exception as error:
+    except (Exception, Stopped, KeyboardInterrupt) as error:
+        if attempt.finished:  # PUBLISHED is written, and stays
+            raise
         code, said = outcome.code_of(error), outcome.sentence_of(error)
         log.error("%s", said, exc_info=None if code != outcome.BROKEN else error)
-        attempt.end("FAILED", code, said, of=stage, retryable=code == outcome.RETRY)
+        try:
+            attempt.end("FAILED", code, said, of=stage, retryable=code == outcome.RETRY)
+        except OSError as unrecorded:
+            log.error("that is not recorded: %s", outcome.sentence_of(unrecorded))
+            raise error  # noqa: B904
+
+
+def _demand_unpublished(attempt: Attempt) -> None:
+    found = attempt.outcome
+    if found and found["name"] == "PUBLISHED" and not attempt.record["blessed"]:
+        raise InputError(
+            f"{attempt.day} was PUBLISHED by the gate itself; expected HOLD or REJECTED to bless; "
+            "leave --bless out"
+        )
 
 
 def _blessable(attempt: Attempt, *, already: bool, only_first: bool) -> bool:
@@ -161,10 +197,10 @@ def _bless(night: steps.Night, reason: str) -> None:
             '--reason "why this is right in spite of the gate"'
         )
     found = dict(attempt.outcome or {})
-    by = getpass.getuser()
+    by = who()
     stage, overrule = steps.overruled(night, reason, by)
-    facts = {"reason": reason.strip(), "by": by, "attempt": attempt.name, "of": found.get("of"),
-             "was": found["name"], "sentence": found["sentence"]}  # fmt: skip
+    facts = {"reason": reason.strip(), "by": by, "attempt": attempt.name, "was": found["name"],
+             **{key: found.get(key) for key in ("of", "days", "sentence")}}  # fmt: skip
     known = places.ledger.entries(places.model)
     key = ("attempt", "of", "sentence")
     if not any(e.kind == "blessed" and all(e.facts.get(k) == facts[k] for k in key) for e in known):

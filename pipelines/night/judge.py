@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from at4ctr import evaluation
 from at4ctr.analysis import segments
 from at4ctr.data.state import difference
 from at4ctr.data.store import Store
-from at4ctr.durable import sync, write_json
+from at4ctr.durable import replaced, write_json
 from at4ctr.errors import InputError
 from at4ctr.evaluation import Predictions
 from at4ctr.gates import model as gate
@@ -103,8 +102,5 @@ def _keep(path: Path, measured: measure.Measured, incumbent: Predictions | None)
     if incumbent is not None:
         columns["incumbent"] = incumbent.probability
     columns |= {f"id_{name}": ids for name, ids in found.ids.items()}
-    aside = path.with_name(f".{os.getpid()}-{path.name}")
-    with aside.open("wb") as file:
+    with replaced(path) as aside, aside.open("wb") as file:
         np.savez_compressed(file, **columns)
-    sync(aside)
-    aside.replace(path)

@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipelines.night.places import now
@@ -23,10 +23,21 @@ class _Lines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
+class _File(logging.FileHandler):
+    """A log that cannot be written fails no night: the terminal has its lines too."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        del record
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+
 @contextmanager
 def to_file(path: Path) -> Iterator[None]:
     """Log lines as JSON to a file, appended."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _File(path, encoding="utf-8")
     handler.setFormatter(_Lines())
     root = logging.getLogger("at4ctr")
     root.addHandler(handler)

@@ -3,43 +3,60 @@ so none waits for TensorFlow to load."""
 
 from __future__ import annotations
 
-import getpass
 import shutil
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from at4ctr.errors import InputError
-from export import publish, staging
+from export import journal, publish, staging
+from export.publish import RetryError
 from pipelines.night.attempt import GATE, METRICS, PREDICTIONS, Attempt, attempts, opened, recorded
-from pipelines.night.outcome import Result
-from pipelines.night.places import Places, now
+from pipelines.night.outcome import CONFIGURATION, DONE, Result
+from pipelines.night.places import Places, now, who
 
 HEAVY = ("data", "checkpoints", "export", "tensorboard", PREDICTIONS)  # deleted of old attempts
+GONE = ".gone"  # of what is being deleted
 METRIC_NAMES = ("rows", "positives", "auc", "gauc", "logloss", "normalized_entropy", "pcoc")
 
 
 def status(places: Places, last: int = 30) -> Result:
     """The last nights, and what is live."""
     live = publish.live(places.versions)
-    retired = places.retired
-    rows = [_row(found[-1], retired) for day in places.dates()[-last:]
-            if (found := attempts(places, day))]  # fmt: skip
-    value = {"exit": 0, "model": places.model, "live": live, "nights": rows}
-    head = ("date", "outcome", "version", "AUC", "ΔAUC", "PCOC", "rows", "seconds", "reason")
-    cells = [head, *(tuple(_shown(v) for v in row.values()) for row in rows)]
-    widths = [max(len(c[k]) for c in cells) for k in range(len(head))]
+    try:
+        retired, damaged = places.retired, ""
+    except InputError as error:
+        retired, damaged = journal.retired(places.versions, ()), str(error)
+    found = [known[-1] for day in places.dates()[-last:] if (known := attempts(places, day))]
+    open_ = [a for a in found if not a.outcome]
+    busy = max(open_, key=_moved).folder if open_ and places.busy else None
+    rows = [_row(a, retired, at_work=a.folder == busy) for a in found]
+    code = CONFIGURATION if damaged else DONE
+    value = {"exit": code, "model": places.model, "live": live, "ledger": damaged, "nights": rows}
+    names = ("date", "outcome", "version", "AUC", "ΔAUC", "PCOC", "rows", "seconds", "reason")
+    cells = [names, *(tuple(_shown(v) for v in row.values()) for row in rows)]
+    widths = [max(len(c[k]) for c in cells) for k in range(len(names))]
     lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
              for line in cells]  # fmt: skip
-    return Result(0, value, "\n".join([f"live: {live or 'nothing yet'}", *lines]))
+    head = [f"live: {live or 'nothing yet'}", *([f"ledger: {damaged}"] if damaged else [])]
+    return Result(code, value, "\n".join([*head, *lines]))
 
 
-def _row(attempt: Attempt, retired: set[int | None]) -> dict[str, Any]:
+def _moved(attempt: Attempt) -> str:
+    """When it last reached a stage."""
+    return max((str(s["at"]) for s in attempt.record["stages"]), default="")
+
+
+def _row(attempt: Attempt, retired: set[int | None], *, at_work: bool) -> dict[str, Any]:
     record, found = attempt.record, attempt.outcome or {}
     metrics = attempt.read(METRICS) or {}
     new, old = (metrics.get(k) or {} for k in ("candidate", "incumbent"))
-    name = found.get("name") or f"at work ({attempt.stage})"
-    sentence = found.get("sentence", "")
+    name = found.get("name") or ("at work" if at_work else "KILLED")
+    sentence = found.get("sentence") or (
+        f"it has reached {attempt.stage}"
+        + ("" if at_work else f"; go on with --date={attempt.day}, or leave it to the next night")
+    )
     if record["version"] and record["version"] in retired:
         name, sentence = "ROLLED BACK", f"was published as {record['version']}"
     elif record["blessed"]:
@@ -115,7 +132,7 @@ def _named(places: Places, text: str) -> Attempt:
 def rollback(places: Places, to: int | None, reason: str) -> Result:
     """Takes the newer versions out of service; it does not wait for a night at work."""
     done = publish.rollback(
-        places.versions, ledger=places.ledger, at=now(), reason=reason, by=getpass.getuser(), to=to
+        places.versions, ledger=places.ledger, at=now(), reason=reason, by=who(), to=to
     )
     value = {"exit": 0, "live": done.live, "rolled_back": list(done.versions)}
     listed = ", ".join(map(str, done.versions)) or "nothing"
@@ -125,23 +142,33 @@ def rollback(places: Places, to: int | None, reason: str) -> Result:
 def gc(places: Places, *, keep: int, dry_run: bool) -> Result:
     """Deletes versions that nobody needs and the large files of attempts that nobody goes on from.
 
-    Kept are the attempts of the versions that are kept, and those of the newest dates; of all
-    others the records, metrics and reports stay.
+    Kept are the attempts of the versions that are kept, those of the newest dates, and what is not
+    finished of the live version's date or a later one; of all others the records, metrics and
+    reports stay.
     """
     with places.locked():
-        gone = publish.gc(
-            places.versions, ledger=places.ledger, at=now(), keep=keep, dry_run=dry_run
-        )
-        kept = _kept(places, {d.version for d in gone}, keep)
+        versions = partial(publish.gc, places.versions, ledger=places.ledger, at=now(), keep=keep)
+        gone, full = versions(dry_run=True), False
+        try:
+            gone = gone if dry_run else versions()
+        except RetryError:  # no room to record them: first the attempts' files
+            full = True
+        kept = _kept(places, set() if full else {d.version for d in gone}, keep)
         files: dict[str, int] = {}
+        live = str(publish.live(places.versions) or "0")[:8]
         for day in places.dates():
             known = attempts(places, day)
+            older = f"{day:%Y%m%d}" < live
             for attempt in known:
-                if attempt.folder in kept or not (attempt.finished or attempt is not known[-1]):
+                done = attempt.finished or attempt is not known[-1] or older
+                if attempt.folder in kept or not done:
                     continue  # one that is not finished is gone on with
-                for path in (attempt.folder / name for name in HEAVY):
+                left = sorted(attempt.folder.glob(f".*{GONE}"))
+                for path in (*left, *(attempt.folder / name for name in HEAVY)):
                     if path.exists():
                         files[str(path)] = _delete(path, dry_run=dry_run)
+        if full:
+            versions()
     value = {"exit": 0, "dry_run": dry_run, "versions": {d.folder.name: d.bytes for d in gone},
              "files": files, "bytes": sum(d.bytes for d in gone) + sum(files.values())}  # fmt: skip
     verb = "would delete" if dry_run else "deleted"
@@ -161,8 +188,10 @@ def _kept(places: Places, gone: set[int], keep: int) -> set[Path]:
 def _delete(path: Path, *, dry_run: bool) -> int:
     size = staging.size(path) if path.is_dir() else path.stat().st_size
     if not dry_run:
-        if path.is_dir():
-            shutil.rmtree(path)
+        aside = path if path.name.endswith(GONE) else path.with_name(f".{path.name}{GONE}")
+        path.rename(aside)  # whole or absent for what would go on with it
+        if aside.is_dir():
+            shutil.rmtree(aside)
         else:
-            path.unlink()
+            aside.unlink()
     return size

@@ -16,6 +16,9 @@ DONE, BROKEN, CONFIGURATION, NO_DATA, DATA_REJECTED, MODEL_REFUSED, RETRY = 0, 1
 
 PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ESTALE,
            errno.ENOMEM, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE}  # fmt: skip
+STOPPED = "stopped from outside; run the same command again to go on"
+FULL = {errno.ENOSPC, errno.EDQUOT}
+NOISE = re.compile(r"\{\{function_node .*?\}\} ?| ?\[Op:\w+\]")  # TensorFlow's
 SAID = re.compile("No space left|Disk quota exceeded|Input/output error|Cannot allocate memory")
 PASSING_OPS = (
     "ResourceExhaustedError",
@@ -48,9 +51,12 @@ class Stopped(BaseException):
 
 def passing(error: BaseException) -> bool:
     """Whether the same command may succeed later, with nothing corrected."""
+    kinds: tuple[type[BaseException], ...] = (
+        Stopped, KeyboardInterrupt, RetryError, NoRoomError, MemoryError, *_passing_ops()
+    )  # fmt: skip
     found: BaseException | None = error
     while found is not None:
-        if isinstance(found, (RetryError, NoRoomError, MemoryError, *_passing_ops())):
+        if isinstance(found, kinds):
             return True
         if isinstance(found, OSError) and found.errno in PASSING:
             return True
@@ -76,9 +82,16 @@ def code_of(error: BaseException) -> int:
 def sentence_of(error: BaseException) -> str:
     if isinstance(error, InputError):
         return str(error)
+    if isinstance(error, (Stopped, KeyboardInterrupt)):
+        return STOPPED
     if isinstance(error, OSError):
+        mend = "free some space" if error.errno in FULL else "mend it"
         return (
             f"{error.filename or 'a file'}: {error.strerror or error}; expected a folder that can "
-            "be written and a disk with room; mend it and run the same command again"
+            f"be written and a disk with room; {mend} and run the same command again"
         )
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    text = " ".join(NOISE.sub("", str(error)).split())[:300]
+    said = f"{type(error).__name__}: {text}"
+    if SAID.search(str(error)):
+        return f"{said}; expected disk and memory with room; free some, run the same command again"
+    return said

@@ -8,6 +8,7 @@ from typing import Any
 
 from at4ctr import checkpoints, warm
 from at4ctr.data import state
+from at4ctr.data.dataset import Options
 from at4ctr.errors import InputError
 from at4ctr.fit import BEST
 from pipelines.night.attempt import SETTINGS, Attempt, opened, recorded
@@ -35,15 +36,16 @@ class Parent:
         """Those that it was trained with."""
         value = Attempt(self.folder).read(SETTINGS)
         if value is None:
-            raise _gone(self, f"{SETTINGS} is missing")
+            raise _gone(self, f"{self.folder / SETTINGS} is missing")
         return Settings.from_json(value, str(self.folder / SETTINGS))
 
-    def demand_whole(self) -> None:
-        """Raises InputError unless its state and checkpoints are there, each file as written."""
+    def demand_whole(self, data: Options) -> None:
+        """Raises InputError unless its state and checkpoints are there, each file as written, and
+        its state is of the log that `data` describes."""
         if not self.folder.is_dir():
             raise _gone(self, f"{self.folder} is missing")
         self.settings()
-        state.opened(self.state)
+        state.demand_same(state.opened(self.state), data)
         warm.served(self.checkpoints)
 
     def demand_servable(self) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
@@ -11,17 +14,26 @@ from pathlib import Path
 
 from at4ctr.data import disk
 from at4ctr.data.days import FOLDER
-from at4ctr.errors import InputError
+from at4ctr.errors import InputError, unknown
 from at4ctr.registry import Ledger
 from export import journal
 from export.publish import RetryError
 
+LOCK, LOOKS = ".lock", 5
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 def now() -> str:
     """The moment, for records alone: nothing is ever decided by it."""
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def who() -> str:
+    """Who is at work, for records; in a container that may be a number without a name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
 
 
 @dataclass(frozen=True)
@@ -42,6 +54,13 @@ class Places:
                 f"model is {self.model!r}; expected a name of lower-case letters, digits, - and _ "
                 "that begins with a letter or digit; set --model=ctr"
             )
+
+    def demand_known(self) -> None:
+        """Raises InputError for a name that is not among the models that there are."""
+        roots = (r for r in (self.runs, self.serving) if r.is_dir())
+        known = {p.name for r in roots for p in r.iterdir() if NAME.fullmatch(p.name)}
+        if known and self.model not in known:
+            raise unknown("model", self.model, known)
 
     @property
     def nights(self) -> Path:
@@ -86,10 +105,28 @@ class Places:
     def locked(self) -> Iterator[None]:
         """One job of this model at a time; the lock dies with its process. Else RetryError."""
         self.nights.mkdir(parents=True, exist_ok=True)
-        with disk.locked(self.nights / ".lock", wait=False) as mine:
-            if not mine:
-                raise RetryError(
-                    f"another nightly job of {self.model} is at work in {self.nights}; expected "
-                    "one at a time; run the same command again when it has ended"
-                )
-            yield
+        for left in reversed(range(LOOKS)):
+            with disk.locked(self.nights / LOCK, wait=False) as mine:
+                if mine:
+                    yield
+                    return
+            if left:
+                time.sleep(0.2)  # `busy` holds it for an instant
+        raise RetryError(
+            f"another nightly job of {self.model} is at work in {self.nights}; expected one at a "
+            "time; run the same command again when it has ended"
+        )
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job of this model is at work; a killed one left its lock and does not hold it.
+
+        Who may not look is told that one is.
+        """
+        if not (self.nights / LOCK).exists():
+            return False
+        try:
+            with disk.locked(self.nights / LOCK, wait=False) as mine:
+                return not mine
+        except OSError:
+            return True

@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from at4ctr.data import disk, increment
+from at4ctr.data import disk, increment, state
 from at4ctr.data.days import NoData, dates, find
 from at4ctr.data.store import Store
 from at4ctr.durable import write_json
@@ -69,25 +69,49 @@ def wait(night: Night) -> dict[str, Any]:
         missing = f"{error}{_hole(night, wanted)}"
         raise End("SKIPPED", outcome.NO_DATA, missing, retryable=True) from error
     inputs = days.digests(found)
-    facts = {"inputs": inputs, "simulated": any(d.simulated for d in found)}
-    state = night.parent.state if night.parent else None
-    checked = days.checked(night.places, settings, found, inputs, state)
-    write_json(attempt.folder / STATS, {str(c.day): c.stats.to_json() for c in checked})
+    checked = days.checked(night.places, settings, found, inputs, _knowing(night))
+    passed = days.passed_over(settings, attempt.window, checked) if night.parent is None else {}
+    if passed:
+        log.info("passed over: %s", ", ".join(f"{d} {why}" for d, why in passed.items()))
+    read = [c for c in checked if str(c.day) not in passed]
+    write_json(attempt.folder / STATS, {str(c.day): c.stats.to_json() for c in read})
     said = {str(c.day): [a.to_json() for a in c.anomalies] for c in checked}
     write_json(attempt.folder / ANOMALIES, said)
-    refused = [c for c in checked if not c.accepted]
+    facts = {
+        "inputs": {d: files for d, files in inputs.items() if d not in passed},
+        "passed_over": passed,
+        "simulated": any(d.simulated for d in found if str(d.date) not in passed),
+    }
+    refused = [c for c in read if not c.accepted]
     if refused:
         first = next(a for a in refused[0].anomalies if a.severity == "reject")
         more = sum(a.severity == "reject" for c in refused for a in c.anomalies) - 1
         attempt.record |= facts
+        names = [str(c.day) for c in refused]
         raise End(
             "REJECTED",
             outcome.DATA_REJECTED,
-            f"the log of {refused[0].day} is refused: {first.sentence}"
+            f"the log of {', '.join(names)} is refused: {first.sentence}"
             + (f" (and {more} more, see {ANOMALIES})" if more else ""),
             of="data",
+            days=names,
         )
     return facts
+
+
+def _knowing(night: Night) -> parents.Parent | None:
+    """Whose vocabulary tells unknown ids: the parent's, or of a cold start the incumbent's."""
+    other = night.incumbent
+    if night.parent is not None or other is None:
+        return night.parent
+    try:
+        before = state.opened(other.state, state.VOCABULARY).facts["schema"]
+        what = state.difference(before, night.settings.experiment.data.schema().to_json())
+    except InputError as error:
+        what = str(error)
+    if what:
+        log.info("unknown ids are not checked: %s", what)
+    return None if what else other
 
 
 def _hole(night: Night, wanted: Sequence[date]) -> str:
@@ -116,8 +140,8 @@ def _build(night: Night) -> None:
     needed = increment.SPACE * log_bytes + 3 * before + SPARE
     disk.demand_room(attempt.folder, needed, f"the night of {attempt.day}")
     options = night.settings.experiment.data
-    state = night.parent.state if night.parent else None
-    increment.build(options, found, attempt.window, state, attempt.folder / "data",
+    parent = night.parent.state if night.parent else None
+    increment.build(options, found, attempt.window, parent, attempt.folder / "data",
                     halves=night.settings.halves)  # fmt: skip
     judged = {f"dt={day}/{name}": digest for day, files in attempt.record["inputs"].items()
               for name, digest in files.items()}  # fmt: skip
@@ -181,17 +205,18 @@ def publish_(night: Night) -> dict[str, Any]:
         "attempt": attempt.name,
         "cutoff": attempt.window.cutoff,
         "cold": attempt.record["cold"],
-        "inputs": attempt.record["inputs"],
+        "inputs": days.digest_of(attempt.record["inputs"]),
         "gate": {"decision": verdict.decision, "was": verdict.was, "reason": verdict.reason,
                  "checks": gate},
     }  # fmt: skip
     parent = night.parent.version if night.parent else None
+    incumbent = night.incumbent.version if night.incumbent else None
     try:
         done = publish.publish(_candidate(attempt), places.versions, attempt.day, parent=parent,
-                               ledger=places.ledger, at=now(), notes=notes,
+                               incumbent=incumbent, ledger=places.ledger, at=now(), notes=notes,
                                wait=False)  # fmt: skip
     except InputError as error:
-        if parent in places.retired:  # the same command plans anew, from another parent
+        if {parent, incumbent} & places.retired:  # the same command plans anew, from another parent
             raise RetryError(f"{error}, by running the same command again") from error
         raise
     live = publish.live(places.versions)
@@ -224,6 +249,7 @@ def overruled(night: Night, reason: str, by: str) -> tuple[str, Callable[[], Non
     attempt = night.attempt
     assert attempt.outcome is not None
     if attempt.outcome.get("of") == "data":
+        days.demand_readable(attempt.read(STATS) or {})
         given = night.places, night.settings, attempt.record["inputs"], f"{reason} ({by})"
         return "WAIT_DATA", partial(days.accept, *given)
     verdict = override(Verdict.from_json(attempt.read(GATE)), reason)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from at4ctr.durable import sync
+from at4ctr.durable import replaced
 from pipelines.night.attempt import METRICS, Attempt, attempts
 from pipelines.night.places import Places
 
@@ -17,11 +17,9 @@ OUTCOMES = ("PUBLISHED", "REJECTED", "HOLD", "SKIPPED", "FAILED")
 def write(path: Path, places: Places, attempt: Attempt | None) -> None:
     """attempt: of this night; None where an error came before or after it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text("\n".join(lines(places, attempt)) + "\n", encoding="utf-8")
-    sync(aside)
-    aside.replace(path)
-    sync(path.parent)
+    with replaced(path, str(os.getpid())) as aside:
+        aside.write_text("\n".join(lines(places, attempt)) + "\n", encoding="utf-8")
+        aside.chmod(0o644)  # whatever the umask: node_exporter is another user
 
 
 def lines(places: Places, attempt: Attempt | None) -> Iterator[str]:

@@ -287,3 +287,15 @@ def test_a_damaged_journal_is_named(root):
 def test_a_folder_that_is_none_is_named(tmp_path):
     with pytest.raises(InputError, match=r"is no folder; .* publish first"):
         perform(tmp_path, {"do": "rollback"})
+
+
+def test_another_user_can_read_what_was_published_whatever_the_umask(tmp_path):
+    before = os.umask(0o077)
+    try:
+        found = offer(tmp_path, 1)
+    finally:
+        os.umask(before)
+    modes = {p.stat().st_mode & 0o777 for p in found.folder.rglob("*") if p.is_file()}
+    assert modes == {0o644}
+    folders = [found.folder, *(p for p in found.folder.rglob("*") if p.is_dir())]
+    assert {p.stat().st_mode & 0o777 for p in folders} == {0o755}

@@ -11,11 +11,11 @@ def sigmoid(z):
     return 1 / (1 + np.exp(-z))
 
 
-def evening(seed, users=800, rows=25, rate=-2.0, noise=(0.3, 0.6)):
+def evening(seed, users=800, rows=25, rate=-2.0, noise=(0.3, 0.6), parts=(0.7, 0.7)):
     """Labels, users and the logits of models whose errors have these standard deviations.
 
     Both a user's logit and a model's error have a part that all rows of the user share, so rows
-    of a user are alike.
+    of a user are alike. parts: of an error, that of the user and that of the row.
     """
     rng = np.random.default_rng(seed)
     owner = np.repeat(np.arange(users), rng.poisson(rows, users) + 1)
@@ -23,8 +23,8 @@ def evening(seed, users=800, rows=25, rate=-2.0, noise=(0.3, 0.6)):
     labels = rng.random(owner.size) < sigmoid(z)
     models = [
         z
-        + sd * 0.7 * rng.standard_normal(users)[owner]
-        + sd * 0.7 * rng.standard_normal(owner.size)
+        + sd * parts[0] * rng.standard_normal(users)[owner]
+        + sd * parts[1] * rng.standard_normal(owner.size)
         - 0.5 * sd**2
         for sd in noise
     ]

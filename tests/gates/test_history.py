@@ -69,3 +69,13 @@ def test_a_moved_share_is_odd():
     moved = 0.7 * law + 0.3 * np.eye(64)[3]
     for largest in (False, True):
         assert past.shape(days, moved, 3000, 0.0, largest).beyond
+
+
+def test_a_day_of_few_users_like_one_before_is_not_odd():
+    """Few users would let it lie far from the others; to lie nearer is no drift."""
+    rng = np.random.default_rng(0)
+    past, _ = usual(7)
+    days = [shares(c) for c in rng.multinomial(30_000, np.full(64, 1 / 64), 7)]
+    found = past.shape(days, days[3], 50, 0.0, largest=False)
+    assert found.usual > found.value + found.allowed
+    assert not found.beyond

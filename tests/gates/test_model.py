@@ -89,7 +89,7 @@ def test_a_large_segment_far_off_fails_and_a_small_one_does_not(pair):
     assert found["segment row even"] == found["segment row odd"] == "fail"
     clicked = np.cumsum(good.labels)
     small = clicked < 0.04 * clicked[-1]
-    bent = replace(good, probability=np.where(small, good.probability**0.5, good.probability))
+    bent = replace(good, probability=np.where(small, good.probability**2, good.probability))
     segments = {"part": {"small": small, "large": ~small}}
     found = outcomes(judged(bent, worse, segments=segments))
     assert "segment part small" not in found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from at4ctr.data.days import Periods
 from at4ctr.registry import Ledger
 from export import staging
 from pipelines import nightly
+from pipelines.night.chain import Settings
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 BEGIN = date(2017, 11, 25)
@@ -49,8 +51,16 @@ def moved(chain, root):
     """A copy of a chain, which knows where its log is now."""
     shutil.copytree(chain, root)
     snapshot = root / "registry" / "ctr" / "nightly.json"
+    if not snapshot.exists():  # it is not begun
+        return root
     old = json.loads(snapshot.read_text())["settings"]["asked"]["data"]
-    snapshot.write_text(snapshot.read_text().replace(old, str(root / "data" / "taobao")))
+    for path in (snapshot, *root.glob("runs/nightly/*/dt=*/attempt-*/config.json")):
+        path.write_text(path.read_text().replace(old, str(root / "data" / "taobao")))
+        if (found := path.with_name("run.json")).exists():
+            settings = Settings.from_json(json.loads(path.read_text()), "")
+            found.write_text(
+                json.dumps(json.loads(found.read_text()) | {"settings": settings.digest})
+            )
     return root
 
 
@@ -149,3 +159,37 @@ def sound(root):
 def record(root, number, attempt=1):
     folder = root / "runs" / "nightly" / "ctr" / f"dt={dated(number)}" / f"attempt-{attempt:02d}"
     return folder, json.loads((folder / "run.json").read_text())
+
+
+def audit(root, versions):
+    """What holds at every instant, whatever was killed or refused: what was live is whole and still
+    there, every record is whole, the ledger is sound, nobody who is dead holds a lock."""
+    assert {*versions} <= {*sound(root)}
+    places = ("runs/**/attempt-*/*.json", "runs/**/stats/*.json", "registry/**/*.json")
+    for path in (p for place in places for p in root.glob(place) if p.name[0] != "."):
+        json.loads(path.read_text())
+    for lock in (*root.rglob("*lock"), *root.glob("registry/ledger.jsonl")):
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def ended(root):
+    """All that commands leave, but what tells of moments, processes and crashes."""
+    names = {str(p.relative_to(root)) for part in ("runs", "serving", "registry")
+             for p in (root / part).rglob("*")}  # fmt: skip
+    told = {}
+    for path in sorted(root.glob("runs/nightly/*/dt=*/attempt-*/*.json")):
+        name, text = str(path.relative_to(root)), path.read_text().replace(str(root), "")
+        if path.name in ("gate.json", "stats.json", "anomalies.json"):
+            told[name] = text
+        elif path.name == "run.json":
+            value, keys = (
+                json.loads(text),
+                ("stage", "version", "parent", "window", "inputs", "rows"),
+            )
+            outcome = {k: value["outcome"][k] for k in ("name", "exit", "sentence")}
+            told[name] = {"outcome": outcome, **{k: value.get(k) for k in keys}}
+    book = [(e.kind, e.version, {k: v for k, v in e.facts.items() if k != "manifest"})
+            for e in Ledger(root / "registry" / "ledger.jsonl").entries()]  # fmt: skip
+    kept = sorted(n for n in names if "/tensorboard/" not in n and ".torn-" not in n)
+    return {"versions": sound(root), "ledger": book, "told": told, "names": kept}

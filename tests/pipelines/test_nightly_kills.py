@@ -14,6 +14,7 @@ from pipelines import nightly
 from tests.pipelines.nights import (
     CHECKOUT,
     SECOND,
+    audit,
     cut,
     dated,
     flags,
@@ -44,10 +45,11 @@ def test_every_kill_leaves_what_was_live_and_the_end_is_the_same(
             assert code == -signal.SIGKILL, (fault, said[-2000:])
         else:
             cut(monkeypatch, capsys, flags(root, SECOND), fault)
-        assert sound(root)[: len(versions)] == versions
+        audit(root, versions)
     assert nightly.main(flags(root, SECOND)) == 0
     assert published(root) == published(after)
-    assert not list(root.rglob(".staging-*"))
+    assert len(list(root.rglob("run.json"))) == 2  # nothing was trained twice
+    assert not [p for p in root.rglob(".*") if "tensorboard" not in p.parts]
     (one, mine), (other, theirs) = record(root, SECOND), record(after, SECOND)
     assert one.name == other.name == "attempt-01"
     assert mine["inputs"] == theirs["inputs"]
@@ -73,6 +75,9 @@ def test_sigterm_stops_and_the_night_can_be_taken_up_again(chain, tmp_path):
     process.terminate()
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert "stopped" in json.loads(out)["error"]
+    value = json.loads(out)
+    assert "stopped" in value["sentence"]
+    assert (value["outcome"], value["retryable"]) == ("FAILED", True)
+    assert (log.parent / "report.html").is_file()
     assert record(root, SECOND)[1]["stage"] == "WAIT_DATA"
     assert not (root / "runs/nightly/ctr/.lock").exists()
