@@ -14,7 +14,9 @@ from pipelines import nightly
 from tests.pipelines.nights import (
     CHECKOUT,
     SECOND,
+    WORSE,
     audit,
+    call,
     cut,
     dated,
     flags,
@@ -81,3 +83,11 @@ def test_sigterm_stops_and_the_night_can_be_taken_up_again(chain, tmp_path):
     assert (log.parent / "report.html").is_file()
     assert record(root, SECOND)[1]["stage"] == "WAIT_DATA"
     assert not (root / "runs/nightly/ctr/.lock").exists()
+
+
+def test_an_error_after_the_publication_takes_nothing_back(copied, monkeypatch, capsys):
+    blessing = flags(copied, WORSE, bless=True, reason="a test")
+    cut(monkeypatch, capsys, blessing, "night.published.after")
+    assert record(copied, WORSE)[1]["outcome"]["name"] == "PUBLISHED"
+    code, value = call(capsys, flags(copied, WORSE))
+    assert (code, value["already"], value["version"]) == (0, True, 2017113001)
