@@ -30,7 +30,7 @@ REASON ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-spark data train eval serve verify-c verify-tfserving nightly nightly-status rollback \
+.PHONY: help setup setup-spark data train eval serve verify-c verify-tfserving days nightly nightly-status rollback \
 	reproduce bench bench-peers soak soak-publish soak-nightly test lint lock clean
 
 help:
@@ -73,6 +73,10 @@ verify-c: setup
 verify-tfserving: setup
 	@$(PY) -m export.tfserving --export="$(EXPORT)" --server="$(SERVER)" --rest="$(REST)" --image="$(IMAGE)"
 
+## make days        the raw log (or a simulated one) in day folders   DATASET= RAW= ARGS=
+days: setup
+	@$(PY) -m pipelines.days --dataset="$(DATASET)" --raw="$(RAW)" $(ARGS)
+
 ## make nightly     a night: train on, check, publish   DATE=2017-12-01 MODEL= DATASET= CONFIG= ARGS=
 nightly: setup
 	@$(PY) -m pipelines.nightly --date="$(DATE)" --model="$(or $(MODEL),ctr)" $(if $(filter-out undefined default file,$(origin DATASET)),--dataset="$(DATASET)") $(if $(filter-out undefined default file,$(origin CONFIG)),--config="$(CONFIG)") $(if $(SET),--set="$(SET)") $(ARGS)
@@ -109,7 +113,7 @@ soak: setup
 soak-publish: setup
 	@$(PY) -m tests.soak_publish --kills 500
 
-## make soak-nightly   every transition of a night, killed and with a full disk: some 58 runs
+## make soak-nightly   every point of a night struck by kill, full and broken disk; random kills
 soak-nightly: setup
 	@$(PY) -m tests.soak_nightly soak-nightly.json
 
