@@ -206,6 +206,8 @@ def draw(found: Found, gaps: Mapping[date, Gap], path: Path, label: str) -> None
     axes[0].set(ylabel="AUC on the rows that follow")
     axes[1].set(ylabel="difference in AUC")
     axes[2].set(ylabel="CPU seconds", ylim=(0, None))
+    low, high = axes[1].get_ylim()
+    axes[1].set_ylim(low, high + 0.25 * (high - low))  # room for its legend
     for axis in axes:
         axis.set_xticks(x, names, fontsize=7.5)
         axis.grid(alpha=0.3)

@@ -70,8 +70,8 @@ def hung(of: Scenes, root: Path, fault: str) -> dict[str, Any]:
         assert scenes.run(root, words) == 75, "a second night was not refused"
         assert scenes.run(root, ["status", *flags(root)]) == 0
         rollback = scenes.begin(root, ["rollback", *flags(root, reason="it was worse")])
-        rollback.join(10)
-        assert (rollback.exitcode is None) == (point in LOCKED), f"rollback {rollback.exitcode}"
+        waits = scenes.within(rollback, 10) is None
+        assert waits == (point in LOCKED), f"rollback {rollback.exitcode}"
         os.kill(night.pid or 0, signal.SIGTERM)
         code = scenes.ends(night)
     finally:
@@ -95,8 +95,9 @@ def killed(of: Scenes, root: Path, seed: str) -> dict[str, Any]:
         cold, group = draw.random() < COLD, draw.random() < GROUP
         seconds = draw.uniform(0, scene.seconds + (scenes.loading() if cold else 0))
         night = scenes.begin(root, words, cold=cold)
-        night.join(seconds)
-        if night.exitcode is not None:  # it was quicker
+        code = scenes.within(night, seconds)
+        if code is not None:  # it was quicker
+            assert code == scene.exit, f"exit {code}"
             break
         scenes.kill(night, group=group)
         nights.audit(root, scene.live)

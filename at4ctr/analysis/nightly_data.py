@@ -10,10 +10,11 @@ from typing import Any
 from at4ctr.analysis.nightly_facts import Json, Night, main, moment, unknown
 from at4ctr.analysis.nightly_page import NONE, Html, bar, element, section, table
 from at4ctr.analysis.nightly_verdict import duration
-from at4ctr.gates.history import Usual, jensen_shannon, shares
+from at4ctr.gates.history import DAY, Usual, jensen_shannon, shares
 from at4ctr.gates.statistics import Stats
 
 SEVERITIES = {"reject": ("✗ rejects", "fail"), "warn": ("! warning", "hold"), "note": ("note", "")}
+WEEKS = 4 * 7 * DAY  # before a day, as the data gate compares it
 DIFFERENCES = 40  # between two configurations that are listed
 PASSED = 20  # days that a cold start passed over, that are listed
 
@@ -59,9 +60,10 @@ def drift(night: Night, before: Sequence[Night | None]) -> Html:
 
 
 def _past(today: Stats, before: Sequence[Night | None]) -> list[Stats]:
-    """The accepted days before, oldest first, each as counted last."""
+    """The accepted days of the four weeks before, oldest first, each as counted last."""
     found = {s.begin: s for n in before if n for s in n.accepted if not s.refusal}
-    return [s for begin, s in sorted(found.items()) if begin < today.begin]
+    since = today.begin - WEEKS
+    return [s for begin, s in sorted(found.items()) if since <= begin < today.begin]
 
 
 def _features(

@@ -65,7 +65,7 @@ def _row(attempt: Attempt, retired: set[int | None], *, at_work: bool) -> dict[s
     return {"date": record["date"], "outcome": name, "version": record["version"],
             "auc": new.get("auc"), "auc_change": delta, "pcoc": new.get("pcoc"),
             "rows": record.get("rows", {}).get("train"),
-            "seconds": round(sum(s["seconds"] for s in record["stages"]), 1),
+            "seconds": round(sum(s["seconds"] for s in record["stages"])),
             "reason": sentence}  # fmt: skip
 
 

@@ -85,10 +85,18 @@ def _night(root: Path, words: list[str], fault: str, cold: bool) -> None:
 
 def ends(process: BaseProcess) -> int:
     """The exit code; negative of a signal."""
-    process.join(LONGEST)
-    if process.exitcode is None:
+    code = within(process, LONGEST)
+    if code is None:
         kill(process, group=True)
         raise AssertionError(f"a command was not done after {LONGEST} s")
+    return code
+
+
+def within(process: BaseProcess, seconds: float) -> int | None:
+    """The exit code, or None where it goes on; `join` would take a whole process for ended."""
+    end = time.monotonic() + seconds
+    while process.exitcode is None and (left := end - time.monotonic()) > 0:
+        time.sleep(min(0.02, left))
     return process.exitcode
 
 
