@@ -17,13 +17,14 @@ import pytest
 import tensorflow as tf
 
 import configs
-from at4ctr import config, warm
+from at4ctr import warm
 from at4ctr.data import days as days_of
-from at4ctr.data import increment, simulated
+from at4ctr.data import increment, simulated, taobao, trivago
 from at4ctr.data.days import DAY, NoData
 from at4ctr.data.reader import Reader
 from at4ctr.data.store import Store
 from at4ctr.data.world import START
+from at4ctr.gates import data as gate
 from export.lookup import Front
 from export.requests import requests
 from pipelines.night import chain as chains
@@ -117,7 +118,8 @@ def test_devices_come_and_go_and_the_incumbent_answers_with_its_own_calibrator(
     for side, export in folders.items():
         np.testing.assert_allclose(served(export, store, 5, 150), kept[side][:150], rtol=2e-6)
     users = [
-        {u for b in Reader(store, split, 4096, 5, shuffle=False).dataset(0)
+        {u for b in Reader(
+            store, split, batch_size=4096, history=5, shuffle=False).dataset(0)
          for u in b["user_index"].numpy()}
         for split in ("validation", "test")
     ]  # fmt: skip
@@ -215,7 +217,7 @@ def test_what_can_be_no_night_is_refused_before_any_work(tmp_path, capsys, given
 
 @pytest.mark.parametrize("files", ["part-*", "*.parquet", "part-shown.csv", "[p]art-1.csv"])
 def test_a_mapping_reads_days_where_its_files_may_be_called_parts(files):
-    class Config(config.dataset("trivago")):
+    class Config(trivago.Config):
         def sources(self):
             return {"impressions": super().impressions().__class__(files, {})}
 
@@ -269,7 +271,7 @@ def test_a_day_without_a_row_is_no_day_and_a_cold_start_passes_over_it(
     assert days.checked(where, settings, [day], days.digests([day]), None)[0].accepted
 
 
-def test_a_day_that_cannot_be_read_cannot_be_blessed(copied, capsys):
+def test_a_day_that_cannot_be_read_cannot_be_blessed(copied, monkeypatch, capsys):
     part = copied / "data/taobao" / f"dt={dated(NEXT)}" / "part-00000.csv"
     part.write_text("\n")
     assert call(capsys, flags(copied, NEXT))[0] == 11
@@ -280,13 +282,13 @@ def test_a_day_that_cannot_be_read_cannot_be_blessed(copied, capsys):
     assert "part-00000.csv line 1" in value["error"]
     assert (copied / "registry/ledger.jsonl").read_bytes() == ledger
     deliver(copied, NEXT)
-    part.with_name("_SUCCESS").unlink()  # so that the night stops here
-    assert call(capsys, flags(copied, NEXT))[0] == 10
+    cut(monkeypatch, capsys, flags(copied, NEXT), "night.data_ok.before")
+    assert record(copied, NEXT, 2)[1]["stage"] == "WAIT_DATA"
 
 
 def test_an_evening_without_history_is_no_data(tmp_path):
     """All users of the evening are new, with one behaviour each."""
-    base = config.dataset("taobao")(window=False, history=5)
+    base = taobao.Config(window=False, history=5)
     folder = deliver(tmp_path, 0)
     part = folder / "part-00000.csv"
     window = CALENDAR.window(dated(0), CALENDAR.begin(dated(0)))
@@ -319,8 +321,11 @@ def test_a_simulated_day_is_counted_from_both_of_its_files(tmp_path):
     (counted,) = days.checked(where, settings, found, days.digests(found), None)
     assert counted.accepted, counted.anomalies
     rows = {n: r.rows for n, r in counted.stats.relations.items()}
-    assert rows == {n: pq.read_metadata(folder / f"part-{f}.parquet").num_rows
-                    for n, f in (("log", "behaviours"), ("impressions", "impressions"))}  # fmt: skip
+    files = {"log": "behaviours", "impressions": "impressions"}
+    assert rows == {
+        name: pq.read_metadata(folder / f"part-{file}.parquet").num_rows
+        for name, file in files.items()
+    }
 
 
 def test_a_day_is_compared_with_the_weeks_before_it_alone(tmp_path, monkeypatch):
@@ -328,13 +333,13 @@ def test_a_day_is_compared_with_the_weeks_before_it_alone(tmp_path, monkeypatch)
     for number in range(6):
         deliver(tmp_path, number, rows=60)
     settings = chains.made({**nights.CHAIN, "data": str(tmp_path / "data/taobao")})
-    check, seen = days.gate.check, []
+    check, seen = gate.check, []
 
     def noted(today, before, limits):
         seen.append(sorted((today.begin - s.begin) // DAY for s in before))
         return check(today, before, limits)
 
-    monkeypatch.setattr(days.gate, "check", noted)
+    monkeypatch.setattr(gate, "check", noted)
     monkeypatch.setattr(days, "WEEKS", timedelta(2))
     found = days_of.find(settings.data, [dated(n) for n in range(2, 6)])
     where = places.Places("ctr", tmp_path / "runs")
