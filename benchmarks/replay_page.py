@@ -33,7 +33,7 @@ TEXT = """# Nights against cold trainings{label}
 - Both are judged by the same rows (checked one by one), later than any that either has seen.
 - Half of all rows are drawn negatives, so PCOC has no meaning of its own here, and a model that
   has seen little has not learnt its level: {opened}.
-- Settings, the same for both: `{recipe}`. {chosen}
+- Settings, the same for both: `{recipe}`.{chosen}
 
 ![AUC, its differences and CPU seconds by date](replay.png)
 
