@@ -44,7 +44,7 @@ CHAIN = {
     "data": "folder with the day folders dt=YYYY-MM-DD; data/<dataset> by default",
     "set": "overrides of the recipe, such as 'data.history=50 fit.batch_size=2048'",
     "days": "of a period: 7 for a weekly model",
-    "utc_offset_hours": "hours that the folders' dates are ahead of UTC; the dataset's own by default",
+    "utc_offset_hours": "hours that the folders' dates are ahead of UTC; by default the dataset's",
     "evaluation": "share of a period, its end, that judges the model",
     "cold_days": "how many days, the latest, a cold start trains on; 0: all",
     "data_gate": "thresholds of the data gate, such as 'deviations=6'",
