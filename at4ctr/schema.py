@@ -14,8 +14,9 @@ from at4ctr.errors import InputError, unknown
 
 PADDING, UNKNOWN, FIRST_ID = 0, 1, 2
 RESERVED = frozenset(
-    ("label", "probability", "user_index", "item_index", "timestamp", "ord", "u31", "cut")
-)
+    ("label", "probability", "user_index", "item_index", "user_row", "timestamp", "ord", "u31",
+     "cut")
+)  # fmt: skip
 
 Group = Literal["profile", "item", "context", "behaviour"]
 GROUPS: tuple[Group, ...] = ("profile", "item", "context", "behaviour")

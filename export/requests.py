@@ -38,13 +38,14 @@ def requests(
     cuts = data.offsets[owner] + at["cut"]
     where = np.where(steps >= -reach[:, None], cuts[:, None] + steps, -1)  # [B, L]
     behaviours = {name: np.append(column, -1)[where] for name, column in data.behaviours.items()}
+    own = "user_row" if "user_row" in at else "user"
     raw, now = {}, {f.name for f in front.now}
     for key, f in front.inputs.items():
         source = at if key in now else behaviours
         if f.group in ("context", "behaviour"):
             raw[key] = unmapped(store, f, np.maximum(source[f.name], PADDING)).tolist()
         else:
-            row = source["user" if f.group == "profile" else "item"]
+            row = source[own if f.group == "profile" else "item"]
             raw[key] = dims_values(store, f, row).tolist()
     return raw
 

@@ -41,9 +41,7 @@ def sizes(store: Store, rates: Sequence[float]) -> dict[float, Size]:
             names = ["user", "behaviour_item"]
             names += [f"behaviour_{f.name}" for f in store.schema.group("behaviour")]
             behaviours = _bytes(store.columns(groups, names), file)
-            names = ["cut", "item", "label", "u31"]
-            names += [f.name for f in store.schema.group("context")]
-            names += ["probability"] if store.truth else []
+            names = store.instance_columns(truth=store.truth)
             table = store.columns(groups, [f"train_{name}" for name in names])
             for w in rates:
                 kept = sampled(table, w)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from at4ctr.data import negatives, parts, steps, vocabulary
+from at4ctr.data import attributes, negatives, parts, steps, vocabulary
 from at4ctr.data.dataset import SPLITS, Options
 from at4ctr.data.days import NoData
 from at4ctr.data.engine import Engine, name, report
@@ -31,34 +31,38 @@ def build(engine: Engine, config: Options, folder: Path) -> dict[str, Any]:
     _sample(engine, config)
     logged = int(engine.one("SELECT count(*) FROM log")[0])
     chunks = _index(engine, config, impressions)
-    _place(engine, config, impressions, chunks)
-    rows = vocabulary.build(engine, config, impressions)
-    notes = []
+    late, notes = _place(engine, config, impressions, chunks)
+    rows = vocabulary.build(engine, config, impressions, late)
     if not impressions:
-        notes = negatives.notes(engine, config, negatives.draw(engine, config))
+        notes += negatives.notes(engine, config, negatives.draw(engine, config, late))
     ids = {f.name: vocabulary.ids(engine, schema, f) for f in schema.features}
     vocabulary.write(engine, schema, folder / "vocabulary")
-    _write_dims(engine, schema, folder, ids)
+    _write_dims(engine, schema, folder, ids, late)
     ranges = _parts(engine, config, impressions)
     writer = parts.Writer(folder / "data", ranges, schema, ids, truth)
-    counts = _write_parts(engine, writer, config.seed, impressions)
+    counts = _write_parts(engine, writer, config.seed, impressions, late)
     _demand_classes(config, counts)
     behaviours = int(engine.one("SELECT count(*) FROM behaviours")[0])
     dropped = engine.dropped | {"min_behaviours": logged - behaviours}
     raw = logged + sum(engine.dropped.values())
     splits = {s: {"rows": counts.rows[s], "positives": counts.positives[s],
                   "unknown": counts.unknown[s]} for s in SPLITS}  # fmt: skip
+    size = {g: int(engine.one(f"SELECT count(*) FROM {g}s")[0]) for g in attributes.GROUPS}
     return {
         "truth": truth,
         "options": config.preparation(),
         "schema": schema.to_json(),
         "counts": {
-            "users": chunks[-1][1] + 1,
-            "items": len(ids[schema.item_id.name]),
+            "users": size["user"],
+            "items": size["item"],
             "behaviours": behaviours,
             "raw": raw,
             "dropped": dropped,
             **splits,
+        },
+        "versions": {
+            g: len(ids[f.name]) - size[g]
+            for g, f in (("user", schema.user_id), ("item", schema.item_id))
         },
         "vocabulary": rows,
         "parts": counts.parts,
@@ -105,7 +109,8 @@ def _index(engine: Engine, config: Options, impressions: bool) -> list[tuple[int
     """Numbers users, items and values; returns ranges of users with bounded behaviours."""
     schema = config.schema()
     user, item = (schema.table(f.table).dtype for f in (schema.user_id, schema.item_id))
-    if not engine.run("users", steps.users(schema, config.min_behaviours)):
+    shown = engine.columns("impressions")
+    if not engine.run("users", steps.users(schema, config.min_behaviours, shown)):
         column = name(schema.user_id.name)
         sizes = f"SELECT count(*) AS n FROM log GROUP BY {column}"
         found, most = engine.one(f"SELECT count(*), coalesce(max(n), 0) FROM ({sizes}) s")
@@ -127,13 +132,27 @@ def _index(engine: Engine, config: Options, impressions: bool) -> list[tuple[int
 
 def _place(
     engine: Engine, config: Options, impressions: bool, chunks: list[tuple[int, int]]
-) -> None:
-    """Makes ``behaviours``, and ``shown`` of impressions: rows with place, cut and split."""
+) -> tuple[attributes.Late, list[str]]:
+    """Makes ``behaviours``, and ``shown`` of impressions: rows with place, cut and split.
+
+    Returns which attributes are late, and notes of attributes.
+    """
     schema = config.schema()
+    late, several = attributes.find(engine, config)
     behaviour, context = schema.group("behaviour"), schema.group("context")
     carried = behaviour if impressions else behaviour + context
-    engine.run("events", steps.encoded("events", "log", schema, carried, ""))
+    hidden = attributes.hidden(engine, late, "log")
+    engine.run("events", steps.encoded("events", "log", schema, carried, hidden))
     engine.execute("DROP TABLE log")
+    if impressions:
+        truth = "probability" in engine.columns("impressions")
+        more = ", l.label" + (", l.probability" if truth else "")
+        more += attributes.hidden(engine, late, "impressions")
+        engine.run("impressions", steps.encoded("shown_bare", "impressions", schema, context, more))
+    late, missing = attributes.number(
+        engine, late, ("events", "shown_bare") if impressions else ("events",)
+    )
+    attributes.rows(engine, schema, late)
     engine.execute(
         "CREATE TABLE behaviours AS " + steps.placed("events", config, config.cut(), "< 0")
     )
@@ -145,9 +164,6 @@ def _place(
         ),
     )
     if impressions:
-        truth = "probability" in engine.columns("impressions")
-        more = ", l.label" + (", l.probability" if truth else "")
-        engine.run("impressions", steps.encoded("shown_bare", "impressions", schema, context, more))
         engine.run("cuts", steps.sees())
         engine.execute(
             """CREATE VIEW shown_events AS SELECT b.*, s.cut AS seen
@@ -158,28 +174,37 @@ def _place(
             "CREATE TABLE shown AS " + steps.placed("shown_events", config, "seen", ">= 0"),
         )
     engine.execute("DROP TABLE events")
+    return late, several + missing
 
 
-def _write_dims(engine: Engine, schema: Schema, folder: Path, ids: dict[str, np.ndarray]) -> None:
+def _write_dims(
+    engine: Engine,
+    schema: Schema,
+    folder: Path,
+    ids: dict[str, np.ndarray],
+    late: attributes.Late,
+) -> None:
     """``dims/*.parquet`` and ``ids/*.npy``."""
     (folder / "dims").mkdir()
     (folder / "ids").mkdir()
-    for table, group in (("user", "profile"), ("item", "item")):
+    for table, group in attributes.GROUPS.items():
         features = [f for f in schema.features if f.group == group]
         columns = ", ".join(f"{steps.column(schema, f)} AS {name(f.name)}" for f in features)
-        found = engine.arrow(f"SELECT {columns} FROM {table}s ORDER BY idx")
+        if getattr(late, table):
+            columns += f", entity AS {table}_index"
+        found = engine.arrow(f"SELECT {columns} FROM {table}_rows ORDER BY idx")
         pq.write_table(found, folder / "dims" / f"{table}.parquet", compression="zstd")
         for f in features:
             np.save(folder / "ids" / f"{f.name}.npy", ids[f.name])
 
 
 def _write_parts(
-    engine: Engine, writer: parts.Writer, seed: int, impressions: bool
+    engine: Engine, writer: parts.Writer, seed: int, impressions: bool, late: attributes.Late
 ) -> parts.Counts:
     writer.folder.mkdir()
     begin, schema = time.monotonic(), writer.schema
-    rows = parts.instances(schema, seed, impressions=impressions, truth=writer.truth)
-    found = engine.parts(writer.ranges, parts.behaviours(schema), rows, writer)
+    rows = parts.instances(schema, seed, late, impressions=impressions, truth=writer.truth)
+    found = engine.parts(writer.ranges, parts.behaviours(schema, late), rows, writer)
     for aside in writer.folder.glob(".*"):  # of a task that was killed
         aside.unlink()
     counts = parts.Counts.of(found)

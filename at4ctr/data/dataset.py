@@ -49,8 +49,9 @@ class Options(ABC):
     negative_rate: w in (0, 1], the rate at which training negatives are kept (He et al. 2014).
     unknown_rate: share of training rows whose user id (item id) reads as unknown, so that what
         training never saw has a trained row; under ``paper`` nothing is unknown and it is 0.
-    protocol: ``strict`` builds vocabularies from training rows only and draws each split's
-        negatives from that split's own rows; ``paper`` uses all rows for both.
+    protocol: ``strict`` builds vocabularies from training rows only, knows an attribute from the
+        time of its first value on, and draws each split's negatives from that split's own rows;
+        ``paper`` uses all rows for all three.
     negatives: drawn negatives per positive (ignored where the log has real ones).
     draw: the law of a negative's item: ``popularity``, its share of the rows drawn from;
         ``uniform``, the same for every distinct item among them, which is how many published
@@ -137,10 +138,11 @@ class Options(ABC):
         ``log``: one row a behaviour, columns under their schema names: the profile features (the
         user's id among them), the item features, the behaviour features, the context features
         where there are no impressions; and ``timestamp`` BIGINT in seconds, ``ord`` BIGINT the
-        original row order. Of a user's or an item's attributes the first seen are kept.
+        original row order. Of a user's or an item's attribute the first value is kept, and is known
+        from its own row on (`attributes`): one that is known always stands in every row.
         ``impressions``: the user's id, the item and context features, ``timestamp``, ``ord``,
-        ``label`` 0 or 1 and, where it is known, ``probability``; with `min_behaviours` 0, all
-        profile features, as their users need not be in ``log``.
+        ``label`` 0 or 1 and, where it is known, ``probability``; profile features where they are
+        known, and with `min_behaviours` 0 all, as their users need not be in ``log``.
         """
 
     @abstractmethod

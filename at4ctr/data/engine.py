@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -228,6 +228,12 @@ def report(step: str, rows: int, seconds: float) -> None:
     """One line on stderr about a finished step."""
     clear = "\r\x1b[K" if sys.stderr.isatty() else ""
     print(f"{clear}prepare: {step:<24} {rows:>13,} rows {seconds:8.1f} s", file=sys.stderr)
+
+
+def announce(notes: Iterable[str]) -> None:
+    """A line on stderr about each note for the manifest."""
+    for note in notes:
+        print(f"prepare: {note}", file=sys.stderr)
 
 
 def bar(step: str, share: float) -> None:

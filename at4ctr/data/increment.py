@@ -15,7 +15,9 @@ that is true of a store is true here. What differs from a preparation of the who
 - vocabularies only grow: an id that the parent knows stays, and what this window's training rows
   and their histories add follows, by falling frequency, ties by the raw id. Rows at or after the
   cutoff add nothing.
-- attributes of users and items are those of the parent's state where it knows them.
+- attributes of users and items are those of the parent's state where it knows them, each from its
+  own time on: no row has a value that was logged after it, so no training row one from after the
+  cutoff.
 - negatives are drawn from the window's own rows: a training row's from training rows, an
   evaluation row's from evaluation rows.
 
@@ -42,6 +44,7 @@ from at4ctr.data.dataset import Options
 from at4ctr.data.days import Day, Window, demand_order
 from at4ctr.data.disk import demand_room, explained, locked
 from at4ctr.data.duck import Engine
+from at4ctr.data.engine import announce
 from at4ctr.data.night_log import Protocol
 from at4ctr.data.state import State
 from at4ctr.data.store import FORMAT as STORE_FORMAT
@@ -237,6 +240,7 @@ def _fill(
         manifest = build_store(engine, config, folder / "store")
         states.write_vocabularies(engine, schema, folder / "state")
         notes = [*engine.notes, *manifest["notes"]]
+    announce(notes)
     shutil.rmtree(scratch)
     simulated |= truth
     states.finish(base, folder / "state", window.cutoff, config.keep, simulated=simulated)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from at4ctr.data.attributes import firsts, note, several, severals, since, value
 from at4ctr.data.engine import name
 from at4ctr.data.mapping import KIND, Rows
 from at4ctr.errors import InputError, unknown
@@ -17,6 +18,7 @@ TABLE = {"behaviours": "log", "impressions": "impressions",
          "users": "user_attributes", "items": "item_attributes"}  # fmt: skip
 
 
+ALWAYS = -(2**62)  # the time of what is known always
 EVENTS = {"impressions": "context", "behaviours": "behaviour"}  # method -> group of its own
 
 
@@ -77,12 +79,15 @@ def finish(engine: Engine, schema: Schema, sources: Mapping[str, Rows]) -> None:
         columns, joins = "", ""
         for method in ("users", "items"):
             group = _group(schema, method)
-            key, apart = name(group[0].name), engine.columns(TABLE[method])
+            apart = sources[method].columns if method in sources else {}
             if apart:
-                joins += f" LEFT JOIN {TABLE[method]} {method} ON {method}.{key} = t.{key}"
+                key = name(group[0].name)
+                joins += f" LEFT JOIN {TABLE[method]} {method} ON {method}.raw = t.{key}"
             for f in group[1:]:
                 if f.name in apart:
-                    columns += f", {method}.{name(f.name)}"
+                    known = f'{method}.{since(f)} <= t."timestamp"'
+                    columns += f", CASE WHEN {known} THEN {method}.{value(f)} END"
+                    columns += f" AS {name(f.name)}"
                 elif f.name not in engine.columns(table):
                     kind = KIND[schema.table(f.table).dtype]
                     none = f"NULL::{kind}" if f.length is None else engine.texts("NULL", kind)
@@ -96,9 +101,19 @@ def _group(schema: Schema, method: str) -> tuple[Feature, ...]:
 
 
 def _first_only(engine: Engine, method: str, group: tuple[Feature, ...]) -> None:
-    """Leaves one row an id in a table of attributes: of each the first value that there is."""
-    table, key = TABLE[method], name(group[0].name)
-    given = engine.columns(table)
-    columns = [name(f.name) for f in group[1:] if f.name in given]
-    firsts = "".join(f", min_by({c}, ord) FILTER (WHERE {c} IS NOT NULL) AS {c}" for c in columns)
-    engine.replace(table, f"SELECT {key}{firsts} FROM {table} GROUP BY {key}")
+    """Leaves one row an id (``raw``) in a table of attributes: of each the first value and its time.
+
+    Without times of its own the table is a catalogue, which is known always.
+    """
+    table, given = TABLE[method], engine.columns(TABLE[method])
+    features = [f for f in group[1:] if f.name in given]
+    source = f'SELECT *, {ALWAYS}::BIGINT AS "timestamp" FROM {table}'
+    source = table if "timestamp" in given else f"({source})"
+    chosen = f"{name(group[0].name)} AS raw{firsts(features)}{severals(features)}"
+    engine.replace(table, f"SELECT {chosen} FROM {source} a GROUP BY {name(group[0].name)}")
+    counts = ", ".join(["count(*)", *(f"count(*) FILTER (WHERE {several(f)})" for f in features)])
+    found = engine.one(f"SELECT {counts} FROM {table}")[1:]
+    what = f"several values in {method}()"
+    engine.notes += [
+        note(f, method[:-1], n, what) for f, n in zip(features, found, strict=True) if n
+    ]

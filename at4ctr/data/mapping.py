@@ -41,6 +41,7 @@ class Rows:
     time, unit: when; Unix time as whole seconds, milliseconds (from 1973-03 on) or microseconds,
         or ``datetime``: a date, time stamp or its ISO text, in UTC where it names no zone.
         Fractions of a second are cut off: what happened in one second has no order in the store.
+        Of `Mapped.users` and `Mapped.items`: from when on a value is known; without, always.
     label: of impressions, what is 1 or true for a click, 0 or false for none.
     where: which rows; all by default.
     lists: name -> expression of a list, for a row that stands for several, such as a page of
@@ -87,6 +88,7 @@ def terms(
             raise InputError(
                 f"{where} has no time; expected the expression of a row's time; add it"
             )
+    if rows.time:
         made.append(_time(engine, rows, columns))
     if where == "impressions()":
         if not rows.label:

@@ -133,7 +133,7 @@ class Config(Options):
         if self.target == "rating":
             engine.run(
                 "impressions",
-                f"""CREATE TABLE impressions AS SELECT "user", item, genres, "timestamp", ord,
+                f"""CREATE TABLE impressions AS SELECT {columns},
                 (rating >= {LIKED})::TINYINT AS label FROM ratings""",
             )
         engine.drop("ratings")

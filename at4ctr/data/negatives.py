@@ -8,6 +8,11 @@ one from the other. Under ``paper`` every split draws from all behaviours of all
 ``draw="uniform"``: the pool holds each of those items once. Positives still follow popularity, so
 popularity alone tells them from negatives; `notes` says how well, as an AUC.
 
+A negative has the item as the pool's row has it, with the attributes known there (`attributes`), not
+those known at the time of its positive: a draw may take an item that the log has not met by then,
+and a missing attribute would tell it from a positive. So positives and negatives have one law of
+item and attributes. Under ``draw="uniform"`` it is one row's of the split, picked by a hash.
+
 A draw that hits the positive's own item is repeated, at most `ATTEMPTS` times in all, then given
 up. Rejection makes frequent items rarer among the negatives: an item of share p by a factor of
 about 1 - p + Σ p². What that tells is bounded. Before rejection positive and negative have the same
@@ -24,6 +29,7 @@ that user does in the test split.
 from __future__ import annotations
 
 from at4ctr.data import steps
+from at4ctr.data.attributes import Late
 from at4ctr.data.dataset import SPLITS, Options
 from at4ctr.data.engine import Engine
 from at4ctr.data.sampling import uniform31_sql
@@ -36,7 +42,7 @@ TELLS = 0.02  # how far rejection may move an AUC before the manifest says so
 ROWS = 2**29  # the most that a split may have: indices are 32-bit integers
 
 
-def draw(engine: Engine, config: Options) -> int:
+def draw(engine: Engine, config: Options, late: Late) -> int:
     """Makes ``negatives``; returns how many were given up.
 
     ``negatives``: the columns of the positive, ``own`` its item, ``item`` the negative, ``number``
@@ -44,18 +50,19 @@ def draw(engine: Engine, config: Options) -> int:
     """
     engine.run("instances of users", steps.instances("rows_of_users", "behaviours"))
     engine.run("offsets", steps.offsets("offsets", "SELECT * FROM rows_of_users"))
-    sizes = _pool(engine, config)
+    sizes = _pool(engine, config, late)
     if config.reject == "seen":
         met = 'CREATE TABLE met AS SELECT DISTINCT "user", item FROM behaviours'
         engine.run("items of users", met)
     context = "".join(f", {code(f)}" for f in config.schema().group("context"))
+    context += f", {late.row('user')}" if late.user else ""
     kept = f'"user", split, pos, cut, form{context}, item AS own, row, number'
     numbers = ", ".join(f"({number + 1})" for number in range(config.negatives))
     first = f"""SELECT {kept}, 0 AS attempt FROM (
         SELECT b.*, b.rank + o.start AS row FROM behaviours b
         JOIN offsets o ON o."user" = b."user" AND o.split = b.split) b
         CROSS JOIN (VALUES {numbers}) k(number)"""
-    drawn = _drawn(first, config, sizes, context)
+    drawn = _drawn(first, config, sizes, context, late)
     engine.run("negatives", f"CREATE TABLE negatives AS {drawn}")
     last = ATTEMPTS[config.reject] - 1
     for attempt in range(1, last + 1):
@@ -64,7 +71,7 @@ def draw(engine: Engine, config: Options) -> int:
             return 0
         again = f"""SELECT "user", split, pos, cut, form{context}, own, row, number,
             {attempt} AS attempt {failed}"""
-        redraw = f"INSERT INTO negatives {_drawn(again, config, sizes, context)}"
+        redraw = f"INSERT INTO negatives {_drawn(again, config, sizes, context, late)}"
         if attempt < SAID:
             engine.run(f"negatives, attempt {attempt + 1}", redraw)
         else:
@@ -132,8 +139,8 @@ def _rejected(config: Options) -> str:
     return "the positive's own" if config.reject == "own" else "any of the user's own"
 
 
-def _pool(engine: Engine, config: Options) -> list[tuple[int, int]]:
-    """Makes ``pool`` (``row``, ``item``); returns (first row, rows) of each split's part."""
+def _pool(engine: Engine, config: Options, late: Late) -> list[tuple[int, int]]:
+    """Makes ``pool`` (``row``, ``item`` and its version); returns (first row, rows) of each split's part."""
     paper = config.protocol == "paper"
     if config.draw == "uniform":
         part = "0" if paper else "split"
@@ -160,23 +167,33 @@ def _pool(engine: Engine, config: Options) -> list[tuple[int, int]]:
         engine.execute(steps.offsets("begins", items, "item"))
     elif paper:
         engine.execute(steps.offsets("begins", f'SELECT idx AS "user", {split}, n FROM users'))
-    engine.run("pool", f"CREATE TABLE pool AS {_rows(config, parts)}")
+    engine.run("pool", f"CREATE TABLE pool AS {_rows(config, parts, late)}")
     return parts
 
 
-def _rows(config: Options, parts: list[tuple[int, int]]) -> str:
+def _rows(config: Options, parts: list[tuple[int, int]], late: Late) -> str:
     """SQL of the pool's rows, numbered part after part."""
     base = _by_split([first for first, _ in parts], "b.split")
+    version = late.row("item")
     if config.draw == "uniform":
-        return f"SELECT ({base} + b.start)::INTEGER AS row, b.item FROM begins b"
+        numbered = f"SELECT ({base} + b.start)::INTEGER AS row, b.item"
+        if not late.item:
+            return f"{numbered} FROM begins b"
+        return f"""{numbered}, v.{version} FROM begins b JOIN (
+            SELECT item, split, min_by({version}, (form, {version})) AS {version} FROM behaviours
+            WHERE split IS NOT NULL GROUP BY item, split) v
+            ON v.item = b.item AND v.split = b.split"""
     if config.protocol == "paper":
         return """SELECT (s.start + b.pos)::INTEGER AS row, b.item FROM behaviours b
             JOIN begins s ON s."user" = b."user" """
-    return f"""SELECT ({base} + o.start + b.rank)::INTEGER AS row, b.item
+    more = f", b.{version}" if late.item else ""
+    return f"""SELECT ({base} + o.start + b.rank)::INTEGER AS row, b.item{more}
         FROM behaviours b JOIN offsets o ON o."user" = b."user" AND o.split = b.split"""
 
 
-def _drawn(rows: str, config: Options, sizes: list[tuple[int, int]], context: str) -> str:
+def _drawn(
+    rows: str, config: Options, sizes: list[tuple[int, int]], context: str, late: Late
+) -> str:
     """SQL of one attempt: `rows` with the item of the pool's row that each draws, or ``own``."""
     words = ["split", "row", "number", "attempt"]
     high, low = (uniform31_sql(words, f"{config.seed}/draw/{half}", ROWS) for half in (0, 1))
@@ -186,6 +203,7 @@ def _drawn(rows: str, config: Options, sizes: list[tuple[int, int]], context: st
     if config.reject == "seen":
         item = "CASE WHEN m.item IS NULL THEN p.item ELSE d.own END AS item"
         met = 'LEFT JOIN met m ON m."user" = d."user" AND m.item = p.item'
+    item += f", p.{late.row('item')}" if late.item else ""
     return f"""SELECT d."user", d.split, d.pos, d.cut, d.form{context}, d.own, d.row, d.number,
             d.attempt, {item}
         FROM (SELECT *, ({start} + ({high} * {2**31} + {low}) % {size})::INTEGER AS target

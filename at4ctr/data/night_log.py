@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 from at4ctr.data import duck
+from at4ctr.data.attributes import GROUPS, first_seen, note, since, value
 from at4ctr.data.dataset import Options, Source
 from at4ctr.data.days import Day, NoData, Window
 from at4ctr.data.engine import Engine, name, quoted
 from at4ctr.data.sampling import PRIME, uniform31_sql
 from at4ctr.data.state import Rows, kind
-from at4ctr.data.steps import first_seen
 from at4ctr.errors import InputError
 from at4ctr.schema import Feature, Schema
 
@@ -164,12 +164,13 @@ def demand_rows(engine: Engine, base: Options, window: Window, loaded: Rows) -> 
 
 def compose(engine: Engine, base: Options, loaded: Rows, window: Window) -> None:
     """Makes ``log`` and ``impressions`` for preparation: of users with instances in the window,
-    the past's behaviours and the window's rows, attributes as the past knows them."""
+    the past's behaviours and the window's rows, attributes as the past knows them at their time."""
     schema, user = base.schema(), name(base.schema().user_id.name)
     inside = f'"timestamp" >= {window.begin}'
     rows = loaded.within(f"{inside} AND {user} IN (SELECT raw FROM present)")
     active = f"SELECT DISTINCT {user} AS raw FROM {loaded.impressions or loaded.log}"
     engine.run("active users", f"CREATE TABLE present AS {active} WHERE {inside}")
+    engine.notes += _changed(engine, schema, rows)
     own = schema.group("behaviour") + (() if loaded.impressions else schema.group("context"))
     features = [*schema.group("profile"), *schema.group("item"), *own]
     listed = ", ".join([*(name(f.name) for f in features), '"timestamp"', "ord"])
@@ -186,6 +187,28 @@ def compose(engine: Engine, base: Options, loaded: Rows, window: Window) -> None
     for table in loaded:
         if table:
             engine.execute(f"DROP TABLE {table}")
+
+
+def _changed(engine: Engine, schema: Schema, rows: Rows) -> list[str]:
+    """Notes of the attributes that have another value in `rows` than the past's."""
+    notes = []
+    for table, group in GROUPS.items():
+        attributes = first_seen(schema, group)
+        key = name((schema.user_id if group == "profile" else schema.item_id).name)
+        found = [set(engine.described(f"SELECT * FROM {r} r")) if r else () for r in rows]
+        unions = [
+            f"SELECT {', '.join(name(f.name) for f in attributes)}, {key} AS raw FROM {r} r"
+            for r, columns in zip(rows, found, strict=True)
+            if r and all(f.name in columns for f in attributes)
+        ]
+        if attributes:
+            counts = (f"count(DISTINCT r.raw) FILTER (WHERE r.{name(f.name)} <> p.{value(f)})"
+                      for f in attributes)  # fmt: skip
+            others = engine.one(f"""SELECT {", ".join(counts)} FROM ({" UNION ALL ".join(unions)}) r
+                JOIN past_{table}s p ON p.raw = r.raw""")
+            notes += [note(f, table, n, "another value than in earlier nights")
+                      for f, n in zip(attributes, others, strict=True) if n]  # fmt: skip
+    return notes
 
 
 def _past(schema: Schema, features: Sequence[Feature]) -> str:
@@ -205,7 +228,7 @@ def _past(schema: Schema, features: Sequence[Feature]) -> str:
 
 
 def _known(schema: Schema, features: Sequence[Feature], rows: str, more: str) -> str:
-    """`rows` with the attributes that the past knows in the place of their own."""
+    """`rows` with the attributes that the past knows at their time in the place of their own."""
     joins, columns = [], []
     for table, group in (("users", "profile"), ("items", "item")):
         if first_seen(schema, group):
@@ -214,7 +237,10 @@ def _known(schema: Schema, features: Sequence[Feature], rows: str, more: str) ->
     for f in features:
         seen = f in first_seen(schema, "profile") + first_seen(schema, "item")
         table = "users" if f.group == "profile" else "items"
-        own, past = f"l.{name(f.name)}", f"{table}.{name(f'f_{f.name}')}"
-        columns.append(f"coalesce({past}, {own}) AS {name(f.name)}" if seen else own)
+        own = f"l.{name(f.name)}"
+        if seen:
+            known = f'{table}.{since(f)} <= l."timestamp"'
+            own = f"CASE WHEN {known} THEN {table}.{value(f)} ELSE {own} END AS {name(f.name)}"
+        columns.append(own)
     return f"""SELECT {", ".join(columns)}, l."timestamp", l.ord{more}
         FROM ({rows}) l {" ".join(joins)}"""

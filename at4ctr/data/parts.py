@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from at4ctr.data.attributes import Late
 from at4ctr.data.dataset import SPLITS
 from at4ctr.data.steps import code, u31
 from at4ctr.schema import UNKNOWN, Schema
@@ -61,27 +62,31 @@ class Counts:
         return found
 
 
-def behaviours(schema: Schema) -> tuple[str, str]:
+def behaviours(schema: Schema, late: Late) -> tuple[str, str]:
     """SQL of all behaviours, and their order in a part."""
     codes = "".join(f', {code(f)} AS "{f.name}"' for f in schema.group("behaviour"))
-    return f'SELECT "user", item{codes}, pos FROM behaviours', '"user", pos'
+    return f'SELECT "user", {late.row("item")} AS item{codes}, pos FROM behaviours', '"user", pos'
 
 
-def instances(schema: Schema, seed: int, *, impressions: bool, truth: bool) -> tuple[str, str]:
+def instances(
+    schema: Schema, seed: int, late: Late, *, impressions: bool, truth: bool
+) -> tuple[str, str]:
     """SQL of all instances, and their order in a part.
 
     impressions: they are the impressions, not behaviours and drawn negatives.
     truth: the impressions have a probability.
     """
     codes = "".join(f", {code(f)}" for f in schema.group("context"))
-    columns = f'"user", split, pos, cut, item, {u31("number", seed)}::INTEGER AS u31{codes}'
+    codes += f", {late.row('user')} AS user_row" if late.user else ""
+    item = f"{late.row('item')} AS item"
+    columns = f'"user", split, pos, cut, {item}, {u31("number", seed)}::INTEGER AS u31{codes}'
     base = "shown" if impressions else "behaviours"
     label = "label::TINYINT" if impressions else "1::TINYINT"
     found = f"""SELECT {columns}, number, {label} AS label{", probability" if truth else ""}
         FROM (SELECT *, 0 AS number FROM {base} WHERE split IS NOT NULL) r"""
     if not impressions:
         found += f""" UNION ALL SELECT {columns}, number, 0::TINYINT AS label
-            FROM negatives WHERE split IS NOT NULL AND item <> own"""
+            FROM negatives n WHERE split IS NOT NULL AND n.item <> n.own"""
     return found, 'split, "user", pos, number'
 
 
@@ -130,7 +135,7 @@ class Writer:
 
     def _split(self, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The columns of a split, without its name."""
-        found = {n: rows[n] for n in ("cut", "item", "label", "u31")}
+        found = {n: rows[n] for n in ("cut", "item", "label", "u31", "user_row") if n in rows}
         for f in self.schema.group("context"):
             found[f.name] = self.ids[f.name][rows[f"c_{f.name}"]]
         return found | ({"probability": rows["probability"]} if self.truth else {})
@@ -138,7 +143,7 @@ class Writer:
     def _add(self, counts: Counts, split: str, rows: Mapping[str, np.ndarray]) -> None:
         counts.rows[split] = len(rows["label"])
         counts.positives[split] = int(rows["label"].sum())
-        index = {"profile": rows["user"], "item": rows["item"]}
+        index = {"profile": rows.get("user_row", rows["user"]), "item": rows["item"]}
         for f in self.schema.features:
             if f.group == "behaviour":
                 continue

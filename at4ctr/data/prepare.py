@@ -23,7 +23,7 @@ from at4ctr.data.build import build
 from at4ctr.data.csv_file import check_file
 from at4ctr.data.dataset import Options, Source
 from at4ctr.data.disk import demand_room, explained, locked
-from at4ctr.data.engine import NAMES, Engine, Name
+from at4ctr.data.engine import NAMES, Engine, Name, announce
 from at4ctr.data.store import FORMAT, MANIFEST
 from at4ctr.errors import InputError, unknown
 
@@ -107,6 +107,7 @@ def _make(config: Options, source: Source, place: Path, name: Name) -> None:
             "seconds": time.monotonic() - begin,
         }
         _write_manifest(folder, manifest)
+        announce(manifest["notes"])
         folder.rename(place)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

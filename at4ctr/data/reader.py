@@ -177,7 +177,8 @@ class Reader:
         """Some consecutive rows of a block as a batch."""
         at = {name: column[rows] for name, column in block.instances.items()}
         batch: dict[str, np.ndarray] = {}
-        for group, key in (("profile", "user"), ("item", "item")):
+        own = "user_row" if "user_row" in at else "user"
+        for group, key in (("profile", own), ("item", "item")):
             for f in self.schema.group(group):  # type: ignore[arg-type]
                 ids = np.take(self.store.ids(f.name), at[key], axis=0)
                 hidden = at.get(f"{f.name} hidden")
@@ -194,7 +195,8 @@ class Reader:
             batch[name] = np.bitwise_and(values, mask, out=aligned(shape))
         batch["history_length"] = at["length"].copy()
         batch["label"] = at["label"].astype(np.float32)
-        batch["user_index"], batch["item_index"] = at["user"].copy(), at["item"].copy()
+        batch["user_index"] = at["user"].copy()
+        batch["item_index"] = self.store.items(at["item"]).copy()
         if self.truth:
             batch["probability"] = at["probability"].copy()
         return batch

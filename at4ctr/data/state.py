@@ -4,8 +4,9 @@ A state is as of a cutoff, and knows no row at or after it. Its folder holds
 
 - ``behaviours.parquet``: one row a user (``raw``) with the lists ``timestamp``, ``item`` and
   ``f_<behaviour feature>`` of the latest `keep` behaviours, oldest first;
-- ``users.parquet``: ``raw``, ``n`` (how many behaviours so far) and the first seen attributes;
-- ``items.parquet``: ``raw`` and the first seen attributes;
+- ``users.parquet``: ``raw``, ``n`` (how many behaviours so far) and of each attribute its first
+  value and the time of that, ``f_<attribute>`` and ``t_<attribute>``;
+- ``items.parquet``: ``raw`` and the attributes likewise;
 - ``vocabulary/<table>.parquet``: ``raw``, ``id``; ids are given once and for ever;
 - ``state.json``: what it is a state of, and the SHA-256 of the other files.
 
@@ -25,14 +26,14 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from at4ctr.data.attributes import first_seen, firsts, since, value
 from at4ctr.data.dataset import Options
 from at4ctr.data.engine import Engine, name, quoted
-from at4ctr.data.steps import first_seen
 from at4ctr.durable import digest, sync, write_json
 from at4ctr.errors import InputError
 from at4ctr.schema import FIRST_ID, Feature, Schema
 
-FORMAT = 1
+FORMAT = 2
 FACTS, VOCABULARY = "state.json", "vocabulary/"
 KIND = {"int64": "BIGINT", "string": "VARCHAR"}  # how a raw id stands in SQL
 RELATIONS = ("users", "items", "behaviours")
@@ -233,19 +234,16 @@ def _columns(schema: Schema) -> dict[str, dict[str, str]]:
     """Relation -> its columns and their types."""
     user, item = kind(schema, schema.user_id), kind(schema, schema.item_id)
     attributes = {
-        group: {_seen(f): kind(schema, f) for f in first_seen(schema, group)}
+        group: {c: k for f in first_seen(schema, group)
+                for c, k in ((value(f), kind(schema, f)), (since(f), "BIGINT"))}
         for group in ("profile", "item")
-    }
-    lists = {_seen(f): f"{kind(schema, f)}[]" for f in schema.group("behaviour")}
+    }  # fmt: skip
+    lists = {value(f): f"{kind(schema, f)}[]" for f in schema.group("behaviour")}
     return {
         "users": {"raw": user, "n": "BIGINT"} | attributes["profile"],
         "items": {"raw": item} | attributes["item"],
         "behaviours": {"raw": user, '"timestamp"': "BIGINT[]", "item": f"{item}[]"} | lists,
     }
-
-
-def _seen(feature: Feature) -> str:
-    return name(f"f_{feature.name}")
 
 
 def _advanced(config: Options, rows: Rows, keep: int) -> dict[str, str]:
@@ -257,7 +255,7 @@ def _advanced(config: Options, rows: Rows, keep: int) -> dict[str, str]:
     items = _firsts(schema, item, "item", rows, "")
     counts = ", coalesce(p.n, 0) + coalesce(d.n, 0) AS n"
     lists = {'"timestamp"': '"timestamp"', "item": name(item.name)}
-    lists |= {_seen(f): name(f.name) for f in schema.group("behaviour")}
+    lists |= {value(f): name(f.name) for f in schema.group("behaviour")}
     latest = ", ".join(f'list({c} ORDER BY "timestamp", ord) AS {at}' for at, c in lists.items())
     own = name(user.name)
     day = f"""SELECT {own} AS raw, {latest} FROM (SELECT *, row_number() OVER (
@@ -272,23 +270,18 @@ def _advanced(config: Options, rows: Rows, keep: int) -> dict[str, str]:
 
 
 def _firsts(schema: Schema, own: Feature, group: str, rows: Rows, more: str) -> str:
-    """Of every id in rows its first seen attributes, missing values passed over."""
+    """Of every id in rows its attributes' first values, missing ones passed over, and their times."""
     seen = first_seen(schema, group)
     columns = ", ".join([name(own.name), *(name(f.name) for f in seen), '"timestamp"', "ord"])
     source = f"SELECT {columns}, 1 AS one FROM {rows.log} a"
     if rows.impressions:
         source += f" UNION ALL SELECT {columns}, 0 AS one FROM {rows.impressions} b"
-    firsts = [
-        f'min_by({name(f.name)}, ("timestamp", ord)) FILTER (WHERE {name(f.name)} IS NOT NULL)'
-        f" AS {_seen(f)}"
-        for f in seen
-    ]
-    chosen = ", ".join([f"{name(own.name)} AS raw", *([more] if more else []), *firsts])
-    return f"SELECT {chosen} FROM ({source}) s GROUP BY {name(own.name)}"
+    chosen = ", ".join([f"{name(own.name)} AS raw", *([more] if more else [])])
+    return f"SELECT {chosen}{firsts(seen)} FROM ({source}) s GROUP BY {name(own.name)}"
 
 
 def _first_of(schema: Schema, group: str) -> str:
-    named = [_seen(f) for f in first_seen(schema, group)]
+    named = [c for f in first_seen(schema, group) for c in (value(f), since(f))]
     return "".join(f", coalesce(p.{c}, d.{c}) AS {c}" for c in named)
 
 

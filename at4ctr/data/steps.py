@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from at4ctr.data.attributes import first_seen, firsts_of_log, value
 from at4ctr.data.dataset import SPLITS, Options
 from at4ctr.data.engine import name
 from at4ctr.data.sampling import PRIME, coefficient, linear_sql, mix_sql, reduced_sql, uniform31_sql
@@ -21,16 +22,11 @@ NUMBERING = 20_171_125  # seed of the buckets, the same for every preparation
 NEGATIVE = 4  # the word after user key, item key, time and ordinal: number of a negative
 
 
-def first_seen(schema: Schema, group: str) -> list[Feature]:
-    """The attributes of users (``profile``) or items (``item``): all but the id."""
-    return [f for f in schema.features if f.group == group][1:]
-
-
 def column(schema: Schema, feature: Feature) -> str:
     """The column of a profile or item feature in ``users`` or ``items``; an id is ``raw``."""
     if feature in (schema.user_id, schema.item_id):
         return "raw"
-    return name(f"f_{feature.name}")
+    return value(feature)
 
 
 def code(feature: Feature) -> str:
@@ -38,29 +34,21 @@ def code(feature: Feature) -> str:
     return name(f"c_{feature.name}")
 
 
-def _firsts(attributes: list[Feature]) -> str:
-    return "".join(
-        f', min_by({name(f.name)}, ("timestamp", ord)) FILTER (WHERE {name(f.name)} IS NOT NULL)'
-        f" AS {name(f'f_{f.name}')}"
-        for f in attributes
-    )
-
-
-def users(schema: Schema, least: int) -> str:
+def users(schema: Schema, least: int, shown: Sequence[str]) -> str:
     """``user_raw``: raw id, behaviours, first seen attributes of users with at least `least`.
 
-    With 0, those of ``impressions`` too.
+    shown: the columns of ``impressions``; with `least` 0 its users count too.
     """
     user = name(schema.user_id.name)
-    firsts = _firsts(first_seen(schema, "profile"))
+    attributes = first_seen(schema, "profile")
     source = "(SELECT *, 1 AS one FROM log) l"
-    if least == 0:
-        columns = ", ".join(name(f.name) for f in schema.group("profile"))
-        columns += ', "timestamp", ord'
-        source = f"""(SELECT {columns}, 1 AS one FROM log
-            UNION ALL SELECT {columns}, 0 AS one FROM impressions) l"""
+    if shown and (attributes or least == 0):
+        own = ", ".join([user, *(name(f.name) for f in attributes)])
+        given = [name(f.name) if f.name in shown else f"NULL AS {name(f.name)}" for f in attributes]
+        source = f"""(SELECT {own}, "timestamp", ord, 1 AS one FROM log UNION ALL
+            SELECT {", ".join([user, *given])}, "timestamp", ord, 0 AS one FROM impressions) l"""
     return f"""CREATE TABLE user_raw AS
-        SELECT {user} AS raw, sum(one)::INTEGER AS n{firsts} FROM {source}
+        SELECT {user} AS raw, sum(one)::INTEGER AS n{firsts_of_log(attributes)} FROM {source}
         GROUP BY {user} HAVING sum(one) >= {least}"""
 
 
@@ -72,7 +60,7 @@ def items(schema: Schema, impressions: bool) -> str:
     source = f"SELECT {columns} FROM log"
     if impressions:
         source += f" UNION ALL SELECT {columns} FROM impressions"
-    firsts = _firsts(first_seen(schema, "item"))
+    firsts = firsts_of_log(first_seen(schema, "item"))
     return f"""CREATE TABLE item_raw AS
         SELECT {item} AS raw{firsts} FROM ({source}) s
         WHERE {user} IN (SELECT raw FROM user_raw) GROUP BY {item}"""

@@ -4,6 +4,11 @@ The whole sequence of a user is stored once; an instance of a split is a ``cut``
 ``behaviour_item[:cut]``), a target and a label. Sequences and targets hold rows of
 ``dims/item.parquet``; ``ids/<feature>.npy`` maps a row to its model id, because a behaviour on an
 item that is unknown to the model still has, say, a known category.
+
+The first rows of ``dims/user.parquet`` and ``dims/item.parquet`` are the users and items, with all
+their attributes. Where rows of the log come before an attribute's first value, *versions* follow,
+which lack it: ``versions`` of the manifest counts them, ``user_index`` and ``item_index`` are
+columns of ``dims`` that say whose they are, and an instance names its user's in ``user_row``.
 """
 
 from __future__ import annotations
@@ -25,7 +30,7 @@ from at4ctr.data.dataset import SPLITS, Split
 from at4ctr.errors import InputError, unknown
 from at4ctr.schema import Schema
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 _HEADER = threading.Lock()  # numpy parses a header by ast.literal_eval, unsafe in threads before 3.12
 
@@ -47,8 +52,9 @@ class Users:
     offsets: [U + 1] where a user's behaviours begin and end.
     behaviours: [E] arrays: ``item`` (row in ``dims/item``) and every behaviour feature.
     counts: [U] how many instances a user has.
-    instances: [N] arrays: ``cut``, ``item``, ``label``, ``u31``, every context feature, and
-        ``probability`` where asked for.
+    instances: [N] arrays: ``cut``, ``item``, ``label``, ``u31``, every context feature,
+        ``probability`` where asked for, and ``user_row`` (row in ``dims/user``, of which ``users``
+        holds the first) where users have versions.
     """
 
     users: np.ndarray
@@ -160,9 +166,7 @@ class Store:
     def read(self, split: Split, groups: Sequence[RowGroup], *, truth: bool = False) -> Users:
         """Decodes row groups, in store order, with the instances of one split."""
         behaviour = ["item", *(f.name for f in self.schema.group("behaviour"))]
-        instance = ["cut", "item", "label", "u31"]
-        instance += [f.name for f in self.schema.group("context")]
-        instance += ["probability"] if truth else []
+        instance = self.instance_columns(truth=truth)
         names = [f"behaviour_{n}" for n in behaviour] + [f"{split}_{n}" for n in instance]
         table = self.columns(groups, ["user", *names])
         users = table.column("user").to_numpy().astype(np.int32, copy=False)
@@ -179,6 +183,21 @@ class Store:
             raise self._damaged(f"a {split}_cut lies outside its user's sequence")
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         return Users(users, offsets, behaviours, counts, instances)
+
+    def instance_columns(self, *, truth: bool) -> list[str]:
+        """The columns of a split, without its name; ``probability`` with `truth`."""
+        columns = ["cut", "item", "label", "u31", *(["user_row"] if self.manifest["versions"]["user"] else [])]
+        columns += [f.name for f in self.schema.group("context")]
+        return [*columns, *(["probability"] if truth else [])]
+
+    def items(self, rows: np.ndarray) -> np.ndarray:
+        """The items of rows of ``dims/item``, each by its first row: its versions are one item."""
+        return np.take(self._items, rows) if self.manifest["versions"]["item"] else rows
+
+    @cached_property
+    def _items(self) -> np.ndarray:
+        column = pq.read_table(self.path / "dims" / "item.parquet", columns=["item_index"]).column(0)
+        return column.to_numpy().astype(np.int32, copy=False)
 
     @cached_property
     def _ids(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from at4ctr.data.attributes import Late
 from at4ctr.data.dataset import Options
 from at4ctr.data.engine import Engine, name
 from at4ctr.data.steps import code, column
@@ -19,10 +20,10 @@ from at4ctr.errors import InputError
 from at4ctr.schema import FIRST_ID, PADDING, UNKNOWN, Feature, Schema, Table
 
 
-def build(engine: Engine, config: Options, impressions: bool) -> dict[str, int]:
+def build(engine: Engine, config: Options, impressions: bool, late: Late) -> dict[str, int]:
     """Makes ``vocabulary_<table>`` (``raw``, ``id``); returns every table's number of rows."""
     schema = config.schema()
-    _count(engine, config, impressions)
+    _count(engine, config, impressions, late)
     rows = {}
     for table in schema.tables:
         if table.buckets:
@@ -50,8 +51,11 @@ def _known(engine: Engine, table: Table) -> int:
     return int(engine.one(f"SELECT count(*) FROM {_given(table)}")[0]) if there else 0
 
 
-def _count(engine: Engine, config: Options, impressions: bool) -> None:
-    """``count_<group or feature>`` (``idx``, ``n``): how often training sees what."""
+def _count(engine: Engine, config: Options, impressions: bool, late: Late) -> None:
+    """``count_<group or feature>`` (``idx``, ``n``): how often training sees what.
+
+    Of users and items that is a row of ``dims``, so a value counts where it is known.
+    """
     schema, paper = config.schema(), config.protocol == "paper"
     instances = "shown" if impressions else "behaviours"
     rows = f"{instances} WHERE split IS NOT NULL" if paper else f"{instances} WHERE split = 0"
@@ -66,9 +70,9 @@ def _count(engine: Engine, config: Options, impressions: bool) -> None:
         LEFT JOIN horizon h ON h."user" = b."user" {where}"""
     )
     for group in ("user", "item"):
-        source = f"SELECT {name(group)} AS idx FROM visible"
+        source = f"SELECT {late.row(group)} AS idx FROM visible"
         if impressions:
-            source += f" UNION ALL SELECT {name(group)} FROM {rows}"
+            source += f" UNION ALL SELECT {late.row(group)} FROM {rows}"
         _grouped(engine, group, source)
     for f in schema.group("behaviour"):
         _grouped(engine, f.name, f"SELECT {code(f)} AS idx FROM visible", "feature_")
@@ -100,7 +104,7 @@ def _column(schema: Schema, feature: Feature) -> str:
 
 
 def _dims(feature: Feature) -> str:
-    tables = {"profile": "users", "item": "items"}
+    tables = {"profile": "user_rows", "item": "item_rows"}
     return tables.get(feature.group, name(f"values_{feature.name}"))
 
 

@@ -77,6 +77,9 @@ def decoded(folder, history):
     dims = {
         g: pq.read_table(folder / "dims" / f"{g}.parquet").to_pylist() for g in ("user", "item")
     }
+    for group, rows in dims.items():
+        for row in rows:
+            row.pop(f"{group}_index", None)  # depends on who else is there
     user, item = store.schema.user_id.name, store.schema.item_id.name
     extra = [f.name for f in store.schema.group("behaviour")]
     context = [f.name for f in store.schema.group("context")]
@@ -87,9 +90,10 @@ def decoded(folder, history):
         for row in pq.read_table(folder / "data" / part["file"]).to_pylist():
             past = [(dims["item"][i][item], *(names[f][row[f"behaviour_{f}"][k]] for f in extra))
                     for k, i in enumerate(row["behaviour_item"])]  # fmt: skip
-            who = dims["user"][row["user"]]
             for split in SPLITS:
+                rows = row.get(f"{split}_user_row", [row["user"]] * len(row[f"{split}_cut"]))
                 for k, cut in enumerate(row[f"{split}_cut"]):
+                    who = dims["user"][rows[k]]
                     what = dims["item"][row[f"{split}_item"][k]]
                     shown = tuple(names[f][row[f"{split}_{f}"][k]] for f in context)
                     facts = (row[f"{split}_label"][k], row[f"{split}_u31"][k], shown)

@@ -67,7 +67,7 @@ def digest(store):
             user = {"user": dims["profile"][row.pop("user")]}
             for column, values in row.items():
                 kind = column.split("_", 1)[1]
-                shown = dims["item"] if kind == "item" else raw.get(kind)
+                shown = {"item": dims["item"], "user_row": dims["profile"]}.get(kind, raw.get(kind))
                 user[column] = [shown[v] for v in values] if shown else values
             for split in SPLITS:
                 columns = [c for c in user if c.startswith(f"{split}_")]
@@ -82,7 +82,7 @@ def assert_same(one, other):
     stores = [Store.open(path) for path in (one, other)]
     assert stores[0].path != stores[1].path
     assert digest(stores[0]) == digest(stores[1])
-    for fact in ("counts", "vocabulary", "notes", "options", "parts"):
+    for fact in ("counts", "versions", "vocabulary", "notes", "options", "parts"):
         assert stores[0].manifest[fact] == stores[1].manifest[fact], fact
     for table in stores[0].schema.tables:
         first, second = (s.vocabulary_path(table.name).read_text() for s in stores)

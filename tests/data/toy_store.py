@@ -140,6 +140,7 @@ def _write(
         "inputs": [],
         "counts": {"users": len(users)}
         | {s: {**_tally(users, s), "unknown": {"user": 0}} for s in SPLITS},
+        "versions": {"user": 0, "item": 0},
         "vocabulary": {name: size + 2 for name, size in sizes.items()} | {"city": 9},
         "parts": written,
         "notes": [],
