@@ -153,10 +153,9 @@ def number(engine: Engine, late: Late, tables: Sequence[str]) -> tuple[Late, lis
         each = (f"SELECT {name(group)} AS entity, hidden_{group} AS hidden FROM {t} "
                 f"WHERE hidden_{group} IS NOT NULL" for t in tables)  # fmt: skip
         first = int(engine.one(f"SELECT count(*) FROM {group}s")[0])
+        pairs = f"SELECT DISTINCT entity, hidden FROM ({' UNION ALL '.join(each)}) e"
         made = f"{group}_versions"
-        rows = engine.ranked(
-            f"{group} versions", made, " UNION ".join(each), "entity, hidden", first
-        )
+        rows = engine.ranked(f"{group} versions", made, pairs, "entity, hidden", first)
         found[group] = features if rows else ()
         missing = (f"count(DISTINCT CASE WHEN {_digit(k)} = '1' THEN entity END)"
                    for k in range(len(features)))  # fmt: skip

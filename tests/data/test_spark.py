@@ -16,6 +16,7 @@ from at4ctr.data.prepare import prepare
 from at4ctr.data.reader import Reader
 from at4ctr.data.store import Store
 from at4ctr.errors import InputError
+from tests.data import late_log
 from tests.data.test_prepare import START, rows_of, written
 from tests.data.toy_log import mylog_of, tables, write
 
@@ -109,6 +110,19 @@ def test_behaviours_with_drawn_negatives(tmp_path):
 
 def test_impressions_under_paper(mylog, tmp_path):
     config = mylog(raw=write(tmp_path / "raw", "csv", tables()), protocol="paper")
+    assert_same(prepare(config, tmp_path / "duck"), prepare(config, tmp_path / "spark", "spark"))
+
+
+def test_attributes_that_come_late(tmp_path):
+    raw = late_log.write(tmp_path / "raw", late_log.tables())
+    config = late_log.Log(raw=raw)
+    assert_same(prepare(config, tmp_path / "duck"), prepare(config, tmp_path / "spark", "spark"))
+
+
+@pytest.mark.parametrize("draw", ["popularity", "uniform"])
+def test_attributes_that_drawn_negatives_lack(tmp_path, draw):
+    raw = written(rows_of(3, items=60), tmp_path / "log.csv")
+    config = late_log.Gaps(raw=raw, negatives=2, draw=draw, since=START + 20)
     assert_same(prepare(config, tmp_path / "duck"), prepare(config, tmp_path / "spark", "spark"))
 
 

@@ -199,11 +199,11 @@ def test_training_on_popularity_would_learn_other_draws(tmp_path, simulated, mon
     drawn, made, items = negatives._drawn, negatives._pool, []
     uniform = "(SELECT row_number() OVER (ORDER BY item) - 1 AS row, item FROM items_of_pool)"
 
-    def flat(rows, config, _, context):
-        return drawn(rows, config, items * 3, context).replace("JOIN pool", f"JOIN {uniform}")
+    def flat(rows, config, _, *more):
+        return drawn(rows, config, items * 3, *more).replace("JOIN pool", f"JOIN {uniform}")
 
-    def pool(engine, config):
-        sizes = made(engine, config)
+    def pool(engine, config, late):
+        sizes = made(engine, config, late)
         engine.execute("CREATE TABLE items_of_pool AS SELECT DISTINCT item FROM pool")
         items.append((0, int(engine.one("SELECT count(*) FROM items_of_pool")[0])))
         return sizes

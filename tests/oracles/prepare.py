@@ -36,6 +36,22 @@ def categories(rows, sequences, window=(1511539200, 1512316799)):
     return {item: found[2] for item, found in first.items()}
 
 
+def attribute(rows, who, at, *, own=None, shown=True):
+    """What a row at a time knows of an attribute of a user or item.
+
+    rows: (who, time, value or None) of the whole log; of one second in the order of delivery.
+    own: what the row itself carries. shown: it is an impression, to which other rows of its second
+    say nothing.
+    """
+    carried = [(time, place, value) for place, (user, time, value) in enumerate(rows)
+               if user == who and value is not None]  # fmt: skip
+    if not carried:
+        return None
+    time, _, value = min(carried)
+    late = time > at or (shown and time == at and own is None)
+    return None if late else value
+
+
 def last_k(sequences, *, test=10, validation=1, least=1):
     """Positives of each split: (user, place in the sequence)."""
     found = {"train": [], "validation": [], "test": []}
