@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 from at4ctr.errors import InputError, unknown
 
 PADDING, UNKNOWN, FIRST_ID = 0, 1, 2
+MISSING: Mapping[str, int | str] = {"int64": -1, "string": ""}  # in requests, by a table's dtype
 RESERVED = frozenset(
     ("label", "probability", "user_index", "item_index", "user_row", "timestamp", "ord", "u31",
      "cut")

@@ -12,9 +12,7 @@ import tensorflow as tf
 from at4ctr.contracts import Tensor
 from at4ctr.data.store import Store
 from at4ctr.errors import InputError
-from at4ctr.schema import FIRST_ID, PADDING, UNKNOWN, Feature, Table, history_name
-
-MISSING: Mapping[str, int | str] = {"int64": -1, "string": ""}  # raw padding, by a table's dtype
+from at4ctr.schema import FIRST_ID, MISSING, PADDING, UNKNOWN, Feature, Table, history_name
 
 
 class Lookup(tf.Module):

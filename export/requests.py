@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from at4ctr.data.dataset import Split
 from at4ctr.data.store import Store
-from at4ctr.schema import FIRST_ID, PADDING, UNKNOWN, Feature, history_name
-from export.lookup import MISSING, Front
+from at4ctr.schema import FIRST_ID, MISSING, PADDING, UNKNOWN, Feature, history_name
+from export.lookup import Front
 
 LONGEST = 3  # histories reach back at most so many times T
 SEARCHED = 100_000  # values hashed at once when one is wanted for a bucket

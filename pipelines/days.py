@@ -10,7 +10,6 @@ log.
 from __future__ import annotations
 
 import filecmp
-import gzip
 import os
 import shutil
 import sys
@@ -25,7 +24,7 @@ from typing import IO
 from absl import flags
 
 from at4ctr import config
-from at4ctr.data.csv_file import check_file
+from at4ctr.data.csv_file import check_file, inflated, readable
 from at4ctr.data.dataset import Options, Source
 from at4ctr.data.days import READY, SIMULATED, Lines
 from at4ctr.data.disk import demand_room, explained, locked
@@ -163,12 +162,11 @@ def _packed(file: Path) -> bool:
 @contextmanager
 def _opened(file: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
     """The text of a file, and the file, whose place tells how far it is."""
-    with file.open("rb") as raw:
+    with readable(file), file.open("rb") as raw:
         if not _packed(file):
             yield raw, raw
             return
-        with gzip.GzipFile(fileobj=raw) as log:
-            yield log, raw  # type: ignore[misc]
+        yield inflated(file, raw), raw
 
 
 def _append(folder: Path, head: bytes, found: list[bytes]) -> None:

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import re
+import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+import numpy as np
+
 from at4ctr.errors import InputError
 
+EXPANSION = (
+    100  # bytes of text that a byte of gzip may give; logs give 3 to 30, deflate up to 1,032
+)
+SMALL = 64 << 20  # bytes of text that any gzip file may give
+LONGEST_LINE = 1 << 24  # characters
+CHUNK = 1 << 20  # bytes
+csv.field_size_limit(LONGEST_LINE)
 WHOLE = " *[+-]?[0-9]+ *"  # a whole number; no fraction and no exponent, which would be rounded
 
 
@@ -27,11 +39,86 @@ def check_file(path: Path) -> None:
         )
 
 
-def open_text(path: Path) -> IO[str]:
-    """Opens a text file, compressed or not."""
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8", errors="replace", newline="")
-    return path.open(encoding="utf-8", errors="replace", newline="")
+class _Bounded(io.RawIOBase):
+    """The bytes that a gzip file gives; InputError where they are too many for its size."""
+
+    def __init__(self, path: Path, packed: IO[bytes]) -> None:
+        self.path, self.size = path, path.stat().st_size
+        self.log, self.given = gzip.GzipFile(fileobj=packed), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = self.log.read(len(buffer))
+        buffer[: len(data)] = data
+        self.given += len(data)
+        if self.given > max(SMALL, EXPANSION * self.size):
+            raise InputError(
+                f"{self.path} has {self.size:,} bytes and gives more than {self.given:,} when it "
+                f"is decompressed; expected at most {EXPANSION} times its size or {SMALL >> 20} "
+                "MiB, as of a log; fetch it again, or decompress it yourself if it is what it "
+                "should be"
+            )
+        return len(data)
+
+
+def inflated(path: Path, packed: IO[bytes]) -> io.BufferedReader:
+    """The text of a gzip file that is open, as bytes; InputError where it grows without measure."""
+    return io.BufferedReader(_Bounded(path, packed), CHUNK)
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[IO[bytes]]:
+    """Opens a text file, compressed or not, as bytes."""
+    with path.open("rb") as file:
+        yield inflated(path, file) if path.suffix == ".gz" else file
+
+
+@contextmanager
+def open_text(path: Path, errors: str = "replace") -> Iterator[IO[str]]:
+    """Opens a text file, compressed or not; its line ends stay as they are."""
+    with open_bytes(path) as file:
+        yield io.TextIOWrapper(file, encoding="utf-8", errors=errors, newline="")
+
+
+def lines(path: Path, file: IO[str]) -> Iterator[str]:
+    """The lines of an open text file; InputError for one that is longer than `LONGEST_LINE`."""
+    number = 0
+    while line := file.readline(LONGEST_LINE):
+        number += 1
+        if len(line) == LONGEST_LINE:
+            raise InputError(
+                f"{path} line {number} has {LONGEST_LINE:,} characters or more; expected one row a "
+                "line; correct the file's line ends"
+            )
+        yield line
+
+
+def demand_rows(path: Path, read: int, held: int) -> None:
+    """Raises InputError unless an engine has read as many rows as a file holds."""
+    if read != held:
+        raise InputError(
+            f"{path} was read as {read:,} rows; expected the {held:,} that it holds; prepare it "
+            "again once nobody writes to it, or write it again in plain CSV or Parquet"
+        )
+
+
+def rows_held(path: Path, *, header: bool) -> tuple[int, bool]:
+    """How many rows a text file has at most, and whether it has exactly so many.
+
+    These are its lines that are not blank; a quoted field may have line breaks in it. Raises
+    InputError for a gzip file that is damaged, or that grows without measure.
+    """
+    count, quoted, after_break = -int(header), False, True
+    with readable(path), open_bytes(path) as file:
+        while chunk := file.read(CHUNK):
+            data = np.frombuffer(chunk, np.uint8)
+            breaks = (data == ord("\n")) | (data == ord("\r"))
+            count += int(np.count_nonzero(~breaks[1:] & breaks[:-1]))
+            count += int(after_break and not breaks[0])
+            after_break, quoted = bool(breaks[-1]), quoted or b'"' in chunk
+    return count, not quoted
 
 
 def check_first_line(
@@ -68,10 +155,16 @@ def header(path: Path, delimiter: str) -> list[str]:
 
 
 def _first_line(path: Path) -> str:
+    with readable(path), open_text(path) as file:
+        return file.readline(1 << 16).rstrip("\r\n").lstrip("\ufeff")
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """What reading a file raises, in one sentence."""
     try:
-        with open_text(path) as file:
-            return file.readline(1 << 16).rstrip("\r\n").lstrip("\ufeff")
-    except (OSError, EOFError) as error:
+        yield
+    except (OSError, EOFError, zlib.error) as error:
         if path.suffix == ".gz" and not isinstance(error, PermissionError):
             raise InputError(
                 f"{path} is not a readable gzip file ({error}); expected the complete download; "
@@ -91,14 +184,14 @@ def line_at(
     Reads the file up to there, so only for an error.
     """
     with open_text(path) as file:
-        for number, fields in _rows(file, delimiter, quote):
+        for number, fields in _rows(lines(path, file), delimiter, quote):
             if row == -int(header):
                 return number, fields
             row -= 1
     raise AssertionError(f"{path} has no such row")  # unless it is being changed
 
 
-def _rows(file: IO[str], delimiter: str, quote: str) -> Iterator[tuple[int, list[str]]]:
+def _rows(file: Iterator[str], delimiter: str, quote: str) -> Iterator[tuple[int, list[str]]]:
     """Line where a row ends, and its fields."""
     if quote:
         reader = csv.reader(file, delimiter=delimiter, quotechar=quote)
@@ -140,7 +233,7 @@ def _other_line_end(path: Path) -> int | None:
     """The first line that ends with LF where the first ends with CRLF, or the other way."""
     with open_text(path) as file:
         ends = ((n, "\r\n" if line.endswith("\r\n") else line[-1:])
-                for n, line in enumerate(file, 1))  # fmt: skip
+                for n, line in enumerate(lines(path, file), 1))  # fmt: skip
         _, first = next(ends, (1, ""))
         return next((n for n, end in ends if end in ("\n", "\r", "\r\n") and end != first), None)
 

@@ -12,17 +12,21 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from at4ctr.data import engine
 from at4ctr.data.csv_file import (
     WHOLE,
     check_file,
     check_first_line,
+    demand_rows,
     error_of,
     first_line,
     line_at,
+    rows_held,
 )
-from at4ctr.data.engine import T, Write, bar, name, quoted, refuse_field, report
+from at4ctr.data.days import DAY
+from at4ctr.data.engine import T, Write, bar, listed, name, quoted, refuse_field, report
 from at4ctr.data.sampling import PRIME
 from at4ctr.errors import InputError
 
@@ -154,12 +158,43 @@ class Engine(engine.Engine):
         return ", ".join([*(f"unnest({sql}) AS {name(c)}" for c, sql in lists.items()), place])
 
     @staticmethod
-    def texts(sql: str, kind: str) -> str:
-        return f"CAST(list_filter(CAST({sql} AS STRING[]), lambda v: v <> '') AS {kind}[])"
+    def texts(sql: str, kind: str, missing: Sequence[str] = ("",)) -> str:
+        full = f"lambda v: v NOT IN ({listed(missing)})"
+        return f"CAST(list_filter(CAST({sql} AS STRING[]), {full}) AS {kind}[])"
 
     @staticmethod
-    def seconds(sql: str) -> str:
-        return f"floor(epoch(try_cast({sql} AS TIMESTAMP)))::BIGINT"
+    def some(sql: str, holds: Callable[[str], str]) -> str:
+        return f"coalesce(len(list_filter({sql}, lambda v: {holds('v')})) > 0, false)"
+
+    @staticmethod
+    def undecodable(text: str) -> str:
+        return "false"  # DuckDB refuses the file
+
+    @staticmethod
+    def typed_seconds(sql: str, kind: str) -> tuple[str, bool] | None:
+        if kind != "DATE" and not kind.startswith("TIMESTAMP"):
+            return None
+        instant = "TZ" in kind or "TIME ZONE" in kind
+        if kind.endswith("_NS"):  # a cast to microseconds would round
+            return f"(epoch_ns(CAST({sql} AS TIMESTAMP_NS)) // 1000000000)", instant
+        return f"floor(epoch({sql}))::BIGINT", instant
+
+    @staticmethod
+    def civil_seconds(text: str) -> str:
+        return f"epoch(try_cast({text} AS TIMESTAMP))::BIGINT"
+
+    @staticmethod
+    def zoned_seconds(text: str, zone: str) -> str:
+        last = f"epoch(try_cast({text} || ' ' || {zone} AS TIMESTAMPTZ))"  # of an hour twice
+
+        def local(instant: str) -> str:
+            return f"epoch(timezone({zone}, to_timestamp({instant})))"
+
+        before = f"({last} - {DAY})"
+        shift = f"({local(before)} - {before})"  # of the day before
+        first = f"({local(last)} - {shift})"
+        twice = f"{first} < {last} AND {local(first)} = {local(last)}"
+        return f"floor(CASE WHEN {twice} THEN {first} ELSE {last} END)::BIGINT"
 
     @staticmethod
     def day(text: str) -> str:
@@ -181,10 +216,11 @@ class Engine(engine.Engine):
     ) -> int:
         check_file(path)
         check_first_line(path, columns, delimiter, header, quote)
+        held, exactly = rows_held(path, header=header)
         texts = ", ".join(f"'{quoted(column)}': 'VARCHAR'" for column in columns)
         begin = time.monotonic()
         reading = (
-            f"read_csv('{quoted(str(path))}', auto_detect=false, header={header}, "
+            f"read_csv('{literal(path)}', hive_partitioning=false, auto_detect=false, header={header}, "
             f"delim='{delimiter}', quote='{quote}', escape='{quote}', nullstr='\x01', "
             f"columns={{{texts}}})"
         )
@@ -193,6 +229,7 @@ class Engine(engine.Engine):
         self.execute(f"CREATE VIEW {table} AS SELECT *, rowid AS ord FROM {table}_lines")
         rows = int(self.one(f"SELECT count(*) FROM {table}_lines")[0])
         report(f"read {path.name}", rows, time.monotonic() - begin)
+        demand_rows(path, rows, held if exactly else min(rows, held))
         if not rows:
             raise InputError(f"{path} holds no row; expected a log; put the complete file there")
         null = " OR ".join(f"{name(column)} IS NULL" for column in columns)
@@ -204,12 +241,20 @@ class Engine(engine.Engine):
         return rows
 
     def read_parquet(self, table: str, path: Path) -> list[str]:
-        source = f"read_parquet('{quoted(str(path))}', file_row_number = true)"
-        columns = self.described(f"SELECT * EXCLUDE (file_row_number) FROM {source}")
-        self.execute(
-            f"CREATE VIEW {table} AS SELECT * EXCLUDE (file_row_number), file_row_number AS ord "
-            f"FROM {source}"
+        source = (
+            f"read_parquet('{literal(path)}', file_row_number = true, hive_partitioning = false, "
+            "binary_as_string = true)"
         )
+        columns = self.described(f"SELECT * EXCLUDE (file_row_number) FROM {source}")
+        footer = pq.read_metadata(path)
+        old = [c for k, c in enumerate(footer.schema.names)
+               if footer.schema.column(k).physical_type == "INT96" and c in columns]  # fmt: skip
+        instants = ", ".join(f"timezone('UTC', {name(c)}) AS {name(c)}" for c in old)
+        self.execute(
+            f"CREATE VIEW {table} AS SELECT * EXCLUDE (file_row_number) "
+            f"{f'REPLACE ({instants})' if old else ''}, file_row_number AS ord FROM {source}"
+        )
+        demand_rows(path, int(self.one(f"SELECT count(*) FROM {source}")[0]), footer.num_rows)
         return columns
 
     def _typed(self, column: str, kind: str) -> str:
@@ -229,6 +274,11 @@ class Engine(engine.Engine):
             raise error_of(path, str(error)) from error
         finally:
             self.connection.execute("SET preserve_insertion_order = false")
+
+
+def literal(path: Path) -> str:
+    """A file's name for between single quotes in DuckDB's SQL, where no sign is a pattern."""
+    return quoted(re.sub(r"[*?\[]", r"[\g<0>]", str(path.absolute())))
 
 
 def _starved(error: duckdb.Error) -> bool:

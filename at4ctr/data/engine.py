@@ -13,6 +13,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -156,16 +157,20 @@ class Engine(ABC):
     ) -> int:
         """Makes ``table`` with typed ``columns`` and ``ord``, the 0-based row order of the file.
 
-        path: a ``.csv`` or ``.csv.gz``. columns: name -> BIGINT or STRING, in the order of the
+        path: a ``.csv`` or ``.csv.gz``; no sign in its name is a pattern. columns: name -> BIGINT or STRING, in the order of the
         file. header: whether the first line must be, or must not be, the names.
         Every row must have every column; an empty field is only legal in a STRING, and a BIGINT
         must be written as a whole number. Blank lines are skipped, and counted in line numbers.
-        Raises InputError with file and line for anything else. Returns the number of rows.
+        Raises InputError with file and line for anything else, and where the rows are not those
+        of the file. Returns the number of rows.
         """
 
     @abstractmethod
     def read_parquet(self, table: str, path: Path) -> list[str]:
-        """Makes ``table`` of a Parquet file's columns and ``ord``; returns the columns' names."""
+        """Makes ``table`` of a Parquet file's columns and ``ord``; returns the columns' names.
+
+        Raises InputError where it has not as many rows as the file says.
+        """
 
     @abstractmethod
     def drop(self, table: str) -> None:
@@ -195,13 +200,37 @@ class Engine(ABC):
 
     @staticmethod
     @abstractmethod
-    def texts(sql: str, kind: str) -> str:
-        """SQL of a list's elements that are no empty texts, as BIGINT or STRING."""
+    def texts(sql: str, kind: str, missing: Sequence[str] = ("",)) -> str:
+        """SQL of a list's elements that are none of some texts, as BIGINT or STRING."""
 
     @staticmethod
     @abstractmethod
-    def seconds(sql: str) -> str:
-        """SQL of a date, time stamp or ISO text as whole seconds since 1970; NULL of others."""
+    def some(sql: str, holds: Callable[[str], str]) -> str:
+        """SQL of whether an SQL of an element holds for one of a list's."""
+
+    @staticmethod
+    @abstractmethod
+    def undecodable(text: str) -> str:
+        """SQL of whether a text has bytes that are no UTF-8, where an engine reads such."""
+
+    @staticmethod
+    @abstractmethod
+    def typed_seconds(sql: str, kind: str) -> tuple[str, bool] | None:
+        """SQL of a date or time stamp as whole seconds, and whether it is an instant and no local
+        time. kind: by ``typeof``; None for other kinds."""
+
+    @staticmethod
+    @abstractmethod
+    def civil_seconds(text: str) -> str:
+        """SQL of a text such as 2018-10-20 09:57:43 as seconds, in UTC; NULL of others."""
+
+    @staticmethod
+    @abstractmethod
+    def zoned_seconds(text: str, zone: str) -> str:
+        """SQL of such a text as seconds, given an SQL of its zone's name; NULL of unknown zones.
+
+        Of an hour that comes twice it is the first; times that are left out go on from before.
+        """
 
     @staticmethod
     @abstractmethod
@@ -217,6 +246,22 @@ class Engine(ABC):
 def quoted(text: str) -> str:
     """Text for between single quotes in SQL."""
     return text.replace("'", "''")
+
+
+def report_span(what: str, rows: int, first: int | None, last: int | None) -> str:
+    """A sentence on stderr, which it returns: from when to when some rows are."""
+    moments = " to ".join(
+        "none" if s is None else f"{datetime.fromtimestamp(s, UTC):%Y-%m-%d %H:%M:%S}"
+        for s in (first, last)
+    )
+    found = f"{what} has {rows:,} rows of {moments} UTC"
+    print(f"prepare: {found}", file=sys.stderr)
+    return found
+
+
+def listed(texts: Sequence[str]) -> str:
+    """Texts for between the parentheses of IN in SQL."""
+    return ", ".join(f"'{quoted(text)}'" for text in texts)
 
 
 def name(column: str) -> str:

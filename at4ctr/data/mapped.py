@@ -139,7 +139,9 @@ class Mapped(Options):
         if path.is_file() and len({r.files for r in self.sources().values()}) == 1:
             return [path]
         ends = (*TEXTS, BINARY)
-        found = sorted(p for p in path.glob(rows.files) if p.is_file() and p.name.endswith(ends))
+        literal = path / rows.files
+        named = [literal] if literal.is_file() else path.glob(rows.files)
+        found = sorted(p for p in named if p.is_file() and p.name.endswith(ends))
         for file in found:
             if file.with_name(f"{file.name}.gz") in found:
                 raise InputError(

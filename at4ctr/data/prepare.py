@@ -23,7 +23,7 @@ from at4ctr.data.build import build
 from at4ctr.data.csv_file import check_file
 from at4ctr.data.dataset import Options, Source
 from at4ctr.data.disk import demand_room, explained, locked
-from at4ctr.data.engine import NAMES, Engine, Name, announce
+from at4ctr.data.engine import NAMES, Engine, Name, announce, report_span
 from at4ctr.data.store import FORMAT, MANIFEST
 from at4ctr.errors import InputError, unknown
 
@@ -94,6 +94,7 @@ def _make(config: Options, source: Source, place: Path, name: Name) -> None:
         scratch.mkdir()
         with engine_at(scratch, name) as engine:
             config.load(engine, source)
+            engine.notes += _spans(engine)
             inputs = [_described(file) for file in source.files]
             _demand_unchanged(config, source, place)
             manifest = build(engine, config, folder)
@@ -111,6 +112,17 @@ def _make(config: Options, source: Source, place: Path, name: Name) -> None:
         folder.rename(place)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _spans(engine: Engine) -> list[str]:
+    """From when to when the rows of the log are, a sentence for each relation."""
+    return [
+        report_span(
+            what, *engine.one(f'SELECT count(*), min("timestamp"), max("timestamp") FROM {r}')
+        )
+        for r, what in (("log", "the log"), ("impressions", "the log of impressions"))
+        if engine.columns(r)
+    ]
 
 
 def _demand_unchanged(config: Options, source: Source, place: Path) -> None:

@@ -23,7 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from at4ctr.data import engine
-from at4ctr.data.engine import T, Write, name, quoted, report
+from at4ctr.data.csv_file import demand_rows
+from at4ctr.data.engine import T, Write, listed, name, quoted, report
 from at4ctr.data.sampling import PRIME
 from at4ctr.data.spark_session import session
 from at4ctr.errors import InputError
@@ -87,8 +88,8 @@ class Engine(engine.Engine):
     def _write(self, table: str, frame: DataFrame) -> int:
         """Writes a frame as a table; its number of rows."""
         folder = self.folder / f"table-{next(self.numbers)}"
-        frame.write.parquet(folder.as_uri())
-        written = self.spark.read.schema(frame.schema).parquet(folder.as_uri())
+        frame.write.parquet(f"file://{folder}")
+        written = self.spark.read.schema(frame.schema).parquet(literal(folder))
         self._name(table, written, [folder])
         return _counted(folder)
 
@@ -99,10 +100,10 @@ class Engine(engine.Engine):
             f"CAST({name(given)} AS {f.dataType.simpleString()}) AS {name(f.name)}"
             for given, f in zip(self.described(query), before.schema.fields, strict=True)
         )
-        self._query(f"SELECT {cast} FROM ({query}) q").write.parquet(folder.as_uri())
+        self._query(f"SELECT {cast} FROM ({query}) q").write.parquet(f"file://{folder}")
         folders = [*folders, folder]
         reader = self.spark.read.schema(before.schema)
-        self._name(table, reader.parquet(*(f.as_uri() for f in folders)), folders)
+        self._name(table, reader.parquet(*map(literal, folders)), folders)
         return _counted(folder)
 
     def _name(self, table: str, frame: DataFrame, folders: list[Path]) -> None:
@@ -214,7 +215,7 @@ class Engine(engine.Engine):
         folder = self.folder / f"table-{next(self.numbers)}"
         folder.mkdir()
         pq.write_table(data, folder / "given.parquet")
-        self._name(table, self.spark.read.parquet(folder.as_uri()), [folder])
+        self._name(table, self.spark.read.parquet(literal(folder)), [folder])
 
     def read_csv(
         self,
@@ -231,12 +232,23 @@ class Engine(engine.Engine):
         return read(self, table, path, columns, delimiter, header, quote)
 
     def read_parquet(self, table: str, path: Path) -> list[str]:
-        frame = self.spark.read.parquet(path.resolve().as_uri())
+        frame = self.spark.read.parquet(self.linked(path))
         columns = frame.columns
+        footer = pq.read_metadata(path)
+        fields = footer.schema.to_arrow_schema()
+        wanted = [_in_microseconds(f) for f in fields] if any(map(_precise, fields)) else ["*"]
         if not any(c.lower() == "ord" for c in columns):  # a name that the caller refuses
-            frame = frame.selectExpr("*", "_metadata.row_index AS ord")
+            wanted.append("_metadata.row_index AS ord")
+        frame = frame.selectExpr(*wanted)
         self._name(table, frame, [])
+        demand_rows(path, frame.count(), footer.num_rows)
         return columns
+
+    def linked(self, path: Path) -> str:
+        """A file's name for Spark, by a link to it: Hadoop passes over some names, such as _a."""
+        link = self.folder / f"file-{next(self.numbers)}{path.suffix}"
+        link.symlink_to(path.resolve())
+        return literal(link)
 
     def drop(self, table: str) -> None:
         for made in (table, f"{table} by task", f"{table} starts"):
@@ -260,13 +272,31 @@ class Engine(engine.Engine):
         return f"inline(arrays_zip({', '.join(lists.values())}, {places})) AS ({names})"
 
     @staticmethod
-    def texts(sql: str, kind: str) -> str:
-        full = f"filter(CAST({sql} AS ARRAY<STRING>), v -> v <> '')"
+    def texts(sql: str, kind: str, missing: Sequence[str] = ("",)) -> str:
+        full = f"filter(CAST({sql} AS ARRAY<STRING>), v -> v NOT IN ({listed(missing)}))"
         return f"CAST({full} AS ARRAY<{kind}>)"
 
     @staticmethod
-    def seconds(sql: str) -> str:
-        return f"unix_seconds(try_cast({sql} AS TIMESTAMP))"
+    def some(sql: str, holds: Callable[[str], str]) -> str:
+        return f"coalesce(exists({sql}, v -> {holds('v')}), false)"
+
+    @staticmethod
+    def undecodable(text: str) -> str:
+        return f"NOT is_valid_utf8({text})"
+
+    @staticmethod
+    def typed_seconds(sql: str, kind: str) -> tuple[str, bool] | None:
+        if kind not in ("date", "timestamp", "timestamp_ntz"):
+            return None
+        return f"unix_seconds(CAST({sql} AS TIMESTAMP))", kind == "timestamp"
+
+    @staticmethod
+    def civil_seconds(text: str) -> str:
+        return f"unix_seconds(try_cast({text} AS TIMESTAMP))"
+
+    @staticmethod
+    def zoned_seconds(text: str, zone: str) -> str:
+        return f"unix_seconds(try_cast({text} || ' ' || {zone} AS TIMESTAMP))"
 
     @staticmethod
     def day(text: str) -> str:
@@ -291,6 +321,25 @@ def _writing(sent: Any) -> Callable[[tuple, pa.Table, pa.Table], pa.Table]:
         return pa.table([[key[0].as_py()], [result]], schema=kinds)
 
     return write
+
+
+def literal(path: Path) -> str:
+    """A path for Spark to read, where no sign is a pattern."""
+    return "file://" + re.sub(r"[\\*?{}\[\]]", r"\\\g<0>", str(path))
+
+
+def _precise(field: pa.Field) -> bool:
+    return pa.types.is_timestamp(field.type) and field.type.unit == "ns"
+
+
+def _in_microseconds(field: pa.Field) -> str:
+    """A column of a Parquet file, nanoseconds, which Spark reads as numbers, as a time stamp."""
+    if not _precise(field):
+        return name(field.name)
+    micros = f"timestamp_micros({name(field.name)} div 1000)"
+    return (
+        f"{micros if field.type.tz else f'CAST({micros} AS TIMESTAMP_NTZ)'} AS {name(field.name)}"
+    )
 
 
 def _counted(folder: Path) -> int:

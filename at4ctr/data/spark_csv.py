@@ -11,7 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from at4ctr.data.csv_file import check_file, check_first_line, first_line, line_at
+from at4ctr.data.csv_file import (
+    check_file,
+    check_first_line,
+    demand_rows,
+    first_line,
+    line_at,
+    rows_held,
+)
 from at4ctr.data.engine import name, refuse_field, report
 from at4ctr.errors import InputError
 
@@ -41,9 +48,10 @@ def read(
 
     check_file(path)
     check_first_line(path, columns, delimiter, header, quote)
+    held, exactly = rows_held(path, header=header)
     begin = time.monotonic()
     frame = engine.spark.read.csv(
-        path.resolve().as_uri(),
+        engine.linked(path),
         schema=StructType([StructField(c, StringType()) for c in (*columns, BAD)]),
         columnNameOfCorruptRecord=BAD,
         sep=delimiter,
@@ -70,6 +78,7 @@ def read(
     )
     if bad:
         raise _refused(path, columns, bad, delimiter, header, quote)
+    demand_rows(path, rows, held if exactly else min(rows, held))
     engine.execute(f"CREATE VIEW {table} AS SELECT {shown}, place AS ord FROM ({numbers}) n")
     report(f"read {path.name}", rows, time.monotonic() - begin)
     return rows

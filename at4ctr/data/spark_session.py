@@ -19,6 +19,7 @@ SETTINGS = {
     "spark.sql.ansi.enabled": "true",
     "spark.sql.ansi.doubleQuotedIdentifiers": "true",
     "spark.sql.csv.parser.columnPruning.enabled": "false",  # else it hides malformed lines
+    "spark.sql.legacy.parquet.nanosAsLong": "true",  # else it refuses them
     "spark.sql.parser.escapedStringLiterals": "true",
     "spark.sql.session.timeZone": "UTC",
 }

@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 
 from at4ctr.data.attributes import first_seen, firsts, since, value
 from at4ctr.data.dataset import Options
+from at4ctr.data.duck import literal
 from at4ctr.data.engine import Engine, name, quoted
 from at4ctr.durable import digest, sync, write_json
 from at4ctr.errors import InputError
@@ -168,11 +169,11 @@ def attach(engine: Engine, schema: Schema, state: State | None) -> None:
             fields = ", ".join(f"{column} {kind}" for column, kind in columns.items())
             engine.execute(f"CREATE TABLE past_{relation} ({fields})")
         else:
-            file = quoted(str(state.path / f"{relation}.parquet"))
+            file = literal(state.path / f"{relation}.parquet")
             engine.execute(f"CREATE VIEW past_{relation} AS SELECT * FROM read_parquet('{file}')")
     for table in schema.tables:
         if state is not None and not table.buckets:
-            file = quoted(str(state.path / "vocabulary" / f"{table.name}.parquet"))
+            file = literal(state.path / "vocabulary" / f"{table.name}.parquet")
             known = name(f"known_{table.name}")
             engine.execute(f"CREATE TABLE {known} AS SELECT raw, id FROM read_parquet('{file}')")
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from at4ctr.data.engine import Engine, name, quoted
+from at4ctr.data.duck import literal
+from at4ctr.data.engine import Engine, name
 from at4ctr.data.sampling import PRIME
 from at4ctr.errors import InputError
 from at4ctr.schema import Feature, Schema
@@ -140,7 +141,7 @@ class Counter:
         if vocabulary is None:
             return None
         path = vocabulary / f"{table}.parquet"
-        known = f"SELECT raw FROM read_parquet('{quoted(str(path))}')"
+        known = f"SELECT raw FROM read_parquet('{literal(path)}')"
         query = f"SELECT count(*) FROM {values} t ANTI JOIN ({known}) k ON k.raw = t.v"
         return int(self._one(f"{query} WHERE v IS NOT NULL")[0])
 

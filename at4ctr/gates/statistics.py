@@ -16,7 +16,7 @@ from typing import Any
 import duckdb
 
 from at4ctr.data.dataset import Options, Source
-from at4ctr.data.duck import FULL, Engine
+from at4ctr.data.duck import FULL, Engine, literal
 from at4ctr.data.engine import Engine as AnyEngine
 from at4ctr.data.engine import quoted
 from at4ctr.errors import InputError
@@ -178,10 +178,10 @@ def _counted(
                     target = quoted(str(scratch / f"{relation}-{number:05d}.parquet"))
                     engine.execute(f"COPY {relation} TO '{target}' (FORMAT parquet)")
     with Engine(scratch) as engine:
-        parts = {r: f"{scratch}/{r}-*.parquet" for r in RELATIONS
+        parts = {r: f"{literal(scratch)}/{r}-*.parquet" for r in RELATIONS
                  if any(scratch.glob(f"{r}-*.parquet"))}  # fmt: skip
         for relation, path in parts.items():
-            parquet = f"read_parquet('{quoted(path)}', union_by_name = true)"
+            parquet = f"read_parquet('{path}', union_by_name = true)"
             engine.execute(f"CREATE VIEW {relation} AS SELECT * FROM {parquet}")
         found = {r: _relation_of(base, engine, r, known, vocabulary) for r in parts}
     if dropped["duplicates"]:
