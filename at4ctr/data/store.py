@@ -25,7 +25,7 @@ from at4ctr.data.dataset import SPLITS, Split
 from at4ctr.errors import InputError, unknown
 from at4ctr.schema import Schema
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 _HEADER = threading.Lock()  # numpy parses a header by ast.literal_eval, unsafe in threads before 3.12
 
