@@ -33,7 +33,8 @@ from at4ctr.data.sampling import uniform31_sql
 from at4ctr.data.steps import code
 from at4ctr.errors import InputError
 
-ATTEMPTS = {"own": 8, "history": 64, "seen": 64}  # an active user has met much of the pool
+ATTEMPTS = {"own": 8, "history": 12, "seen": 64}  # an active user has met much of the pool
+TRIES = 64  # the most draws of one attempt; the first that is not rejected counts
 SAID = 8  # attempts that have a line each
 ROWS = 2**29  # the most that a split may have: indices are 32-bit integers
 
@@ -65,7 +66,7 @@ def draw(engine: Engine, config: Options) -> int:
         SELECT b.*, b.rank + o.start AS row FROM {rows} b
         JOIN offsets o ON o."user" = b."user" AND o.split = b.split) b
         CROSS JOIN (VALUES {numbers}) k(number)"""
-    drawn = _drawn(first, config, sizes, context)
+    drawn = _drawn(first, config, sizes, context, 0)
     engine.run("negatives", f"CREATE TABLE negatives AS {drawn}")
     last = ATTEMPTS[config.reject] - 1
     for attempt in range(1, last + 1):
@@ -74,7 +75,7 @@ def draw(engine: Engine, config: Options) -> int:
             return 0
         again = f"""SELECT "user", split, pos, cut, form{context}, own, row, number,
             {attempt} AS attempt {failed}"""
-        redraw = f"INSERT INTO negatives {_drawn(again, config, sizes, context)}"
+        redraw = f"INSERT INTO negatives {_drawn(again, config, sizes, context, attempt)}"
         if attempt < SAID:
             engine.run(f"negatives, attempt {attempt + 1}", redraw)
         else:
@@ -93,7 +94,7 @@ def notes(config: Options, given_up: int) -> list[str]:
             "seen": "items of the user's",
         }[config.reject]
         found.append(
-            f"{given_up:,} negatives were given up after {ATTEMPTS[config.reject]} draws of {what}"
+            f"{given_up:,} negatives were given up after {sum(_tries(config))} draws of {what}"
         )
     if config.reject == "seen":
         found.append(
@@ -148,16 +149,27 @@ def _rows(config: Options, parts: list[tuple[int, int]]) -> str:
         FROM behaviours b JOIN offsets o ON o."user" = b."user" AND o.split = b.split"""
 
 
-def _drawn(rows: str, config: Options, sizes: list[tuple[int, int]], context: str) -> str:
-    """SQL of one attempt: `rows` with the item of the pool's row that each draws, or ``own``."""
-    words = ["split", "row", "number", "attempt"]
+def _tries(config: Options) -> list[int]:
+    """How many draws each attempt makes; they double where many are rejected by design."""
+    attempts = range(ATTEMPTS[config.reject])
+    return [min(2**k, TRIES) if config.reject == "history" else 1 for k in attempts]
+
+
+def _drawn(
+    rows: str, config: Options, sizes: list[tuple[int, int]], context: str, attempt: int
+) -> str:
+    """SQL of one attempt: `rows` with the item that each draws, or ``own`` where it is rejected."""
+    tries = _tries(config)
+    words = ["split", "row", "number", "draw"]
     high, low = (uniform31_sql(words, f"{config.seed}/draw/{half}", ROWS) for half in (0, 1))
     start = _by_split([first for first, _ in sizes], "split")
     size = _by_split([max(rows, 1) for _, rows in sizes], "split")
     kept = f"""d."user", d.split, d.pos, d.cut, d.form{context}, d.own, d.row, d.number,
         d.attempt"""
+    numbers = ", ".join(f"({sum(tries[:attempt]) + k})" for k in range(tries[attempt]))
     drawn = f"""(SELECT *, ({start} + word % {size})::INTEGER AS target FROM (
-        SELECT *, {high} * {2**31} + {low} AS word FROM ({rows}) r) w) d"""
+        SELECT *, {high} * {2**31} + {low} AS word
+        FROM ({rows}) r CROSS JOIN (VALUES {numbers}) t(draw)) w) d"""
     pooled = f"{drawn} JOIN pool p ON p.row = d.target"
     if config.reject == "own":
         return f"SELECT {kept}, p.item FROM {pooled}"
@@ -165,15 +177,18 @@ def _drawn(rows: str, config: Options, sizes: list[tuple[int, int]], context: st
     if config.reject == "seen":
         item = "CASE WHEN m.item IS NULL THEN p.item ELSE d.own END AS item"
         return f"SELECT {kept}, {item} FROM {pooled}"
-    outside = "(m.pos IS NULL OR m.pos >= d.cut)"
+    fits = "(m.pos IS NULL OR m.pos >= d.cut)"
     if config.draw == "popularity":
         pooled += " LEFT JOIN keeps k ON k.split = d.split AND k.item = p.item"
         thinned = uniform31_sql([f"d.{word}" for word in words], f"{config.seed}/keep", ROWS)
-        outside += f" AND {thinned} < k.keep"
-    return f"""SELECT {kept}, CASE WHEN {outside} THEN p.item ELSE d.own END AS item
-        FROM {pooled} WHERE NOT d.again
-        UNION ALL SELECT {kept}, h.item FROM {drawn}
-        JOIN behaviours h ON h."user" = d."user" AND h.pos = d.word % d.cut WHERE d.again"""
+        fits += f" AND {thinned} < k.keep"
+    first = "min_by(d.item, d.draw) FILTER (WHERE d.fits AND d.item <> d.own)"
+    return f"""SELECT * EXCLUDE (found), coalesce(found, own) AS item FROM (
+        SELECT {kept}, {first} AS found FROM (
+        SELECT {kept}, d.draw, p.item, {fits} AS fits FROM {pooled} WHERE NOT d.again UNION ALL
+        SELECT {kept}, d.draw, h.item, TRUE AS fits FROM {drawn} JOIN behaviours h
+            ON h."user" = d."user" AND h.pos = d.word % d.cut WHERE d.again) d
+        GROUP BY ALL) f"""
 
 
 def _by_split(values: list[int], column: str) -> str:

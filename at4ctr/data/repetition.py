@@ -24,7 +24,7 @@ from at4ctr.data.engine import Engine
 from at4ctr.data.sampling import PRIME
 
 ROUNDS = 4
-MOST = 4
+MOST = 16
 UNIT = 2**30  # the sum of the weights before the first round
 INVERSE = 2**50  # over Z(s) is the share of an instance
 SMALLEST = 64  # Z(s) is at least this part of the sum of the weights
