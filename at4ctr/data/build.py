@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from at4ctr.data import attributes, negatives, parts, steps, vocabulary
+from at4ctr.data import attributes, negatives, parts, shortcuts, steps, vocabulary
 from at4ctr.data.dataset import SPLITS, Options
 from at4ctr.data.days import NoData
 from at4ctr.data.engine import Engine, name, report
@@ -33,8 +33,11 @@ def build(engine: Engine, config: Options, folder: Path) -> dict[str, Any]:
     chunks = _index(engine, config, impressions)
     late, notes = _place(engine, config, impressions, chunks)
     rows = vocabulary.build(engine, config, impressions, late)
+    aucs: dict[str, Any] = {}
     if not impressions:
-        notes += negatives.notes(engine, config, negatives.draw(engine, config, late))
+        notes += negatives.notes(config, negatives.draw(engine, config, late))
+        aucs, errors = shortcuts.measure(engine)
+        notes += shortcuts.warnings(config, aucs, errors)
     ids = {f.name: vocabulary.ids(engine, schema, f) for f in schema.features}
     vocabulary.write(engine, schema, folder / "vocabulary")
     _write_dims(engine, schema, folder, ids, late)
@@ -66,6 +69,7 @@ def build(engine: Engine, config: Options, folder: Path) -> dict[str, Any]:
         },
         "vocabulary": rows,
         "parts": counts.parts,
+        "shortcuts": aucs,
         "notes": [_left_out(raw, dropped), *notes],
     }
 

@@ -56,8 +56,10 @@ class Options(ABC):
     draw: the law of a negative's item: ``popularity``, its share of the rows drawn from;
         ``uniform``, the same for every distinct item among them, which is how many published
         baselines were measured and lets popularity alone tell a negative from a positive.
-    reject: which items a negative is not: ``own``, the positive's; ``seen``, every one that its
-        user meets anywhere in the log, so that it tells what the user will do later.
+    reject: which items a negative is not. ``own``: the positive's. ``history``: also those that
+        the row's history holds, unless it holds the positive's too; then the negative is another
+        one of them. Repetition alone then never separates the classes. ``seen``: every item that
+        the user has anywhere in the log, which depends on what the user does later.
     user_rate: share of the log's users that is kept, in (0, 1], by a keyed hash of their raw id;
         those kept at a share are kept at every larger one.
     min_behaviours: users with fewer behaviours are dropped.
@@ -72,7 +74,7 @@ class Options(ABC):
     protocol: Literal["strict", "paper"] = "strict"
     negatives: int = 1
     draw: Literal["popularity", "uniform"] = "popularity"
-    reject: Literal["own", "seen"] = "own"
+    reject: Literal["own", "history", "seen"] = "own"
     user_rate: float = 1.0
     min_behaviours: int = 10
     min_history: int = 1
@@ -94,7 +96,7 @@ class Options(ABC):
         demand_rate(self.negative_rate, where)
         for field, known in (("protocol", ("strict", "paper")),
                              ("draw", ("popularity", "uniform")),
-                             ("reject", ("own", "seen"))):  # fmt: skip
+                             ("reject", ("own", "history", "seen"))):  # fmt: skip
             if getattr(self, field) not in known:
                 raise unknown(f"value of data.{field}", getattr(self, field), known)
         if not 0 < self.user_rate <= 1:

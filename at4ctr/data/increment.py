@@ -130,14 +130,19 @@ def demand_possible(base: Options) -> None:
     """Raises InputError for a dataset, or options of one, of which no night can be made."""
     base.demand_daily()
     where = f"data options of {base.name}"
-    for option, only, why in (
-        ("protocol", "strict", "the evaluated rows would shape vocabularies and negatives"),
-        ("reject", "own", "what a user meets later would choose the negatives of today"),
+    for option, wrong, right, why in (
+        (
+            "protocol",
+            "paper",
+            "strict",
+            "the evaluated rows would shape vocabularies and negatives",
+        ),
+        ("reject", "seen", "own", "what a user meets later would choose the negatives of today"),
     ):
-        if getattr(base, option) != only:
+        if getattr(base, option) == wrong:
             raise InputError(
-                f"{where}: {option} is {getattr(base, option)!r}; expected {only!r} of a nightly "
-                f"model, as {why}; set data.{option}={only}"
+                f"{where}: {option} is {wrong!r}; expected {right!r} of a nightly "
+                f"model, as {why}; set data.{option}={right}"
             )
 
 

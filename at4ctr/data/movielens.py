@@ -76,6 +76,7 @@ class Config(Options):
     raw: a data folder of tensorflow-datasets, that is one with ``movielens/1m-ratings/<version>``
         in it; empty: ``data/raw/movielens``, where it is downloaded when it is not there.
     min_behaviours: 1, as every user has 20 ratings.
+    reject: ``history``, as no user rates a movie twice.
     size: ``1m`` or ``100k``.
     target: ``implicit``, whether the user rates the movie, against drawn negatives; a row sees all
         ratings before it. ``rating``, whether the rating is four stars or more, all negatives
@@ -84,6 +85,7 @@ class Config(Options):
     """
 
     min_behaviours: int = 1
+    reject: Literal["own", "history", "seen"] = "history"
     size: Literal["1m", "100k"] = "1m"
     target: Literal["implicit", "rating"] = "implicit"
 

@@ -2,33 +2,36 @@
 
 The pool holds numbered rows, so one draw is a keyed hash modulo the pool's size and a join. Under
 ``strict`` a split draws from its own positives: its negatives then have the distribution of its
-positives over items (but for the rejected draws, below), and neither popularity nor novelty tells
-one from the other. Under ``paper`` every split draws from all behaviours of all users kept.
+positives over items (but for the rejected draws, below), and neither popularity nor novelty
+separates them. Under ``paper`` every split draws from all behaviours of all users kept.
 
 ``draw="uniform"``: the pool holds each of those items once. Positives still follow popularity, so
-popularity alone tells them from negatives; `notes` says how well, as an AUC.
+popularity alone separates them from negatives.
 
-A negative has the item as the pool's row has it, with the attributes known there (`attributes`), not
-those known at the time of its positive: a draw may take an item that the log has not met by then,
-and a missing attribute would tell it from a positive. So positives and negatives have one law of
-item and attributes. Under ``draw="uniform"`` it is one row's of the split, picked by a hash.
+A negative has the item as the pool's row has it, with the attributes known there (`attributes`),
+not those known at the time of its positive: a draw may take an item that the log has not met by then,
+and a missing attribute would separate it from a positive. So positives and negatives have one law
+of item and attributes. Under ``draw="uniform"`` it is one row's of the split, picked by a hash.
 
-A draw that hits the positive's own item is repeated, at most `ATTEMPTS` times in all, then given
-up. Rejection makes frequent items rarer among the negatives: an item of share p by a factor of
-about 1 - p + Σ p². What that tells is bounded. Before rejection positive and negative have the same
-law, so any score of the item has AUC ½; a pair is redrawn with probability Σ p², and counted ½
-before, so the AUC moves by at most Σ p² / 2. `notes` warns where that is more than `TELLS`.
+A draw that is rejected is repeated, at most `ATTEMPTS` times in all, then given up. ``reject``:
 
-``reject="seen"``: a draw is repeated too where its user has the item anywhere in the log, before
-the row or after. Published baselines are often measured so. No such bound holds, and it tells:
-frequent items are redrawn most; an item of the user's history is never a negative, so a repeated
-one is a positive for sure; and which items are never a user's training negatives depends on what
-that user does in the test split.
+- ``own``: the positive's own item. Rejection makes frequent items rarer among the negatives: an
+  item of share p by a factor of about 1 - p + Σ p², which moves an AUC by at most Σ p² / 2. Where
+  users rarely meet an item twice, a candidate that the history holds is a negative.
+- ``history``: the negative of a positive that the history holds is another behaviour of that
+  history; that of another positive is an item that the history does not hold. Popularity is kept by
+  the weights of `repetition`.
+- ``seen``: every item that the user has anywhere in the log, before the row or after. Published
+  baselines are often measured so. Frequent items are rejected most; an item of the user's history
+  is never a negative; and which items are never a user's training negatives depends on what that
+  user does in the test split.
+
+`shortcuts` measures what of this a model could learn.
 """
 
 from __future__ import annotations
 
-from at4ctr.data import steps
+from at4ctr.data import repetition, steps
 from at4ctr.data.attributes import Late
 from at4ctr.data.dataset import SPLITS, Options
 from at4ctr.data.engine import Engine
@@ -36,9 +39,9 @@ from at4ctr.data.sampling import uniform31_sql
 from at4ctr.data.steps import code
 from at4ctr.errors import InputError
 
-ATTEMPTS = {"own": 8, "seen": 64}  # an active user has met much of the pool
+ATTEMPTS = {"own": 8, "history": 12, "seen": 64}  # an active user has met much of the pool
+TRIES = 64  # the most draws of one attempt; the first that is not rejected counts
 SAID = 8  # attempts that have a line each
-TELLS = 0.02  # how far rejection may move an AUC before the manifest says so
 ROWS = 2**29  # the most that a split may have: indices are 32-bit integers
 
 
@@ -51,18 +54,26 @@ def draw(engine: Engine, config: Options, late: Late) -> int:
     engine.run("instances of users", steps.instances("rows_of_users", "behaviours"))
     engine.run("offsets", steps.offsets("offsets", "SELECT * FROM rows_of_users"))
     sizes = _pool(engine, config, late)
-    if config.reject == "seen":
-        met = 'CREATE TABLE met AS SELECT DISTINCT "user", item FROM behaviours'
+    if config.reject != "own":
+        met = """CREATE TABLE met AS SELECT "user", item, min(pos)::INTEGER AS pos FROM behaviours
+            GROUP BY "user", item"""
         engine.run("items of users", met)
     context = "".join(f", {code(f)}" for f in config.schema().group("context"))
     context += f", {late.row('user')}" if late.user else ""
+    rows = "behaviours"
+    if config.reject == "history":
+        if config.draw == "popularity":
+            repetition.weigh(engine, config)
+        rows = """(SELECT b.*, m.pos < b.cut AS again FROM behaviours b
+            JOIN met m ON m."user" = b."user" AND m.item = b.item)"""
+        context += ", again"
     kept = f'"user", split, pos, cut, form{context}, item AS own, row, number'
     numbers = ", ".join(f"({number + 1})" for number in range(config.negatives))
     first = f"""SELECT {kept}, 0 AS attempt FROM (
-        SELECT b.*, b.rank + o.start AS row FROM behaviours b
+        SELECT b.*, b.rank + o.start AS row FROM {rows} b
         JOIN offsets o ON o."user" = b."user" AND o.split = b.split) b
         CROSS JOIN (VALUES {numbers}) k(number)"""
-    drawn = _drawn(first, config, sizes, context, late)
+    drawn = _drawn(first, config, sizes, context, 0, late)
     engine.run("negatives", f"CREATE TABLE negatives AS {drawn}")
     last = ATTEMPTS[config.reject] - 1
     for attempt in range(1, last + 1):
@@ -71,7 +82,7 @@ def draw(engine: Engine, config: Options, late: Late) -> int:
             return 0
         again = f"""SELECT "user", split, pos, cut, form{context}, own, row, number,
             {attempt} AS attempt {failed}"""
-        redraw = f"INSERT INTO negatives {_drawn(again, config, sizes, context, late)}"
+        redraw = f"INSERT INTO negatives {_drawn(again, config, sizes, context, attempt, late)}"
         if attempt < SAID:
             engine.run(f"negatives, attempt {attempt + 1}", redraw)
         else:
@@ -80,63 +91,25 @@ def draw(engine: Engine, config: Options, late: Late) -> int:
     return int(engine.one(given_up)[0])
 
 
-def notes(engine: Engine, config: Options, given_up: int) -> list[str]:
+def notes(config: Options, given_up: int) -> list[str]:
     """What a report should say about the negatives."""
-    said = []
+    found = []
     if given_up:
-        what = "the positive's own item" if config.reject == "own" else "items of the user's"
-        said.append(f"{given_up:,} negatives were given up after {ATTEMPTS[config.reject]} draws "
-                    f"of {what}")  # fmt: skip
+        what = {
+            "own": "the positive's own item",
+            "history": "items that do not go with the history",
+            "seen": "items of the user's",
+        }[config.reject]
+        found.append(
+            f"{given_up:,} negatives were given up after {sum(_tries(config))} draws of {what}"
+        )
     if config.reject == "seen":
-        said.append("a negative is never an item that its user has anywhere in the log, before or "
-                    "after the row: one that is in the history is a positive for sure, and a "
-                    "user's training negatives are none of that user's test positives")  # fmt: skip
-    if config.draw == "uniform" or config.reject == "seen":
-        return [*said, *_popularity(engine, config)]
-    return said + ([] if config.protocol == "paper" else _collisions(engine))
-
-
-def _collisions(engine: Engine) -> list[str]:
-    shares = engine.rows(
-        """SELECT split, sum(n::DOUBLE * n) / (sum(n)::DOUBLE * sum(n)::DOUBLE) FROM (
-            SELECT split, item, count(*) AS n FROM behaviours WHERE split IS NOT NULL
-            GROUP BY split, item) c GROUP BY split ORDER BY split"""
-    )
-    return [
-        f"Σp² of the items of the {SPLITS[split]} positives is {collide:.3f}, and a negative that "
-        "is the positive's own item is drawn again, so item popularity alone may reach an AUC up "
-        f"to {collide / 2:.3f} from 0.5"
-        for split, collide in shares
-        if collide / 2 > TELLS
-    ]
-
-
-def _popularity(engine: Engine, config: Options) -> list[str]:
-    """The AUC, on the later splits, of how many training positives an item has."""
-    found = engine.rows(
-        """WITH counts AS (
-            SELECT item, count(*) AS n FROM behaviours WHERE split = 0 GROUP BY item),
-        instances AS (SELECT split, item, 1 AS y FROM behaviours WHERE split > 0
-            UNION ALL SELECT split, item, 0 FROM negatives WHERE split > 0 AND item <> own),
-        cells AS (SELECT split, coalesce(n, 0) AS n, sum(y)::DOUBLE AS p, sum(1 - y)::DOUBLE AS q
-            FROM instances i LEFT JOIN counts c ON c.item = i.item GROUP BY ALL),
-        ranked AS (
-            SELECT *, sum(q) OVER (PARTITION BY split ORDER BY n) - q / 2 AS below FROM cells)
-        SELECT split, sum(p * below) / (sum(p) * sum(q)) FROM ranked
-        GROUP BY split HAVING sum(p) * sum(q) > 0 ORDER BY split"""
-    )
-    if not found:
-        return []
-    how = "uniformly from the distinct items" if config.draw == "uniform" else "by popularity"
-    aucs = " and ".join(f"{auc:.3f} in {SPLITS[split]}" for split, auc in found)
-    return [
-        f"negatives are drawn {how}, none that is {_rejected(config)}: the number of an item's "
-        f"training positives, alone, has AUC {aucs}"
-    ]
-
-
-def _rejected(config: Options) -> str:
-    return "the positive's own" if config.reject == "own" else "any of the user's own"
+        found.append(
+            "a negative is never an item that its user has anywhere in the log, before or after "
+            "the row: one that is in the history is a positive for sure, and a user's training "
+            "negatives are none of that user's test positives"
+        )
+    return found
 
 
 def _pool(engine: Engine, config: Options, late: Late) -> list[tuple[int, int]]:
@@ -191,24 +164,58 @@ def _rows(config: Options, parts: list[tuple[int, int]], late: Late) -> str:
         FROM behaviours b JOIN offsets o ON o."user" = b."user" AND o.split = b.split"""
 
 
+def _tries(config: Options) -> list[int]:
+    """How many draws each attempt makes; they double where many are rejected by design."""
+    attempts = range(ATTEMPTS[config.reject])
+    return [min(2**k, TRIES) if config.reject == "history" else 1 for k in attempts]
+
+
 def _drawn(
-    rows: str, config: Options, sizes: list[tuple[int, int]], context: str, late: Late
+    rows: str,
+    config: Options,
+    sizes: list[tuple[int, int]],
+    context: str,
+    attempt: int,
+    late: Late,
 ) -> str:
-    """SQL of one attempt: `rows` with the item of the pool's row that each draws, or ``own``."""
-    words = ["split", "row", "number", "attempt"]
+    """SQL of one attempt: `rows` with the item of the row that each draws, or ``own`` where it is
+    rejected."""
+    tries = _tries(config)
+    words = ["split", "row", "number", "draw"]
     high, low = (uniform31_sql(words, f"{config.seed}/draw/{half}", ROWS) for half in (0, 1))
     start = _by_split([first for first, _ in sizes], "split")
     size = _by_split([max(rows, 1) for _, rows in sizes], "split")
-    item, met = "p.item", ""
+    kept = f"""d."user", d.split, d.pos, d.cut, d.form{context}, d.own, d.row, d.number,
+        d.attempt"""
+    numbers = ", ".join(f"({sum(tries[:attempt]) + k})" for k in range(tries[attempt]))
+    drawn = f"""(SELECT *, ({start} + word % {size})::INTEGER AS target FROM (
+        SELECT *, {high} * {2**31} + {low} AS word
+        FROM ({rows}) r CROSS JOIN (VALUES {numbers}) t(draw)) w) d"""
+    pooled = f"{drawn} JOIN pool p ON p.row = d.target"
+    row = late.row("item") if late.item else ""
+    of_pool, of_history = (f", {t}.{row}" if row else "" for t in "ph")
+    if config.reject == "own":
+        return f"SELECT {kept}, p.item{of_pool} FROM {pooled}"
+    pooled += ' LEFT JOIN met m ON m."user" = d."user" AND m.item = p.item'
     if config.reject == "seen":
         item = "CASE WHEN m.item IS NULL THEN p.item ELSE d.own END AS item"
-        met = 'LEFT JOIN met m ON m."user" = d."user" AND m.item = p.item'
-    item += f", p.{late.row('item')}" if late.item else ""
-    return f"""SELECT d."user", d.split, d.pos, d.cut, d.form{context}, d.own, d.row, d.number,
-            d.attempt, {item}
-        FROM (SELECT *, ({start} + ({high} * {2**31} + {low}) % {size})::INTEGER AS target
-            FROM ({rows}) r) d
-        JOIN pool p ON p.row = d.target {met}"""
+        return f"SELECT {kept}, {item}{of_pool} FROM {pooled}"
+    fits = "(m.pos IS NULL OR m.pos >= d.cut)"
+    if config.draw == "popularity":
+        pooled += " LEFT JOIN keeps k ON k.split = d.split AND k.item = p.item"
+        thinned = uniform31_sql([f"d.{word}" for word in words], f"{config.seed}/keep", ROWS)
+        fits += f" AND {thinned} < k.keep"
+    first = ", ".join(
+        f"min_by(d.{column}, d.draw) FILTER (WHERE d.fits AND d.item <> d.own) AS {made}"
+        for column, made in (("item", "found"), *([(row, row)] if row else []))
+    )
+    return f"""SELECT * EXCLUDE (found), coalesce(found, own) AS item FROM (
+        SELECT {kept}, {first} FROM (
+        SELECT {kept}, d.draw, p.item{of_pool}, {fits} AS fits FROM {pooled} WHERE NOT d.again
+        UNION ALL
+        SELECT {kept}, d.draw, h.item{of_history}, TRUE AS fits FROM {drawn} JOIN behaviours h
+            ON h."user" = d."user" AND h.pos = d.word % d.cut WHERE d.again) d
+        GROUP BY ALL) f"""
 
 
 def _by_split(values: list[int], column: str) -> str:

@@ -132,6 +132,8 @@ def test_each_user_s_last_ratings_are_held_out(downloaded, here):
         assert len(set(seen) | {item}) == EACH
         order = [times[user, i] for i in (*seen, item)]
         assert order == sorted(order)
+    negatives = rows[rows.label == 0]
+    assert not any(i in seen for i, seen in zip(negatives.item, negatives.seen, strict=True))
     assert not store.manifest["simulated"]
     assert any("Harper" in n for n in store.manifest["notes"])
 

@@ -1,7 +1,6 @@
 """The laws of drawn negatives, the share of users, and what the manifest says of them."""
 
-import re
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import fields, replace
 from typing import Any
 
@@ -11,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chi2
+from sklearn.metrics import roc_auc_score
 
-from at4ctr.data import steps, taobao
+from at4ctr.data import repetition, shortcuts, steps, taobao
 from at4ctr.data.dataset import SPLITS, Options
 from at4ctr.data.prepare import prepare
 from at4ctr.data.store import Store
@@ -22,6 +22,47 @@ from tests.data.test_prepare_impressions import Toy
 from tests.oracles import prepare as oracle
 
 MANY = 40
+
+
+def unrepeated(seed, users=200, items=300):
+    """A log in which no user has an item twice, as in MovieLens: items are of unequal popularity,
+    users of unequal activity."""
+    rng = np.random.default_rng(seed)
+    appeal = rng.normal(0, 1.4, items)
+    rows = []
+    for user in range(users):
+        number = int(np.clip(np.exp(rng.normal(3.6, 0.8)), 10, items // 2))
+        order = np.argsort(-appeal - rng.gumbel(size=items))[:number]
+        rows += [(user + 1, int(i) + 1, 1, "pv", START + k) for k, i in enumerate(order)]
+    return rows
+
+
+def alone(found, truth):
+    """The AUCs of popularity, novelty and repetition, by split, counted in loops."""
+    training = [(u, k) for u in found for k, _, label, _ in found[u]["train"] if label]
+    popular = Counter(truth[u][k][0] for u, k in training)
+    known = {truth[u][k][0] for u, k in oracle.seen_by_training(truth, training)}
+    scores = {
+        "popularity": lambda _, item: popular[item],
+        "novelty": lambda _, item: item not in known,
+        "repetition": lambda past, item: item in past,
+    }
+    values = {split: defaultdict(list) for split in SPLITS}
+    for user, splits in found.items():
+        for split in SPLITS:
+            for cut, item, label, _ in splits[split]:
+                past = {e[0] for e in truth[user][:cut]}
+                values[split]["label"].append(label)
+                for name, score in scores.items():
+                    values[split][name].append(score(past, item))
+    return {
+        split: {name: roc_auc_score(of["label"], of[name]) for name in scores}
+        for split, of in values.items()
+    }
+
+
+def warned(folder):
+    return [n for n in Store.open(folder).manifest["notes"] if "alone separates" in n]
 
 
 def drawn(found, split):
@@ -121,25 +162,115 @@ def test_a_user_who_met_everything_gets_no_negative_and_the_manifest_says_so(tmp
 
 
 @pytest.mark.parametrize("draw", ["popularity", "uniform"])
-@pytest.mark.parametrize("reject", ["own", "seen"])
-def test_what_popularity_alone_tells_is_measured(tmp_path, draw, reject):
-    rows = rows_of(4, items=200)
-    folder, found, truth = prepared(tmp_path, rows, draw=draw, reject=reject, negatives=2)
-    notes = [n for n in Store.open(folder).manifest["notes"] if "alone, has AUC" in n]
-    if (draw, reject) == ("popularity", "own"):
-        assert not notes
-        return
-    (note,) = notes
-    count = Counter(truth[u][k][0] for u, k in oracle.last_k(truth)["train"])
-    for split in ("validation", "test"):
-        scores = [[count[i] for u in found for _, i, label, _ in found[u][split] if label == y]
-                  for y in (1, 0)]  # fmt: skip
-        assert f"{oracle.auc(*scores):.3f} in {split}" in note
+@pytest.mark.parametrize("reject", ["own", "history", "seen"])
+@pytest.mark.parametrize("protocol", ["strict", "paper"])
+def test_what_each_property_alone_separates_is_measured(tmp_path, draw, reject, protocol):
+    options = {"draw": draw, "reject": reject, "protocol": protocol}
+    folder, found, truth = prepared(tmp_path, rows_of(4, items=200), negatives=2, **options)
+    measured = Store.open(folder).manifest["shortcuts"]
+    for split, expected in alone(found, truth).items():
+        if protocol == "paper":  # its vocabulary has every item
+            expected["novelty"] = 0.5
+        assert measured[split] == pytest.approx(expected, abs=1e-12)
     if draw == "uniform":
-        assert float(re.findall(r"AUC (\S+)", note)[0]) > 0.55
+        assert measured["train"]["popularity"] > 0.55
+        assert any(n.startswith("popularity") and n.endswith("data.draw=popularity")
+                   for n in warned(folder)) == (protocol == "strict")  # fmt: skip
 
 
-@pytest.mark.parametrize("options", [{"draw": "uniform"}, {"reject": "seen"}, {"user_rate": 0.6}])
+def test_repetition_is_measured_warned_of_and_mended(tmp_path, capsys):
+    """Without repeats in the log, a negative that the history holds is a negative for sure."""
+    rows = unrepeated(0)
+    folder, found, truth = prepared(tmp_path, rows, min_behaviours=1)
+    assert alone(found, truth)["train"]["repetition"] < 0.45
+    assert alone(found, truth)["test"]["repetition"] < 0.45
+    (note,) = warned(folder)
+    assert note.startswith("repetition alone")
+    assert note.endswith("set data.reject=history")
+    assert f"prepare: warning: {note}\n" in capsys.readouterr().err
+    options = {"min_behaviours": 1, "reject": "history"}
+    folder, found, truth = prepared(tmp_path, rows, negatives=4, **options)
+    assert warned(folder) == []
+    for split, aucs in alone(found, truth).items():
+        few = split != "train"  # 200 positives: σ = 0.02
+        assert aucs == pytest.approx(dict.fromkeys(aucs, 0.5), abs=0.06 if few else 0.02)
+        assert aucs["repetition"] == 0.5
+
+
+def test_rejecting_the_history_alone_would_make_popularity_separate(tmp_path, monkeypatch):
+    """The weights are needed: without a round of them, popular items are rare among negatives."""
+    monkeypatch.setattr(repetition, "ROUNDS", 0)
+    options = {"min_behaviours": 1, "reject": "history"}
+    folder, found, truth = prepared(tmp_path, unrepeated(0), **options)
+    assert alone(found, truth)["train"]["popularity"] > 0.53
+    (note,) = warned(folder)
+    assert note.startswith("popularity alone")
+
+
+@pytest.mark.parametrize("protocol", ["strict", "paper"])
+@pytest.mark.parametrize("draw", ["popularity", "uniform"])
+def test_a_negative_is_in_the_history_where_its_positive_is(tmp_path, protocol, draw):
+    options = {"reject": "history", "protocol": protocol, "draw": draw, "negatives": MANY}
+    _, found, truth = prepared(tmp_path, rows_of(6, items=120), **options)
+    held = []
+    for user, splits in found.items():
+        for split in SPLITS:
+            for cut, item, label, _ in splits[split]:
+                past, own = [e[0] for e in truth[user][:cut]], truth[user][cut][0]
+                assert (item in past) == (own in past)
+                assert label == (item == own)
+                if not label and own in past:
+                    counts = Counter(i for i in past if i != own)
+                    held.append((counts, item))
+    assert len(held) > 1000
+    expected, got = Counter(), Counter(item for _, item in held)
+    for counts, _ in held:
+        for item, n in counts.items():
+            expected[item] += n / counts.total()
+    statistic = sum((got[i] - n) ** 2 / n for i, n in expected.items())
+    assert chi2.sf(statistic, len(expected) - 1) > 1e-3
+
+
+def test_new_items_are_negatives_as_often_as_positives(tmp_path):
+    """No item's weight is at its bound here; the chance of being given up is below 1 in 1000."""
+    options = {"min_behaviours": 1, "reject": "history", "negatives": 10}
+    _, found, _ = prepared(tmp_path, unrepeated(1), **options)
+    rows = [(i, label) for u in found for _, i, label, _ in found[u]["train"]]
+    positives = Counter(i for i, label in rows if label)
+    negatives = Counter(i for i, label in rows if not label)
+    share = {i: negatives[i] / 10 / n for i, n in positives.items() if n >= 50}
+    assert len(share) > 20
+    assert min(share.values()) > 0.8
+    assert max(share.values()) < 1.2
+    assert 0 <= 10 * positives.total() - negatives.total() < 1e-3 * negatives.total()
+
+
+def test_a_large_log_is_measured_on_a_share_of_its_users(tmp_path, monkeypatch):
+    rows = unrepeated(2)
+    whole = Store.open(prepared(tmp_path / "a", rows, min_behaviours=1)[0]).manifest["shortcuts"]
+    monkeypatch.setattr(shortcuts, "ROWS", 3000)
+    part = Store.open(prepared(tmp_path / "b", rows, min_behaviours=1)[0]).manifest["shortcuts"]
+    assert whole != part
+    for split in SPLITS:
+        assert part[split] == pytest.approx(whole[split], abs=0.1)
+
+
+def test_the_standard_error_is_that_of_shuffled_labels():
+    rng = np.random.default_rng(0)
+    scores = rng.zipf(1.8, 300).clip(max=20)
+    labels = np.arange(300) < 80
+    aucs = []
+    for _ in range(2000):
+        rng.shuffle(labels)
+        auc, error = shortcuts._auc(scores, labels.astype(int), (~labels).astype(int))
+        aucs.append(auc)
+    assert auc == pytest.approx(oracle.auc(scores[labels], scores[~labels]), abs=1e-12)
+    assert error == pytest.approx(np.std(aucs), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "options", [{"draw": "uniform"}, {"reject": "seen"}, {"reject": "history"}, {"user_rate": 0.6}]
+)
 def test_the_same_options_draw_the_same_and_a_seed_draws_others(tmp_path, options):
     rows = rows_of(5, items=120)
     folder, found, _ = prepared(tmp_path / "a", rows, **options)
@@ -219,7 +350,7 @@ def test_a_share_of_users_takes_their_impressions_along(tmp_path):
         ("user_rate", -0.1, "user_rate is -0.1"),
         ("user_rate", float("nan"), "user_rate is nan"),
         ("draw", "unifrom", "unknown value of data.draw 'unifrom': did you mean uniform"),
-        ("reject", "all", "unknown value of data.reject 'all'.*own, seen"),
+        ("reject", "all", "unknown value of data.reject 'all'.*history, own, seen"),
     ],
 )
 def test_wrong_options_are_refused_in_one_sentence(option, value, says):

@@ -17,6 +17,7 @@ from at4ctr.data.reader import Reader
 from at4ctr.data.store import Store
 from at4ctr.errors import InputError
 from tests.data import late_log
+from tests.data.test_negatives import unrepeated
 from tests.data.test_prepare import START, rows_of, written
 from tests.data.toy_log import mylog_of, tables, write
 
@@ -83,7 +84,8 @@ def assert_same(one, other):
     stores = [Store.open(path) for path in (one, other)]
     assert stores[0].path != stores[1].path
     assert digest(stores[0]) == digest(stores[1])
-    for fact in ("counts", "versions", "vocabulary", "notes", "options", "parts"):
+    facts = ("counts", "versions", "vocabulary", "notes", "options", "parts", "shortcuts")
+    for fact in facts:
         assert stores[0].manifest[fact] == stores[1].manifest[fact], fact
     for table in stores[0].schema.tables:
         first, second = (s.vocabulary_path(table.name).read_text() for s in stores)
@@ -105,6 +107,15 @@ def assert_same(one, other):
 def test_behaviours_with_drawn_negatives(tmp_path):
     raw = written(rows_of(3, items=400), tmp_path / "log.csv")
     config = taobao.Config(raw=raw, types=True, negatives=2, user_rate=0.9)
+    assert_same(prepare(config, tmp_path / "duck"), prepare(config, tmp_path / "spark", "spark"))
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_negatives_that_go_with_the_history(tmp_path, again):
+    """A log without repeated items, as of MovieLens, and one with some."""
+    rows = rows_of(3, users=12, items=60, number=400) if again else unrepeated(3, 40, 80)
+    raw = written(rows, tmp_path / "log.csv")
+    config = taobao.Config(raw=raw, reject="history", min_behaviours=1)
     assert_same(prepare(config, tmp_path / "duck"), prepare(config, tmp_path / "spark", "spark"))
 
 

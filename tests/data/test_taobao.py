@@ -199,8 +199,8 @@ def test_training_on_popularity_would_learn_other_draws(tmp_path, simulated, mon
     drawn, made, items = negatives._drawn, negatives._pool, []
     uniform = "(SELECT row_number() OVER (ORDER BY item) - 1 AS row, item FROM items_of_pool)"
 
-    def flat(rows, config, _, *more):
-        return drawn(rows, config, items * 3, *more).replace("JOIN pool", f"JOIN {uniform}")
+    def flat(rows, config, _, *rest):
+        return drawn(rows, config, items * 3, *rest).replace("JOIN pool", f"JOIN {uniform}")
 
     def pool(engine, config, late):
         sizes = made(engine, config, late)
@@ -266,11 +266,24 @@ def test_rejection_biases_only_a_dominant_item(tmp_path):
     collide = (share**2).sum()
     auc = roc_auc_score(rows["label"], share[rows["item"]])
     assert 0.02 < auc - 0.5 < collide / 2
-    (note,) = [note for note in store.manifest["notes"] if "of the train positives" in note]
-    assert f"is {collide:.3f}, and" in note
-    assert f"up to {collide / 2:.3f} from 0.5" in note
+    assert store.manifest["shortcuts"]["train"]["popularity"] == pytest.approx(auc, abs=1e-9)
+    (note,) = [n for n in store.manifest["notes"] if n.startswith("popularity alone separates")]
+    assert f"AUC {auc:.3f} in train" in note
 
 
-def test_no_warning_where_rejection_tells_nothing(tmp_path, simulated):
-    store = Store.open(prepare(taobao.Config(raw=str(simulated)), tmp_path))
-    assert not any("Σp²" in note for note in store.manifest["notes"])
+def test_on_a_log_with_repeats_the_history_mends_repetition(tmp_path, simulated):
+    """Users of the simulated log repeat items: repetition alone has an AUC of 0.59 under `own`.
+
+    Under `history` it has 0.5, and popularity 0.54: what users repeat is popular.
+    """
+    usual, history = (
+        Store.open(prepare(taobao.Config(raw=str(simulated), reject=reject), tmp_path)).manifest
+        for reject in ("own", "history")
+    )
+    for manifest, warned in ((usual, {"repetition"}), (history, {"popularity"})):
+        found = {n.split()[0] for n in manifest["notes"] if "alone separates" in n}
+        assert found == warned
+    for split in SPLITS:
+        assert usual["shortcuts"][split]["repetition"] > 0.57
+        assert history["shortcuts"][split]["repetition"] == pytest.approx(0.5, abs=0.005)
+        assert history["shortcuts"][split]["popularity"] < 0.55
