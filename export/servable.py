@@ -33,8 +33,12 @@ class Servable:
         )
         graph = tf.Graph()
         self.session = tf.compat.v1.Session(graph=graph, config=config)
-        with graph.as_default():
-            meta = tf.compat.v1.saved_model.load(self.session, ["serve"], str(folder))
+        try:
+            with graph.as_default():
+                meta = tf.compat.v1.saved_model.load(self.session, ["serve"], str(folder))
+        except BaseException:
+            self.session.close()
+            raise
         self.signatures = {
             name: definition
             for name, definition in meta.signature_def.items()
