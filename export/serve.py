@@ -27,7 +27,7 @@ GRACE_SECONDS = 15.0
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m export.serve", description=__doc__)
-    limits, patience = Limits(), Patience()
+    limits, patience, traffic = Limits(), Patience(), rest.Traffic()
     add = made.add_argument
     add("--model", type=Path, required=True, help="the folder of versions, such as runs/x/export")
     add("--name", default="ctr", help="of the model, in requests (default: ctr)")
@@ -75,6 +75,25 @@ def parser() -> argparse.ArgumentParser:
         help=f"of one request (default: {limits.request_bytes >> 20})",
     )
     add(
+        "--max_connections",
+        type=int,
+        default=traffic.connections,
+        help=f"of REST at a time (default: {traffic.connections})",
+    )
+    add(
+        "--max_connections_of_one",
+        type=int,
+        default=traffic.of_one,
+        help=f"of REST at a time from one address (default: {traffic.of_one})",
+    )
+    add(
+        "--request_seconds",
+        type=float,
+        default=traffic.request_seconds,
+        help="for a REST request to arrive whole, and for its answer to be read "
+        f"(default: {traffic.request_seconds:g})",
+    )
+    add(
         "--negative_ids",
         action="store_true",
         help="answer ids below -1, which a log of signed keys has",
@@ -97,6 +116,7 @@ def check(options: argparse.Namespace) -> None:
         )
     least = {"poll_seconds": 0.01, "threads": 1, "tf_threads": 0, "max_history": 1}
     least |= {"max_rows": 1, "max_request_mb": 1, "port": 0, "rest_port": 0}
+    least |= {"max_connections": 1, "max_connections_of_one": 1, "request_seconds": 0.01}
     least |= {"load_retries": 0, "retry_seconds": 0.01, "settle_seconds": 0}
     for name, bound in least.items():
         if (value := getattr(options, name)) < bound:
@@ -133,11 +153,14 @@ def run(options: argparse.Namespace, stopped: threading.Event) -> None:
         return made
 
     patience = Patience(options.load_retries, options.retry_seconds, options.settle_seconds)
+    traffic = rest.Traffic(
+        options.max_connections, options.max_connections_of_one, options.request_seconds
+    )
     versions = Versions(options.name, options.model, load, say, patience)
     model = rpc.Model(versions, limits, Metrics())
     grpc_server, port = rpc.serve(model, options.host, options.port, options.threads)
     try:
-        web = rest.serve(model, options.host, options.rest_port)
+        web = rest.serve(model, options.host, options.rest_port, traffic)
     except InputError:
         grpc_server.stop(0)
         raise
