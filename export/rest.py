@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import socket
+import socketserver
 import threading
 import time
 import traceback
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
+from dataclasses import dataclass
+from email.utils import formatdate
+from http import HTTPStatus
 from typing import Any
 
 import numpy as np
@@ -17,7 +22,9 @@ from grpc import StatusCode as Code
 from tensorflow_serving.apis import get_model_metadata_pb2, model_pb2
 
 from at4ctr.errors import InputError
-from export import metrics, tensors
+from export import metrics, scan, tensors
+from export.connections import Connections
+from export.http1 import METHODS, Bounds, ClosedError, HttpError, Reader
 from export.rpc import Model
 from export.tensors import Arrays, RefusedError, invalid
 
@@ -35,79 +42,117 @@ STATUS = {
     Code.UNAVAILABLE: 503,
     Code.DEADLINE_EXCEEDED: 504,
 }  # any other is 500
-IDLE_SECONDS = 60  # a connection without a request, or a body that stalls
+JSON = "application/json"
+Answer = tuple[int, bytes, str]  # status, body and its type
 DISCARDED_SECONDS = 10  # reading on after a refusal, so that the client comes to read the answer
-CONNECTIONS = 256
+REFUSED_SECONDS = 1  # to send a refusal from the thread that accepts
 
 
-class Server(ThreadingHTTPServer):
-    """A thread a connection, at most ``CONNECTIONS``; one more is closed after a second."""
+@dataclass(frozen=True)
+class Traffic:
+    """connections: at a time; of_one: of these, from one address.
+    request_seconds: for a request to arrive, head and body, and for its answer to be read."""
 
+    connections: int = 256
+    of_one: int = 128
+    request_seconds: float = 60.0
+
+
+class Server(socketserver.ThreadingTCPServer):
+    """A thread a connection, as many as ``Connections`` lets in."""
+
+    allow_reuse_address = True
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, address: tuple[str, int], model: Model) -> None:
+    def __init__(self, address: tuple[str, int], model: Model, traffic: Traffic) -> None:
         self.model = model
-        self.free = threading.BoundedSemaphore(CONNECTIONS)
-        self.answering = threading.Condition()
+        self.bounds = Bounds(model.limits.request_bytes, traffic.request_seconds)
+        self.connections = Connections(traffic.connections, traffic.of_one)
+        self.condition = threading.Condition()
         self.active = 0  # requests
         self.stopping = False
         super().__init__(address, Handler)
+        self.server_port = int(self.server_address[1])
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if self.free.acquire(timeout=1.0):
+        if self.connections.admit(request, client_address[0]):
             super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
+            return
+        with contextlib.suppress(OSError):
+            request.settimeout(REFUSED_SECONDS)
+            text = "the server has no connection free; try again later"
+            request.sendall(message(503, error_of(text), last=True))
+        self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self.free.release()
+            self.connections.release(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is no news."""
+
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[None]:
+        """``stop`` waits for what runs inside."""
+        with self.condition:
+            self.active += 1
+        try:
+            yield
+        finally:
+            with self.condition:
+                self.active -= 1
+                self.condition.notify_all()
 
     def stop(self, seconds: float) -> None:
         """Takes no more connections and waits for the answers under way."""
         self.stopping = True
         self.shutdown()
-        with self.answering:
-            self.answering.wait_for(lambda: not self.active, seconds)
+        with self.condition:
+            self.condition.wait_for(lambda: not self.active, seconds)
         self.server_close()
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(socketserver.BaseRequestHandler):
+    """A connection: requests one after the other, until one asks to close it or is refused."""
+
     server: Server
-    protocol_version = "HTTP/1.1"
-    timeout = IDLE_SECONDS
-    wbufsize = -1  # head and body leave together
-    disable_nagle_algorithm = True
+    request: socket.socket
 
-    def do_GET(self) -> None:
-        self._counted(self._get)
+    def setup(self) -> None:
+        self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+        self.connections = self.server.connections
+        self.path = self.command = ""
 
-    def do_POST(self) -> None:
-        self._counted(self._post)
+    def handle(self) -> None:
+        reader = Reader(self.request, self.server.bounds)
+        last = False
+        while not last:
+            try:
+                asked = reader.read()
+            except HttpError as error:
+                self._refuse(error, reader.method)
+                return
+            except ClosedError:
+                return
+            if not self.connections.answering(self.request):
+                return
+            self.command, self.path = asked.method, asked.target
+            with self.server.answering():
+                act = self._get if asked.method == "GET" else self._post
+                status, body, kind = act(asked.body)
+                last = asked.last or self.server.stopping
+                self.connections.waiting(self.request)
+                self._send(message(status, body, kind, last=last))
 
-    def _counted(self, act: Any) -> None:
-        with self.server.answering:
-            self.server.active += 1
-        try:
-            act()
-            self.wfile.flush()
-        finally:
-            with self.server.answering:
-                self.server.active -= 1
-                self.server.answering.notify_all()
-
-    def _get(self) -> None:
+    def _get(self, body: bytes) -> Answer:
+        del body
         if self.path == metrics.PATH:
             page = self.server.model.metrics.page().encode()
-            self._send(200, page, "text/plain; version=0.0.4")
-            return
-        self._answer("Get", self._read)
+            return 200, page, "text/plain; version=0.0.4"
+        return self._answer("Get", self._read)
 
     def _read(self) -> Any:
         spec, what = self._route()
@@ -117,17 +162,8 @@ class Handler(BaseHTTPRequestHandler):
             raise invalid(f"malformed request: GET {self.path[:80]}")
         return plain(self.server.model.status(spec))
 
-    def _post(self) -> None:
-        size = self.headers.get("Content-Length", "")
-        most = self.server.model.limits.request_bytes
-        if not (size.isascii() and size.isdecimal()):
-            self._refuse(411, "the request has no Content-Length; expected its bytes")
-        elif len(size) > 12 or int(size) > most:
-            self._refuse(413, f"the request has {size[:20]} bytes; expected at most {most:,}")
-        else:
-            body = self.rfile.read(int(size))
-            if len(body) == int(size):  # else the client went away
-                self._answer("Predict", lambda: self._predict(body))
+    def _post(self, body: bytes) -> Answer:
+        return self._answer("Predict", lambda: self._predict(body))
 
     def _predict(self, body: bytes) -> Any:
         spec, what = self._route()
@@ -135,6 +171,7 @@ class Handler(BaseHTTPRequestHandler):
             raise invalid(f"malformed request: POST {self.path[:80]}; expected …:predict")
         limits = self.server.model.limits
         with self.server.model.use(spec) as servable:
+            scan.check(body, limits, servable.most_inputs)
             request = tensors.parse_json(body)
             name = servable.signature(request.get("signature_name", ""))
             arrays = tensors.from_json(request, servable.inputs(name))
@@ -156,7 +193,7 @@ class Handler(BaseHTTPRequestHandler):
             spec.version_label = found["label"]
         return spec, found["what"] or ""
 
-    def _answer(self, api: str, act: Any) -> None:
+    def _answer(self, api: str, act: Any) -> Answer:
         begin, code, status, text = time.perf_counter(), Code.OK, 200, ""
         try:
             text = json.dumps(act(), indent=None, ensure_ascii=False)
@@ -170,47 +207,42 @@ class Handler(BaseHTTPRequestHandler):
         seconds = time.perf_counter() - begin
         model = self.server.model
         model.metrics.add(model.versions.name, code.name, api, "REST", seconds)
-        self._send(status, text.encode("utf-8", "replace"), "application/json")
+        return status, text.encode("utf-8", "replace"), JSON
 
-    def _send(self, status: int, body: bytes, kind: str) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        if self.close_connection or self.server.stopping:
-            self.close_connection = True
-            self.send_header("Connection", "close")
-        self.end_headers()
-        self.wfile.write(body)
+    def _send(self, data: bytes) -> None:
+        self.request.settimeout(self.server.bounds.seconds)  # for the whole of it
+        self.request.sendall(data)
 
-    def _refuse(self, status: int, text: str) -> None:
-        """Answers without the body having been read, then lets it run into nothing."""
-        self.close_connection = True
+    def _refuse(self, error: HttpError, method: str) -> None:
+        """Answers a request that was not read to its end, then lets the rest run into nothing."""
         model = self.server.model
         model.metrics.add(model.versions.name, Code.INVALID_ARGUMENT.name, "Predict", "REST", 0.0)
-        self._send(status, json.dumps({"error": text}).encode(), "application/json")
-        self.wfile.flush()
-        self.connection.settimeout(1.0)
+        answer = message(error.status, error_of(error.text), last=True, head=method == "HEAD")
+        self._send(answer)
+        self.request.settimeout(1.0)
         until = time.monotonic() + DISCARDED_SECONDS
-        try:
-            self.connection.shutdown(socket.SHUT_WR)
-            while time.monotonic() < until and self.connection.recv(1 << 16):
-                pass
-        except OSError:
+        self.request.shutdown(socket.SHUT_WR)
+        while time.monotonic() < until and self.request.recv(1 << 16):
             pass
 
-    def handle_expect_100(self) -> bool:
-        """A client that asks before it sends a body is told at once when that is too large."""
-        size = self.headers.get("Content-Length", "")
-        most = self.server.model.limits.request_bytes
-        if size.isdecimal() and int(size[:13]) > most:
-            return True  # no "continue": do_POST answers
-        return super().handle_expect_100()
 
-    def version_string(self) -> str:
-        return "at4ctr"
+def error_of(text: str) -> bytes:
+    return json.dumps({"error": text}, ensure_ascii=False).encode("utf-8", "replace")
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Metrics count the requests."""
+
+def message(status: int, body: bytes, kind: str = JSON, *, last: bool, head: bool = False) -> bytes:
+    """An answer's bytes. last: the connection is closed after it. head: to HEAD, without body."""
+    fields = {
+        "Server": "at4ctr",
+        "Date": formatdate(usegmt=True),
+        "Content-Type": kind,
+        "Content-Length": str(len(body)),
+    }
+    fields |= {"Allow": ", ".join(METHODS)} if status == 405 else {}
+    fields |= {"Connection": "close"} if last else {}
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
+    lines += [f"{name}: {value}" for name, value in fields.items()]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + (b"" if head else body)
 
 
 def answer_json(outputs: Arrays, *, rows: bool) -> dict[str, Any]:
@@ -248,10 +280,10 @@ def metadata_json(response: Any) -> dict[str, Any]:
     }
 
 
-def serve(model: Model, host: str, port: int) -> Server:
+def serve(model: Model, host: str, port: int, traffic: Traffic) -> Server:
     """A server that accepts connections in a thread. Raises InputError where the port is taken."""
     try:
-        server = Server((host, port), model)
+        server = Server((host, port), model, traffic)
     except OSError as error:
         raise InputError(
             f"REST cannot listen at {host}:{port} ({error.strerror}); expected a free port; "

@@ -25,7 +25,7 @@ from export.servable import Servable
 from export.tensors import Limits, RefusedError, invalid
 from export.versions import Versions
 
-LARGEST = (1 << 31) - 1  # what gRPC itself lets in: all that it can, as TensorFlow Serving does
+LARGEST = (1 << 31) - 1  # bytes of a message that gRPC can take
 SHOWN = 1000  # characters of an error, which travels in a header
 
 
@@ -125,10 +125,11 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
 
 
 class Guard(grpc.ServerInterceptor):
-    """Between the wire and a service: size, parsing, refusals, metrics.
+    """Between the wire and a service: parsing, refusals, metrics.
 
-    Without it gRPC answers a request that it cannot parse with INTERNAL, and one that is too large
-    with RESOURCE_EXHAUSTED; both are the caller's doing, and here INVALID_ARGUMENT.
+    Without it gRPC answers a request that it cannot parse with INTERNAL; this is the caller's
+    fault, and here INVALID_ARGUMENT. One that is too large gRPC itself refuses, unread, with
+    RESOURCE_EXHAUSTED.
     """
 
     def __init__(self, model: Model) -> None:
@@ -160,9 +161,6 @@ class Guard(grpc.ServerInterceptor):
         )
 
     def _parse(self, parse: Callable[[bytes], Any], data: bytes, api: str) -> Any:
-        most = self.model.limits.request_bytes
-        if len(data) > most:
-            raise invalid(f"the request has {len(data):,} bytes; expected at most {most:,}")
         try:
             return parse(data)
         except Exception as error:  # protobuf's DecodeError, by the runtime's own class
@@ -175,7 +173,7 @@ def serve(model: Model, host: str, port: int, threads: int) -> tuple[grpc.Server
         futures.ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
         interceptors=[Guard(model)],
         options=[
-            ("grpc.max_receive_message_length", LARGEST),
+            ("grpc.max_receive_message_length", model.limits.request_bytes),
             ("grpc.max_send_message_length", LARGEST),
             ("grpc.so_reuseport", 0),  # a second server on the port is a mistake
         ],

@@ -5,6 +5,7 @@ No Keras and no Python function of ours takes part in an answer: the graph alone
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,12 @@ class Servable:
         )
         graph = tf.Graph()
         self.session = tf.compat.v1.Session(graph=graph, config=config)
-        with graph.as_default():
-            meta = tf.compat.v1.saved_model.load(self.session, ["serve"], str(folder))
+        try:
+            with graph.as_default():
+                meta = tf.compat.v1.saved_model.load(self.session, ["serve"], str(folder))
+        except BaseException:
+            self.session.close()
+            raise
         self.signatures = {
             name: definition
             for name, definition in meta.signature_def.items()
@@ -56,6 +61,11 @@ class Servable:
     def inputs(self, signature: str) -> dict[str, Spec]:
         return self._inputs[signature]
 
+    @property
+    def most_inputs(self) -> int:
+        """Of any signature."""
+        return max(map(len, self._inputs.values()), default=0)
+
     def arrays(self, signature: str, protos: Mapping[str, Any], limits: Limits) -> Arrays:
         """TensorProtos as arrays; an input with a default in the signature may be left out.
 
@@ -64,12 +74,13 @@ class Servable:
         """
         inputs, defaults = self.inputs(signature), self.signatures[signature].defaults
         tensors.names([*protos, *defaults], inputs)
-        found, left = {}, limits.request_bytes
+        given = {name: protos[name] if name in protos else defaults[name] for name in inputs}
+        shapes, left = {}, limits.request_bytes
         for name, spec in inputs.items():
-            proto = protos[name] if name in protos else defaults[name]
-            found[name] = tensors.from_proto(proto, spec, left)
-            left -= found[name].size
-        return found
+            shapes[name] = tensors.shape_of(given[name], spec, left)
+            left -= math.prod(shapes[name])
+        tensors.check_shapes(shapes, inputs, signature, limits)
+        return {name: tensors.from_proto(given[name], spec) for name, spec in inputs.items()}
 
     def predict(
         self, signature: str, arrays: Arrays, limits: Limits, only: Sequence[str] = ()

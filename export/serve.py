@@ -20,14 +20,14 @@ from export import rest, rpc
 from export.metrics import Metrics
 from export.servable import GRAPHS, Servable
 from export.tensors import Limits
-from export.versions import Versions
+from export.versions import Patience, Versions
 
 GRACE_SECONDS = 15.0
 
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m export.serve", description=__doc__)
-    limits = Limits()
+    limits, patience, traffic = Limits(), Patience(), rest.Traffic()
     add = made.add_argument
     add("--model", type=Path, required=True, help="the folder of versions, such as runs/x/export")
     add("--name", default="ctr", help="of the model, in requests (default: ctr)")
@@ -35,6 +35,25 @@ def parser() -> argparse.ArgumentParser:
     add("--port", type=int, default=8500, help="of gRPC; 0 for any (default: 8500)")
     add("--rest_port", type=int, default=8501, help="of REST; 0 for any (default: 8501)")
     add("--poll_seconds", type=float, default=1.0, help="between looks at the folder (default: 1)")
+    add(
+        "--load_retries",
+        type=int,
+        default=patience.retries,
+        help=f"of a version whose load fails (default: {patience.retries})",
+    )
+    add(
+        "--retry_seconds",
+        type=float,
+        default=patience.retry_seconds,
+        help=f"between two loads of a version that failed (default: {patience.retry_seconds:g})",
+    )
+    add(
+        "--settle_seconds",
+        type=float,
+        default=patience.settle_seconds,
+        help="that the files of a version without MANIFEST.json must stay unchanged before it is "
+        f"loaded (default: {patience.settle_seconds:g})",
+    )
     add("--threads", type=int, default=8, help="requests answered at a time by gRPC (default: 8)")
     add("--tf_threads", type=int, default=0, help="of TensorFlow (default: 0, one a core)")
     add(
@@ -54,6 +73,25 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         default=limits.request_bytes >> 20,
         help=f"of one request (default: {limits.request_bytes >> 20})",
+    )
+    add(
+        "--max_connections",
+        type=int,
+        default=traffic.connections,
+        help=f"of REST at a time (default: {traffic.connections})",
+    )
+    add(
+        "--max_connections_of_one",
+        type=int,
+        default=traffic.of_one,
+        help=f"of REST at a time from one address (default: {traffic.of_one})",
+    )
+    add(
+        "--request_seconds",
+        type=float,
+        default=traffic.request_seconds,
+        help="for a REST request to arrive whole, and for its answer to be read "
+        f"(default: {traffic.request_seconds:g})",
     )
     add(
         "--negative_ids",
@@ -78,6 +116,8 @@ def check(options: argparse.Namespace) -> None:
         )
     least = {"poll_seconds": 0.01, "threads": 1, "tf_threads": 0, "max_history": 1}
     least |= {"max_rows": 1, "max_request_mb": 1, "port": 0, "rest_port": 0}
+    least |= {"max_connections": 1, "max_connections_of_one": 1, "request_seconds": 0.01}
+    least |= {"load_retries": 0, "retry_seconds": 0.01, "settle_seconds": 0}
     for name, bound in least.items():
         if (value := getattr(options, name)) < bound:
             raise InputError(f"--{name} is {value}; expected at least {bound}; give a larger one")
@@ -112,11 +152,15 @@ def run(options: argparse.Namespace, stopped: threading.Event) -> None:
         say(f"version {version}: {count} warm-up requests replayed")
         return made
 
-    versions = Versions(options.name, options.model, load, say)
+    patience = Patience(options.load_retries, options.retry_seconds, options.settle_seconds)
+    traffic = rest.Traffic(
+        options.max_connections, options.max_connections_of_one, options.request_seconds
+    )
+    versions = Versions(options.name, options.model, load, say, patience)
     model = rpc.Model(versions, limits, Metrics())
     grpc_server, port = rpc.serve(model, options.host, options.port, options.threads)
     try:
-        web = rest.serve(model, options.host, options.rest_port)
+        web = rest.serve(model, options.host, options.rest_port, traffic)
     except InputError:
         grpc_server.stop(0)
         raise

@@ -67,9 +67,7 @@ def inspect(folder: Path) -> tuple[Manifest, int]:
     found = dict(_files(folder))
     if MANIFEST not in found:
         raise _refused(folder, f"{MANIFEST} is missing", "one with the SHA-256 of every file")
-    if found[MANIFEST] > LARGEST_MANIFEST:
-        raise _refused(folder, f"{MANIFEST} has {found[MANIFEST]:,} bytes", "a few thousand")
-    manifest = _manifest(folder)
+    manifest = read_manifest(folder)
     for name in (*manifest.files, *found):
         if name != MANIFEST:
             _allowed(folder, name)
@@ -135,7 +133,11 @@ def size(folder: Path) -> int:
     return sum(p.lstat().st_size for p in folder.rglob("*") if not p.is_dir())
 
 
-def _manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path) -> Manifest:
+    """Raises InputError for a manifest that is damaged or too large."""
+    size = (folder / MANIFEST).stat().st_size
+    if size > LARGEST_MANIFEST:
+        raise _refused(folder, f"{MANIFEST} has {size:,} bytes", "a few thousand")
     data = (folder / MANIFEST).read_bytes()
     try:
         value = json.loads(data)

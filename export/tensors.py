@@ -9,6 +9,7 @@ import base64
 import binascii
 import itertools
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from grpc import StatusCode as Code
 from tensorflow.core.framework import types_pb2
 
 Arrays = dict[str, np.ndarray]
+Shape = tuple[int, ...]
 HISTORY = "history_"  # an input of this name holds one value per behaviour
 PLAIN = ("signature_name", "instances", "inputs", "outputs")  # keys of a request; "outputs" unread
 
@@ -84,7 +86,7 @@ def parse_json(text: bytes) -> dict[str, Any]:
         raise invalid(f"the request holds {name}; expected integers and texts")
 
     try:
-        request = json.loads(text, parse_constant=constant)
+        request = json.loads(text.decode(), parse_constant=constant)
     except (ValueError, RecursionError) as error:
         raise invalid(f"the request is no JSON: {str(error)[:200]}") from error
     if not isinstance(request, dict):
@@ -118,6 +120,8 @@ def from_json(
         name = _only(inputs, "instances")
         return {name: array(rows, inputs[name])}
     for i, row in enumerate(rows):
+        if i and isinstance(row, dict) and row.keys() == rows[0].keys():
+            continue
         if not isinstance(row, dict):
             raise invalid(
                 f"instance {i} is a {type(row).__name__}; expected an object as the first"
@@ -144,15 +148,31 @@ def array(value: Any, spec: Spec) -> np.ndarray:
     level = [value]
     while level and isinstance(level[0], list):
         size = len(level[0])
-        for entry in level:
-            if not isinstance(entry, list) or len(entry) != size:
-                raise invalid(
-                    f"{spec.name} is ragged at depth {len(sizes)}: expected lists of {size} as the "
-                    "first; pad with -1 or the empty text"
-                )
+        if {*map(type, level)} != {list} or {*map(len, level)} != {size}:
+            raise invalid(
+                f"{spec.name} is ragged at depth {len(sizes)}: expected lists of {size} as the "
+                "first; pad with -1 or the empty text"
+            )
         sizes.append(size)
         level = list(itertools.chain.from_iterable(level))
-    return np.array([_leaf(v, spec) for v in level], _dtype(spec)).reshape(sizes)
+    return _leaves(level, spec).reshape(sizes)
+
+
+def _leaves(level: list[Any], spec: Spec) -> np.ndarray:
+    """One type for all is checked at once, as there may be millions of values."""
+    kinds = {*map(type, level)}
+    plain = {int} if spec.dtype.is_integer else {int, float} if spec.dtype.is_floating else set()
+    try:
+        if kinds and kinds <= plain:
+            return np.array(level, _dtype(spec))
+    except OverflowError:
+        pass  # the value is looked for below
+    try:
+        return np.array([_leaf(v, spec) for v in level], _dtype(spec))
+    except OverflowError as error:
+        raise invalid(
+            f"{spec.name} holds a number that is too large; expected {spec.text}"
+        ) from error
 
 
 def _leaf(value: Any, spec: Spec) -> Any:
@@ -162,7 +182,8 @@ def _leaf(value: Any, spec: Spec) -> Any:
     if spec.dtype == tf.string and _is_base64(value):
         return from_base64(value["b64"], spec.name)
     if type(value) is not kinds.get(spec.dtype.name):
-        raise invalid(f"{spec.name} holds {json.dumps(value)[:60]}; expected {spec.text}")
+        nested = {dict: "an object", list: "a list"}.get(type(value))
+        raise invalid(f"{spec.name} holds {nested or json.dumps(value)[:60]}; expected {spec.text}")
     if spec.dtype.is_integer and not spec.dtype.min <= value <= spec.dtype.max:
         raise invalid(f"{spec.name} holds {str(value)[:60]}; expected {spec.text}")
     return value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
@@ -175,61 +196,75 @@ def from_base64(text: Any, name: str) -> bytes:
         raise invalid(f"{name} holds no base64 in its b64: {error}") from error
 
 
-def from_proto(proto: Any, spec: Spec, largest: int) -> np.ndarray:
-    """A TensorProto's array. largest: values; a proto may claim more than it carries."""
+def shape_of(proto: Any, spec: Spec, largest: int) -> tuple[int, ...]:
+    """A TensorProto's sizes, before it is read. largest: values; a proto may claim more than it
+    carries."""
     if proto.dtype != spec.dtype.as_datatype_enum:
         known = proto.dtype in types_pb2.DataType.values()
         found = types_pb2.DataType.Name(proto.dtype) if known else proto.dtype
         raise invalid(f"{spec.name} is {found}; expected {spec.text}")
-    sizes = [d.size for d in proto.tensor_shape.dim]
+    sizes = tuple(d.size for d in proto.tensor_shape.dim)
     if proto.tensor_shape.unknown_rank or any(n < 0 for n in sizes):
         raise invalid(f"{spec.name} has an unknown shape; expected {spec.text}")
-    claimed = 1
-    for size in sizes:
-        claimed *= size
+    claimed = math.prod(sizes)
     if claimed > largest:
         raise invalid(f"{spec.name} claims {claimed:,} values; expected at most {largest:,}")
+    for field, values in proto.ListFields():
+        if field.name.endswith("_val") and len(values) > claimed:
+            raise invalid(f"{spec.name} carries {len(values):,} values; expected {claimed:,}")
+    return sizes
+
+
+def from_proto(proto: Any, spec: Spec) -> np.ndarray:
+    """A TensorProto's array, once ``shape_of`` let it pass."""
     try:
         found = tf.make_ndarray(proto)
     except (ValueError, TypeError) as error:
         raise invalid(f"{spec.name} is malformed: {str(error)[:200]}") from error
-    if found.shape != tuple(sizes):
-        raise invalid(f"{spec.name} carries {found.size} values; expected {claimed} for {sizes}")
+    sizes = tuple(d.size for d in proto.tensor_shape.dim)
+    if found.shape != sizes:
+        raise invalid(
+            f"{spec.name} carries {found.size} values; expected {math.prod(sizes)} for {[*sizes]}"
+        )
     return found
 
 
 def check(arrays: Arrays, inputs: Mapping[str, Spec], signature: str, limits: Limits) -> None:
-    """Refuses wrong ranks and sizes, sizes that differ, and what ``limits`` say.
-
-    One row stands for all, and a feature of no behaviours is missing.
-    """
+    """Refuses wrong ranks and sizes, sizes that differ, and what ``limits`` say."""
+    check_shapes({name: arrays[name].shape for name in inputs}, inputs, signature, limits)
     for name, spec in inputs.items():
-        _check_shape(arrays[name], spec)
         _check_values(arrays[name], spec, limits)
+
+
+def check_shapes(
+    shapes: Mapping[str, Shape], inputs: Mapping[str, Spec], signature: str, limits: Limits
+) -> None:
+    """One row stands for all, and a feature of no behaviours is missing."""
+    for name, spec in inputs.items():
+        _check_shape(shapes[name], spec)
     past = [name for name in inputs if name.startswith(HISTORY)]
     axis = 0 if signature == "candidates" else 1
-    _same(arrays, past, axis, "behaviours", besides=0)
+    _same(shapes, past, axis, "behaviours", besides=0)
     for name in past:
-        if (length := arrays[name].shape[axis]) > limits.history:
+        if (length := shapes[name][axis]) > limits.history:
             raise invalid(
                 f"{name} has {length:,} behaviours; expected at most {limits.history:,}; "
                 "send the latest ones"
             )
     for name in inputs:
-        rows = 0 if name in past and axis == 0 else arrays[name].shape[0]
+        rows = 0 if name in past and axis == 0 else shapes[name][0]
         if rows > limits.rows:
             raise invalid(f"{name} has {rows:,} rows; expected at most {limits.rows:,}; ask twice")
     if signature != "candidates":
-        _same(arrays, list(inputs), 0, "rows", besides=1)
+        _same(shapes, list(inputs), 0, "rows", besides=1)
 
 
-def _check_shape(found: np.ndarray, spec: Spec) -> None:
-    sizes = list(found.shape)
+def _check_shape(sizes: Shape, spec: Spec) -> None:
     fits = len(sizes) == len(spec.shape) and all(
         n is None or n == size for n, size in zip(spec.shape, sizes, strict=True)
     )
     if not fits:
-        raise invalid(f"{spec.name} has the shape {sizes}; expected {spec.text}")
+        raise invalid(f"{spec.name} has the shape {[*sizes]}; expected {spec.text}")
 
 
 def _check_values(found: np.ndarray, spec: Spec, limits: Limits) -> None:
@@ -266,9 +301,11 @@ def _check_example(text: Any, where: str, limits: Limits) -> None:
             _check_ids(min(values), f"{where}: {name}")
 
 
-def _same(arrays: Arrays, of: list[str], axis: int, what: str, *, besides: int) -> None:
+def _same(
+    shapes: Mapping[str, Shape], of: list[str], axis: int, what: str, *, besides: int
+) -> None:
     """Refuses sizes that differ, other than ``besides``."""
-    sizes = {name: arrays[name].shape[axis] for name in of}
+    sizes = {name: shapes[name][axis] for name in of}
     others = {name: size for name, size in sizes.items() if size != besides}
     first = next(iter(others), "")
     for name, size in others.items():
