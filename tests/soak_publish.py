@@ -3,7 +3,8 @@
 Rounds of publish, publish twice at once, rollback, restoring and gc, each in a process that gets
 SIGKILL at a random instant, and so does often enough the one that repeats it. After every kill a
 version is live and every version whole; after the last run everything is as a model of a few lines
-says, which knows no crashes. All the while a reader, as a server does, takes the newest version and reads it.
+says, which knows no crashes. All the while a reader, as a server does, takes the newest version and
+reads it.
 """
 
 from __future__ import annotations
