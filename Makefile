@@ -1,99 +1,93 @@
 # Every target sets up what it needs. README.md shows the two that matter.
-SHELL := /bin/bash
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
-VENV := .venv
-PY := $(VENV)/bin/python
+# A recipe's shell reads a variable from its environment, as "$$NAME". No recipe holds $(NAME), which
+# would run what a value holds. make expands a variable of the command line before it exports it, so
+# its text is fixed here. Where none is given the program's default holds.
+$(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$(eval override export $v := $$(value $v))))
 
-DATASET ?= taobao
-CONFIG ?= din_at4ctr
-RAW ?=
-SET ?=
-RUN ?= runs/latest
-SEEDS ?= 5
-RECIPES ?= widedeep,widedeep+uim,din,din+uim+nip
-TABLE ?=
-FIG ?=
-BACKBONE ?=
-JOBS ?= 1
-OUT ?= docs/results
-ENGINE ?= duckdb
-MODEL ?=
-PORT ?= 8500
-REST_PORT ?= 8501
-SERVER ?=
-REST ?=
-EXPORT ?= runs/latest/export/1
-IMAGE ?= tensorflow/serving:latest
-DATE ?=
-TO ?=
-REASON ?=
-ARGS ?=
+override SHELL := /bin/bash
+override PY := .venv/bin/python
+# runs a module with the words of ARGS added
+override words := $(PY) -m pipelines.words
+# $(call flag,data,DATA): --data="$DATA", where DATA has a value
+override flag = $${$2:+--$1="$$$2"}
+override log = $(call flag,dataset,DATASET) $(call flag,raw,RAW) $(call flag,set,SET)
+override model = --model="$${MODEL:-ctr}"
+override install = $(PY) -m pip install --quiet --require-hashes -r $1 2> >(grep -v '^WARNING: Location' >&2)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-spark data train eval serve verify-c verify-tfserving days nightly nightly-status rollback \
+.PHONY: help setup setup-dev setup-spark data train eval serve verify-c verify-tfserving days nightly nightly-status rollback \
 	reproduce bench bench-peers soak soak-publish soak-nightly test lint lock clean
 
 help:
 	@sed -n 's/^## //p' Makefile
 
-## make setup       the environment, from requirements.lock
-setup: $(VENV)/.ready
-$(VENV)/.ready: requirements.lock
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { echo "error: $(or $(PYTHON),python3) is not Python 3.11; install it, or name it: make PYTHON=/path/to/python3.11" >&2; exit 2; }
-	@echo "setting up $(VENV) from requirements.lock"
-	@rm -rf $(VENV) && "$(PYTHON)" -m venv $(VENV)
-	@$(PY) -m pip install --quiet --require-hashes -r requirements.lock 2> >(grep -v '^WARNING: Location' >&2)
+## make setup       the environment to run, from requirements.lock   PYTHON=
+setup: .venv/.ready
+.venv/.ready: requirements.lock
+	@python=$${PYTHON:-$$(command -v python3.11 || command -v python3)}; \
+	"$$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { echo "error: $${python:-python3} is not Python 3.11; install it, or name it: make PYTHON=/path/to/python3.11" >&2; exit 2; }; \
+	echo "setting up .venv from requirements.lock"; \
+	rm -rf .venv && "$$python" -m venv .venv
+	@$(call install,requirements.lock)
+	@touch $@
+
+## make setup-dev   and what tests and lints, from requirements-dev.lock
+setup-dev: .venv/.ready-dev
+.venv/.ready-dev: requirements-dev.lock .venv/.ready
+	@echo "setting up .venv from requirements-dev.lock"
+	@$(call install,requirements-dev.lock)
 	@touch $@
 
 ## make setup-spark pyspark, for ENGINE=spark
 setup-spark: setup
-	@$(PY) -m pip install --quiet --require-hashes -r requirements-spark.txt 2> >(grep -v '^WARNING: Location' >&2)
+	@$(call install,requirements-spark.txt)
 
 ## make data        prepare a dataset           DATASET= RAW= SET= ENGINE=duckdb|spark
 data: setup
-	@$(PY) -m pipelines.prepare --dataset="$(DATASET)" --raw="$(RAW)" --set="$(SET)" --engine="$(ENGINE)"
+	@$(PY) -m pipelines.prepare $(log) $(call flag,engine,ENGINE)
 
 ## make train       raw log to calibrated SavedModel   DATASET= CONFIG= RAW= SET=
 train: setup
-	@$(PY) -m pipelines.train --dataset="$(DATASET)" --config="$(CONFIG)" --raw="$(RAW)" --set="$(SET)"
+	@$(PY) -m pipelines.train $(log) $(call flag,config,CONFIG)
 
 ## make eval        a finished run's metrics on its test split   RUN=runs/latest
 eval: setup
-	@$(PY) -m pipelines.evaluate --run="$(RUN)"
+	@$(PY) -m pipelines.evaluate $(call flag,run,RUN)
 
 ## make serve       the exported model by gRPC and REST   MODEL= PORT= REST_PORT=
 serve: setup
-	@exec $(PY) -m export.serve --model="$(or $(MODEL),runs/latest/export)" --port="$(PORT)" --rest_port="$(REST_PORT)"
+	@exec $(PY) -m export.serve --model="$${MODEL:-runs/latest/export}" $(call flag,port,PORT) $(call flag,rest_port,REST_PORT)
 
 ## make verify-c    an export's golden rows through TensorFlow's C API   RUN=runs/latest
 verify-c: setup
-	@$(PY) -m export.native "$(RUN)"
+	@$(PY) -m export.native -- "$${RUN:-runs/latest}"
 
 ## make verify-tfserving   golden rows against TensorFlow Serving   EXPORT= SERVER= REST= IMAGE=
 verify-tfserving: setup
-	@$(PY) -m export.tfserving --export="$(EXPORT)" --server="$(SERVER)" --rest="$(REST)" --image="$(IMAGE)"
+	@$(PY) -m export.tfserving --export="$${EXPORT:-runs/latest/export/1}" $(call flag,server,SERVER) $(call flag,rest,REST) $(call flag,image,IMAGE)
 
-## make days        the raw log (or a simulated one) in day folders   DATASET= RAW= ARGS=
+## make days        the raw log (or a simulated one) in day folders   DATASET= RAW= SET= ARGS=
 days: setup
-	@$(PY) -m pipelines.days --dataset="$(DATASET)" --raw="$(RAW)" $(ARGS)
+	@$(words) pipelines.days $(log)
 
-## make nightly     a night: train on, check, publish   DATE=2017-12-01 MODEL= DATASET= CONFIG= ARGS=
+## make nightly     a night: train on, check, publish   DATE=2017-12-01 MODEL= DATASET= CONFIG= SET= ARGS=
+##                  make ends with 2 for every exit code of the program but 0: docs/nightly.md
 nightly: setup
-	@$(PY) -m pipelines.nightly --date="$(DATE)" --model="$(or $(MODEL),ctr)" $(if $(filter-out undefined default file,$(origin DATASET)),--dataset="$(DATASET)") $(if $(filter-out undefined default file,$(origin CONFIG)),--config="$(CONFIG)") $(if $(SET),--set="$(SET)") $(ARGS)
+	@$(words) pipelines.nightly --first_hold_ok $(model) $(call flag,date,DATE) $(call flag,dataset,DATASET) $(call flag,config,CONFIG) $(call flag,set,SET)
 
-## make nightly-status   the last nights, and what is live   MODEL=
+## make nightly-status   the last nights, and what is live   MODEL= ARGS=
 nightly-status: setup
-	@$(PY) -m pipelines.nightly status --model="$(or $(MODEL),ctr)" $(ARGS)
+	@$(words) pipelines.nightly status $(model)
 
-## make rollback    the version before the live one, or TO=   MODEL= REASON="…"
+## make rollback    the version before the live one, or TO=   MODEL= REASON="…" ARGS=
 rollback: setup
-	@$(PY) -m pipelines.nightly rollback --model="$(or $(MODEL),ctr)" $(if $(TO),--to="$(TO)") --reason="$(REASON)"
+	@$(words) pipelines.nightly rollback $(model) $(call flag,to,TO) $(call flag,reason,REASON)
 
 ## make reproduce   a table or figure of the paper, its runs not exported
 ##                  TABLE=2|3|4|5|external|tuning or FIG=2|3|4|5 or RECIPES=
 ##                  DATASET= SEEDS= BACKBONE= JOBS= RAW= SET= OUT=docs/results
 reproduce: setup
-	@$(PY) -m pipelines.reproduce --table="$(TABLE)" --fig="$(FIG)" --recipes="$(RECIPES)" --backbone="$(BACKBONE)" --dataset="$(DATASET)" --seeds="$(SEEDS)" --jobs="$(JOBS)" --out="$(OUT)" --raw="$(RAW)" --set="$(SET)"
+	@$(PY) -m pipelines.reproduce $(log) $(call flag,table,TABLE) $(call flag,fig,FIG) $(call flag,recipes,RECIPES) $(call flag,backbone,BACKBONE) $(call flag,seeds,SEEDS) $(call flag,jobs,JOBS) $(call flag,out,OUT)
 
 ## make bench       what is measured, and how fast
 bench: setup
@@ -106,27 +100,32 @@ bench-peers: setup
 	@$(PY) -m benchmarks.bench_peers
 
 ## make soak        kill -9 at 20 random points of a training, against the undisturbed run
-soak: setup
+soak: setup-dev
 	@$(PY) -m tests.soak_kills
 
 ## make soak-publish   500 random kills around publishing
-soak-publish: setup
+soak-publish: setup-dev
 	@$(PY) -m tests.soak_publish --kills 500
 
 ## make soak-nightly   every point of a night struck by kill, full and broken disk; random kills
-soak-nightly: setup
+soak-nightly: setup-dev
 	@$(PY) -m tests.soak_nightly soak-nightly.json
 
 ## make test        the tests
-test: setup
+test: setup-dev
 	@$(PY) -m pytest -n 2 -q
 
 ## make lint        ruff, mypy, import-linter
-lint: setup
-	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy && $(VENV)/bin/lint-imports
+lint: setup-dev
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/lint-imports
 
-lock: ## pin what setup.py asks for
-	@$(PY) -m pip install --quiet pip-tools && $(PY) -m piptools compile --quiet --generate-hashes --allow-unsafe --extra=dev --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file=requirements.lock setup.py
+## make lock        pin what setup.py asks for
+lock: setup
+	@tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && $(PY) -m venv "$$tools" && \
+	"$$tools/bin/python" -m pip install --quiet pip-tools && \
+	compile() { "$$tools/bin/python" -m piptools compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host "$$@" setup.py; } && \
+	compile --output-file=requirements.lock && \
+	compile --extra=dev --constraint=requirements.lock --output-file=requirements-dev.lock
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

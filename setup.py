@@ -1,20 +1,30 @@
-"""Package metadata. The environment itself comes from requirements.lock."""
+"""What the locks are made from (make lock). at4ctr runs from a checkout and is not installed."""
 
-from setuptools import find_packages, setup
+import sys
+
+from setuptools import setup
+
+if {"bdist_wheel", "editable_wheel", "install", "develop"} & {*sys.argv}:
+    sys.exit(
+        "error: at4ctr was to be installed as a package; expected a checkout, as recipes and data "
+        "sets are files of it; clone it and run make train or make setup there"
+    )
 
 setup(
     name="at4ctr",
     version="0.1.0",
     description="Training of click-through-rate models with training-only auxiliary tasks",
     python_requires=">=3.11,<3.12",
-    packages=find_packages(include=["at4ctr", "at4ctr.*"]),
+    packages=[],
     install_requires=[
         "absl-py",
         "duckdb>=2",
         "grpcio",
         "matplotlib",
         "numpy",
+        "protobuf",
         "pyarrow",
+        "requests",
         "scikit-learn",
         "scipy",
         "tensorboard",

@@ -1,4 +1,4 @@
-"""The registry's ledger: what was published, rolled back, deleted or blessed, when and why.
+"""The registry's ledger: what was published, rolled back, restored, deleted or blessed, and why.
 
 ``registry/ledger.jsonl`` holds one JSON object a line: kind, model, version, at, facts, and
 
@@ -17,7 +17,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -27,8 +27,10 @@ from at4ctr import faults
 from at4ctr.durable import make_folder, sync
 from at4ctr.errors import InputError, unknown
 
-KINDS = ("published", "rolled back", "deleted", "blessed")
-ONCE = ("published", "rolled back", "deleted")  # in a version's life
+KINDS = ("published", "rolled back", "restored", "deleted", "blessed")
+ONCE = ("published", "deleted")  # in a version's life
+TURNS = ("rolled back", "restored")  # of a version, by turns
+WITH_REASON = (*TURNS, "blessed")
 START = "0" * 64
 
 log = logging.getLogger(__name__)
@@ -40,7 +42,7 @@ class Entry:
     """One line. at: a moment with its offset, ``2017-12-02T03:00:00Z``. facts: as JSON can hold.
 
     Only what is blessed may have no version yet; it needs ``facts["reason"]``, as does what is
-    rolled back. Raises InputError for anything else.
+    rolled back or restored. Raises InputError for anything else.
     """
 
     kind: str
@@ -53,15 +55,13 @@ class Entry:
         if self.kind not in KINDS:
             raise unknown("ledger kind", self.kind, KINDS)
         moment(self.at)
-        if self.kind in ONCE and self.version is None:
+        if self.kind != "blessed" and self.version is None:
             raise InputError(
                 f"a ledger entry {self.kind!r} of {self.model} has no version; expected a number; "
                 "give one"
             )
         reason = self.facts.get("reason")
-        if self.kind in ("rolled back", "blessed") and not (
-            isinstance(reason, str) and reason.strip()
-        ):
+        if self.kind in WITH_REASON and not (isinstance(reason, str) and reason.strip()):
             raise InputError(
                 f"a ledger entry {self.kind!r} of {self.model} has the reason {reason!r}; expected "
                 "a few words for who reads it later; give a reason"
@@ -98,7 +98,8 @@ class Ledger:
         return tuple(e for e in found if model in (None, e.model))
 
     def append(self, entry: Entry) -> bool:
-        """Adds an entry, fsynced; False where the version already has its one of this kind.
+        """Adds an entry, fsynced; False where the version already has its one of this kind, or
+        was last rolled back (restored) and would be so again.
 
         What a crash left half at the end is first moved to ``<file>.torn-<offset>-<digest>``.
         Raises InputError as ``entries`` does, and OSError from the disk: then nothing was added.
@@ -108,7 +109,7 @@ class Ledger:
             found, previous, end = _parse(data, self.file)
             if end < len(data):
                 self._set_aside(handle, data[end:], end)
-            if entry.kind in ONCE and any(_same(entry, e) for e in found):
+            if _recorded(entry, found):
                 return False
             line = _line(entry, previous)
             try:
@@ -192,8 +193,11 @@ def _broken(file: Path, number: int, what: str) -> InputError:
     )
 
 
-def _same(entry: Entry, other: Entry) -> bool:
-    return all(getattr(entry, key) == getattr(other, key) for key in ("kind", "model", "version"))
+def _recorded(entry: Entry, known: Sequence[Entry]) -> bool:
+    kinds = [e.kind for e in known if (e.model, e.version) == (entry.model, entry.version)]
+    if entry.kind in TURNS:
+        return [k for k in kinds if k in TURNS][-1:] == [entry.kind]
+    return entry.kind in ONCE and entry.kind in kinds
 
 
 def _read(handle: int) -> bytes:

@@ -20,15 +20,19 @@ from at4ctr import faults
 from at4ctr.data import disk
 from at4ctr.durable import sync, write_json
 from at4ctr.errors import InputError
-from at4ctr.registry import Entry, Ledger
+from at4ctr.registry import TURNS, Entry, Ledger
 from export import staging
 
 JOURNAL, LOCK, PUBLISHER = ".journal.json", ".lock", ".publisher.lock"
 STAGING, HIDDEN, DELETED, TOMBSTONE = ".staging-", ".rolledback-", ".deleted-", "TOMBSTONE-"
 FULL = (errno.ENOSPC, errno.EDQUOT)
-UNTOLD = {"reason": "not told: rolled back on a full disk", "by": "unknown"}
+UNTOLD = {"reason": "not told: done on a full disk, or by hand", "by": "unknown"}
+EXPORT = (
+    "runs/nightly/<model>/dt=<date>/attempt-<n>/export/1"  # what a night's version is copied of
+)
 
 faults.declare("rollback.tombstone", "rollback.renamed", "gc.emptied", "gc.recorded")
+faults.declare("restore.renamed", "restore.untombed")
 
 
 class RetryError(InputError):
@@ -94,15 +98,26 @@ def refusals(serving: Path) -> Iterator[None]:
         ) from error
 
 
+def turned(entries: Sequence[Entry], kind: str) -> tuple[int, ...]:
+    """The versions that the entries of a kind are about."""
+    return tuple(e.version for e in entries if e.kind == kind and e.version)
+
+
+def latest(entries: Sequence[Entry]) -> list[Entry]:
+    """The last rollback or restoration of each version."""
+    return [*({e.version: e for e in entries if e.kind in TURNS}.values())]
+
+
 def write(serving: Path, entries: Sequence[Entry]) -> None:
-    """Says what will be done."""
+    """Writes what will be done."""
     write_json(serving / JOURNAL, [{**asdict(e), "facts": dict(e.facts)} for e in entries])
 
 
 def pending(serving: Path, at: str, **facts: Any) -> list[Entry]:
     """What was begun and not recorded, without a version that was never renamed into place.
 
-    at, facts: of a version that was taken out of service on a disk too full to say why.
+    at, facts: of a version that was taken out of service, or put back, on a disk too full to record
+    it. Only one in service that has a tombstone was put back.
     """
     path = serving / JOURNAL
     try:
@@ -120,50 +135,86 @@ def pending(serving: Path, at: str, **facts: Any) -> list[Entry]:
         for e in entries
         if e.kind != "published" or any((serving / f"{p}{e.version}").exists() for p in places)
     ]
-    told = {*buried(serving), *(e.version for e in begun if e.kind == "rolled back")}
-    untold = (v for v in numbers(serving, HIDDEN) if v not in told)
-    return begun + [Entry("rolled back", serving.name, at, v, facts or UNTOLD) for v in untold]
+    told, tombs = {e.version for e in begun if e.kind in TURNS}, {*buried(serving)}
+    untold = [("rolled back", v) for v in numbers(serving, HIDDEN) if v not in tombs]
+    untold += [("restored", v) for v in versions(serving) if v in tombs]
+    given = facts or UNTOLD
+    return begun + [Entry(k, serving.name, at, v, given) for k, v in untold if v not in told]
 
 
 def apply(serving: Path, entries: Sequence[Entry]) -> None:
-    """Takes versions out of service, the newest last; a publication has nothing left to do.
+    """Puts versions back into service, then takes others out, the newest last; a publication has
+    nothing left to do.
 
-    A disk that cannot take their tombstones does not keep them in service.
+    A disk that cannot take a tombstone does not keep its version in service.
     """
-    gone = sorted((e for e in entries if e.kind == "rolled back"), key=_number)
-    with hidden(serving, gone):
-        for entry in gone:
-            tombstone = serving / f"{TOMBSTONE}{entry.version}.json"
-            if not tombstone.exists():
-                write_json(tombstone, {"version": entry.version, "at": entry.at, **entry.facts})
+    with moved(serving, entries):
+        for entry in _incoming(entries):
+            _show(serving, entry)
+            faults.point("restore.renamed")
+            _tombstone(serving, entry).unlink(missing_ok=True)
+            sync(serving)
+            faults.point("restore.untombed")
+        for entry in _outgoing(entries):
+            if not _tombstone(serving, entry).exists():
+                facts = {"version": entry.version, "at": entry.at, **entry.facts}
+                write_json(_tombstone(serving, entry), facts)
             faults.point("rollback.tombstone")
             _hide(serving, entry)
             faults.point("rollback.renamed")
 
 
 @contextmanager
-def hidden(serving: Path, entries: Sequence[Entry]) -> Iterator[None]:
-    """Takes versions out of service also where the disk cannot be told why."""
+def moved(serving: Path, entries: Sequence[Entry]) -> Iterator[None]:
+    """Puts versions into service and takes them out also where the disk cannot record why."""
     try:
         yield
     except OSError as error:
-        for entry in entries:
+        for entry in _incoming(entries):
+            _show(serving, entry)
+        for entry in _outgoing(entries):
             _hide(serving, entry)
-        if entries:
+        if latest(entries):
             live = max(versions(serving), default=0)
             error.add_note(f"{live} is live, unrecorded yet, and --to={live} records it")
         raise
 
 
+def _incoming(entries: Sequence[Entry]) -> list[Entry]:
+    return [e for e in latest(entries) if e.kind == "restored"]
+
+
+def _outgoing(entries: Sequence[Entry]) -> list[Entry]:
+    return sorted((e for e in latest(entries) if e.kind == "rolled back"), key=_number)
+
+
+def _tombstone(serving: Path, entry: Entry) -> Path:
+    return serving / f"{TOMBSTONE}{entry.version}.json"
+
+
 def _hide(serving: Path, entry: Entry) -> None:
-    if (serving / str(entry.version)).exists():
-        (serving / str(entry.version)).rename(serving / f"{HIDDEN}{entry.version}")
+    _rename(serving, f"{entry.version}", f"{HIDDEN}{entry.version}")
+
+
+def _show(serving: Path, entry: Entry) -> None:
+    _rename(serving, f"{HIDDEN}{entry.version}", f"{entry.version}")
+
+
+def _rename(serving: Path, name: str, to: str) -> None:
+    if (serving / name).exists():
+        (serving / name).rename(serving / to)
         sync(serving)
 
 
 def record(serving: Path, ledger: Ledger, entries: Sequence[Entry]) -> None:
     """Adds to the ledger what it has not got, and deletes the journal."""
+    last, left = {e.version: e for e in latest(ledger.entries(serving.name))}, list[Entry]()
     for entry in entries:
+        if entry == last.get(entry.version):  # so the version's earlier turns are there too
+            left = [e for e in left if e.version != entry.version or e.kind not in TURNS]
+        else:
+            left.append(entry)
+    for entry in left:
         ledger.append(entry)
     (serving / JOURNAL).unlink(missing_ok=True)
     sync(serving)
@@ -181,7 +232,7 @@ def tell(serving: Path, ledger: Ledger, entries: Sequence[Entry]) -> None:
 def recover(serving: Path, ledger: Ledger, at: str) -> None:
     """Finishes what others began; records versions that the ledger does not know.
 
-    Raises InputError for such a version that ``staging.check`` refuses.
+    Raises InputError for such a version that is not whole.
     """
     begun = pending(serving, at)
     if begun or (serving / JOURNAL).exists():
@@ -191,7 +242,7 @@ def recover(serving: Path, ledger: Ledger, at: str) -> None:
     known = {e.version for e in ledger.entries(serving.name) if e.kind == "published"}
     for version in versions(serving):
         if version not in known:
-            manifest = staging.check(serving / str(version))
+            manifest = _served(serving, version)
             told = manifest.facts.get("night")  # what its own export knows of where it comes from
             night = told if isinstance(told, dict) else {}
             notes = {**night, "recovered": True}
@@ -233,9 +284,33 @@ def sweep(serving: Path) -> None:
         shutil.rmtree(path)
 
 
+def _served(serving: Path, version: int) -> staging.Manifest:
+    """The manifest of a version in service that the ledger does not know."""
+    folder, found = serving / str(version), versions(serving)
+    try:
+        return staging.check(folder)
+    except staging.UnfitError as error:
+        live = version == found[-1] and len(found) > 1
+        out = "run rollback, which takes it out of service" if live else f"move {folder} elsewhere"
+        raise InputError(
+            f"version {version} of {serving} is in service, unknown to the ledger and not whole: "
+            f"{error.found}; expected {error.expected}; restore the file from the export that the "
+            f"version is a copy of ({EXPORT}), or {out}"
+        ) from None
+
+
 def check(serving: Path, ledger: Ledger, version: int) -> None:
-    """Raises InputError unless a version is whole and is what was published."""
-    found = staging.check(serving / str(version)).digest
+    """Raises InputError unless a version, rolled back or not, is whole and what was published."""
+    places = (serving / f"{before}{version}" for before in ("", HIDDEN))
+    folder = next(p for p in places if p.exists())
+    try:
+        found = staging.check(folder).digest
+    except staging.UnfitError as error:
+        raise InputError(
+            f"version {version} is not whole: in {folder} {error.found}; expected "
+            f"{error.expected}; restore the file from the export that the version is a copy of "
+            f"({EXPORT}), or choose another version with --to"
+        ) from None
     try:
         known = ledger.entries(serving.name)
     except InputError:
@@ -244,14 +319,15 @@ def check(serving: Path, ledger: Ledger, version: int) -> None:
     if any(e.facts.get("manifest") != found for e in recorded):
         raise InputError(
             f"version {version} of {serving} has another {staging.MANIFEST} than was published; "
-            "expected it unchanged; choose another version"
+            "expected it unchanged; choose another version with --to"
         )
 
 
 def retired(serving: Path, known: Sequence[Entry]) -> set[int | None]:
-    """The versions that were rolled back."""
+    """The versions that were rolled back, and not restored."""
+    last = {e.version: e.kind for e in known if e.kind in TURNS}
     hidden = {*buried(serving), *numbers(serving, HIDDEN)}
-    return {e.version for e in known if e.kind == "rolled back"} | hidden
+    return {v for v, kind in last.items() if kind == "rolled back"} | hidden
 
 
 def taken(serving: Path, known: Sequence[Entry]) -> set[int]:

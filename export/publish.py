@@ -4,7 +4,7 @@
                     .staging-<version>-<pid>/   being copied; swept when its publisher is gone
                     .rolledback-<version>/      taken out of service
                     .deleted-<version>/         being deleted
-                    TOMBSTONE-<version>.json    why it was rolled back; the number is never reused
+                    TOMBSTONE-<version>.json    why it was; no other version gets its number
                     .journal.json               what is being done; the next command finishes it
 
 The server's default policy serves the largest number, so *live* is the largest number and nothing
@@ -27,7 +27,7 @@ from at4ctr import faults
 from at4ctr.data import disk
 from at4ctr.durable import make_folder, sync
 from at4ctr.errors import InputError
-from at4ctr.registry import Entry, Ledger
+from at4ctr.registry import TURNS, Entry, Ledger
 from export import journal, staging
 from export.journal import RetryError, versions
 
@@ -53,10 +53,11 @@ class Published:
 
 @dataclass(frozen=True)
 class RolledBack:
-    """What is live now, and the versions that were taken out of service for it."""
+    """What is live now; the versions taken out of service for it, and those put back."""
 
     live: int
     versions: tuple[int, ...]
+    restored: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -137,30 +138,35 @@ def rollback(
 ) -> RolledBack:
     """Makes ``to`` (by default the version before the live one) live by hiding the newer ones.
 
-    ``to`` is compared with its digests first. The newest is hidden last, so that the server changes
-    once. It neither waits for a publisher that copies nor needs a sound ledger or room on the disk
-    to take effect. What a killed or failed rollback began is finished, not repeated.
+    A ``to`` that was itself rolled back is put into service again. ``to`` is compared with its
+    digests first. The newest version is hidden last, so that the server changes once. It neither
+    waits for a publisher that copies nor needs a sound ledger or room on the disk to take effect.
+    What a killed or failed rollback began is finished, not repeated.
 
     Raises InputError where ``to`` is no version or is damaged, or none would remain.
     """
     with journal.refusals(serving), journal.held(serving, journal.LOCK):
         begun = journal.pending(serving, at, reason=reason, by=by, to=live(serving))
-        journal.apply(serving, begun)
-        finished = tuple(e.version for e in begun if e.kind == "rolled back" and e.version)
-        target = _target(serving, live(serving) if finished and to is None else to)
-        newer = [v for v in versions(serving) if v > target]
-        if newer:
-            journal.check(serving, ledger, target)
+        out, back = journal.turned(begun, "rolled back"), journal.turned(begun, "restored")
+        found = sorted({*versions(serving), *back} - {*out})  # in service once that is finished
+        hidden = {*journal.numbers(serving, journal.HIDDEN), *out} - {*found}
+        to = found[-1] if to is None and (out or back) else to
+        target = _target(serving, found, hidden, to)
         facts = {"reason": reason, "by": by, "to": target}
-        new = [Entry("rolled back", serving.name, at, v, facts) for v in newer]
-        if begun or new:
-            with journal.hidden(serving, new):
-                journal.write(serving, [*begun, *new])
+        new = [Entry("restored", serving.name, at, target, facts)] if target in hidden else []
+        new += [Entry("rolled back", serving.name, at, v, facts) for v in found if v > target]
+        if new:
+            journal.check(serving, ledger, target)
+        told = [*begun, *new]
+        if told:
+            with journal.moved(serving, told):
+                journal.write(serving, told)
                 faults.point("rollback.journal")
-                journal.apply(serving, new)
-                journal.tell(serving, ledger, [*begun, *new])
+                journal.apply(serving, told)
+                journal.tell(serving, ledger, told)
             faults.point("rollback.recorded")
-        return RolledBack(target, (*finished, *newer))
+        ended = (journal.turned(journal.latest(told), kind) for kind in TURNS)
+        return RolledBack(target, *ended)
 
 
 def gc(
@@ -238,7 +244,8 @@ def _published(
             if version in journal.retired(serving, known):
                 raise InputError(
                     f"version {version} of {serving} has the same content and was rolled back; "
-                    "expected another model; train with other data, settings or seed"
+                    "expected another model; train with other data, settings or seed, or put it "
+                    f"into service again with rollback --to={version}"
                 )
             folder = serving / str(version)
             return Published(version, folder, True, live(serving) == version)
@@ -259,23 +266,24 @@ def _demand_in_service(
             )
 
 
-def _target(serving: Path, to: int | None) -> int:
-    """The version to go back to."""
-    found = versions(serving)
-    if to in found:
-        return int(to or 0)
+def _target(serving: Path, found: Sequence[int], hidden: Iterable[int], to: int | None) -> int:
+    """The version to go to. found: in service. hidden: rolled back."""
+    if to is not None and to in (*found, *hidden):
+        return to
+    if to is None and len(found) > 1:
+        return found[-2]
     listed = ", ".join(map(str, found)) or "none"
-    if to is not None:
-        rolled = " (it was rolled back)" if to in journal.buried(serving) else ""
-        raise InputError(
-            f"{serving} has no version {to}{rolled}; expected one of: {listed}; choose one"
-        )
-    if len(found) < 2:
+    again = ", ".join(map(str, sorted(hidden)))
+    back = f"; --to also takes what was rolled back: {again}" if again else ""
+    if to is None:
         raise InputError(
             f"{serving} has the versions: {listed}; expected one before the live one, for the "
-            "folder is never emptied; publish another version instead"
+            f"folder is never emptied; publish another version instead{back}"
         )
-    return found[-2]
+    gone = " any more (it was rolled back and deleted)" if to in journal.buried(serving) else ""
+    raise InputError(
+        f"{serving} has no version {to}{gone}; expected one of: {listed}; choose one{back}"
+    )
 
 
 def _expired(

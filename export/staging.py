@@ -39,6 +39,16 @@ FOLDER_MODE, FILE_MODE = 0o755, 0o644  # whatever the umask: the server is often
 faults.declare("publish.copying", "publish.copied", "publish.synced")
 
 
+class UnfitError(InputError):
+    """An export's folder is not what may be published. found, expected: parts of a sentence."""
+
+    def __init__(self, folder: Path, found: str, expected: str) -> None:
+        super().__init__(
+            f"export {folder} is not fit to publish: {found}; expected {expected}; export it again"
+        )
+        self.found, self.expected = found, expected
+
+
 @dataclass(frozen=True)
 class Manifest:
     """Of an export folder. digest: SHA-256 of MANIFEST.json; content: of what the files are."""
@@ -61,22 +71,22 @@ class Manifest:
 def inspect(folder: Path) -> tuple[Manifest, int]:
     """The manifest and the bytes of all files, whose names alone are compared with it.
 
-    Raises InputError for a link, a name that may not be published, a file that is missing or that
+    Raises UnfitError for a link, a name that may not be published, a file that is missing or that
     the manifest does not name.
     """
     found = dict(_files(folder))
     if MANIFEST not in found:
-        raise _refused(folder, f"{MANIFEST} is missing", "one with the SHA-256 of every file")
+        raise UnfitError(folder, f"{MANIFEST} is missing", "one with the SHA-256 of every file")
     manifest = read_manifest(folder)
     for name in (*manifest.files, *found):
         if name != MANIFEST:
             _allowed(folder, name)
     for name in (*NEEDED, *manifest.files):
         if name not in found:
-            raise _refused(folder, f"{name} is missing", "every file of a whole export")
+            raise UnfitError(folder, f"{name} is missing", "every file of a whole export")
     for name in found:
         if name != MANIFEST and name not in manifest.files:
-            raise _refused(folder, f"{name} is not in {MANIFEST}", "no other file")
+            raise UnfitError(folder, f"{name} is not in {MANIFEST}", "no other file")
     return manifest, sum(found.values())
 
 
@@ -86,22 +96,22 @@ def check(folder: Path) -> Manifest:
     for name, expected in manifest.files.items():
         found = digest(folder / name)
         if found != expected:
-            raise _refused(
+            raise UnfitError(
                 folder, f"{name} has SHA-256 {found[:12]}…", f"{expected[:12]}… as in {MANIFEST}"
             )
     graph = (folder / GRAPH).read_bytes()
     if not graph.startswith(BEGINS):
-        raise _refused(folder, f"{GRAPH} begins with {graph[:4]!r}", "a SavedModel's graph")
+        raise UnfitError(folder, f"{GRAPH} begins with {graph[:4]!r}", "a SavedModel's graph")
     for op in REFUSED_OPS:
         if op in graph:
-            raise _refused(folder, f"{GRAPH} holds {op.decode()}", "none of that operation")
+            raise UnfitError(folder, f"{GRAPH} holds {op.decode()}", "none of that operation")
     return manifest
 
 
 def copy(source: Path, target: Path, manifest: Manifest) -> None:
     """Copies the files (never links), checks the copies, fsyncs them and their folders.
 
-    Raises InputError where the copy is not what ``manifest`` says.
+    Raises UnfitError where the copy is not what ``manifest`` says.
     """
     target.mkdir()
     target.chmod(FOLDER_MODE)
@@ -119,7 +129,7 @@ def copy(source: Path, target: Path, manifest: Manifest) -> None:
         sync(path)
     faults.point("publish.copied")
     if check(target).digest != manifest.digest:
-        raise _refused(source, f"{MANIFEST} changed while it was copied", "a finished export")
+        raise UnfitError(source, f"{MANIFEST} changed while it was copied", "a finished export")
     for folder in sorted({(target / n).parent for n in manifest.files} | {target}, reverse=True):
         sync(folder)
     for folder in target.iterdir():
@@ -137,7 +147,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Raises InputError for a manifest that is damaged or too large."""
     size = (folder / MANIFEST).stat().st_size
     if size > LARGEST_MANIFEST:
-        raise _refused(folder, f"{MANIFEST} has {size:,} bytes", "a few thousand")
+        raise UnfitError(folder, f"{MANIFEST} has {size:,} bytes", "a few thousand")
     data = (folder / MANIFEST).read_bytes()
     try:
         value = json.loads(data)
@@ -146,7 +156,7 @@ def read_manifest(folder: Path) -> Manifest:
         if not (good and isinstance(facts, dict)):
             raise ValueError
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise _refused(
+        raise UnfitError(
             folder, f"{MANIFEST} is damaged", 'JSON with "files": {path: SHA-256}'
         ) from None
     return Manifest(files, facts, hashlib.sha256(data).hexdigest())
@@ -155,7 +165,7 @@ def read_manifest(folder: Path) -> Manifest:
 def _files(folder: Path) -> Iterator[tuple[str, int]]:
     """Path and bytes of every file; a link or a device is refused."""
     if folder.is_symlink() or not folder.is_dir():
-        raise _refused(folder, "it is no folder", "an export's folder")
+        raise UnfitError(folder, "it is no folder", "an export's folder")
     pending = [folder]
     while pending:
         for item in os.scandir(pending.pop()):
@@ -166,23 +176,17 @@ def _files(folder: Path) -> Iterator[tuple[str, int]]:
             elif stat.S_ISREG(kind.st_mode):
                 yield name, kind.st_size
             elif stat.S_ISLNK(kind.st_mode):
-                raise _refused(folder, f"{name} is a symbolic link", "files only")
+                raise UnfitError(folder, f"{name} is a symbolic link", "files only")
             else:
-                raise _refused(folder, f"{name} is neither file nor folder", "files only")
+                raise UnfitError(folder, f"{name} is neither file nor folder", "files only")
 
 
 def _allowed(folder: Path, name: str) -> None:
     if name.startswith("/") or ".." in name.split("/"):
-        raise _refused(folder, f"{name!r} leads out of it", "paths within the folder")
+        raise UnfitError(folder, f"{name!r} leads out of it", "paths within the folder")
     if not ALLOWED.fullmatch(name):
-        raise _refused(
+        raise UnfitError(
             folder,
             f"{name!r} is there",
             "the files of a SavedModel alone, no pickle, no Keras archive, no HDF5",
         )
-
-
-def _refused(folder: Path, found: str, expected: str) -> InputError:
-    return InputError(
-        f"export {folder} is not fit to publish: {found}; expected {expected}; export it again"
-    )

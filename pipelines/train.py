@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from export import saved_model
 from export.verify import verify
 from pipelines import measure
 from pipelines.main import main
+from pipelines.words import split
 
 log = logging.getLogger("at4ctr.train")
 
@@ -47,13 +47,7 @@ DATA, RUNS = Path("data"), Path("runs")
 
 def words(assignments: str) -> list[str]:
     """The words of ``SET``, as a shell splits them."""
-    try:
-        return shlex.split(assignments)
-    except ValueError as error:
-        raise InputError(
-            f"SET={assignments!r} cannot be split into words ({error}); expected field=value "
-            'words such as SET="fit.batch_size=2048 data.history=200"; close the quotation'
-        ) from None
+    return split("SET", assignments, "fit.batch_size=2048 data.history=200")
 
 
 def open_store(data: Options, name: str | None = None, engine: Engine = "duckdb") -> Store:

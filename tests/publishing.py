@@ -16,7 +16,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from at4ctr import faults
+from at4ctr import faults, registry
 from at4ctr.data import disk
 from at4ctr.errors import InputError
 from at4ctr.registry import Ledger
@@ -122,15 +122,19 @@ def state(root: Path) -> dict[str, Any]:
 
 def audit(root: Path) -> None:
     """What holds at every instant, whoever was killed: versions are whole, one is live, the ledger
-    is sound and names a version once, no lock is left."""
+    is sound, publishes and deletes a version once, rolls it back and restores it by turns, no lock
+    is left."""
     place = serving(root)
     if not place.exists():  # killed before the first command made it
         return
     for version in publish.versions(place):
         staging.check(place / str(version))
     entries = ledger(root).entries()
-    counts = Counter((e.kind, e.version) for e in entries)
+    counts = Counter((e.kind, e.version) for e in entries if e.kind in registry.ONCE)
     assert all(n == 1 for n in counts.values()), counts
+    for version in {e.version for e in entries}:
+        kinds = [e.kind for e in entries if e.version == version and e.kind in registry.TURNS]
+        assert kinds == [registry.TURNS[k % 2] for k in range(len(kinds))], (version, kinds)
     assert publish.live(place) is not None or not any(e.kind == "published" for e in entries)
     for name in (".lock", ".publisher.lock"):
         with disk.locked(place / name, wait=False) as free:

@@ -1,9 +1,10 @@
 """Random kills around publishing: python -m tests.soak_publish --kills 500 [--seed 0].
 
-Rounds of publish, publish twice at once, rollback and gc, each in a process that gets SIGKILL at a
-random instant, and so does often enough the one that repeats it. After every kill a version is live
-and every version whole; after the last run everything is as a model of a few lines says, which
-knows no crashes. All the while a reader, as a server does, takes the newest version and reads it.
+Rounds of publish, publish twice at once, rollback, restoring and gc, each in a process that gets
+SIGKILL at a random instant, and so does often enough the one that repeats it. After every kill a
+version is live and every version whole; after the last run everything is as a model of a few lines
+says, which knows no crashes. All the while a reader, as a server does, takes the newest version and
+reads it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import date, timedelta
 from functools import partial
@@ -39,20 +41,26 @@ class Model:
     def __init__(self) -> None:
         self.visible: list[int] = []
         self.hidden: set[int] = set()
+        self.buried: set[int] = set()  # and those that were deleted after it
         self.parents: dict[int, int | None] = {}
-        self.events: dict[str, set[int]] = {"published": set(), "rolled back": set()}
-        self.events["deleted"] = set()
+        self.events: list[tuple[str, int]] = []
 
     def publish(self, version: int, parent: int | None) -> None:
         self.visible = sorted({*self.visible, version})
         self.parents[version] = parent
-        self.events["published"].add(version)
+        self.events.append(("published", version))
 
     def rollback(self, to: int) -> None:
+        if to in self.hidden:
+            self.visible = sorted({*self.visible, to})
+            self.hidden.remove(to)
+            self.buried.remove(to)
+            self.events.append(("restored", to))
         gone = {v for v in self.visible if v > to}
         self.visible = [v for v in self.visible if v <= to]
         self.hidden |= gone
-        self.events["rolled back"] |= gone
+        self.buried |= gone
+        self.events += [("rolled back", v) for v in gone]
 
     def gc(self, keep: int) -> None:
         live = self.visible[-1]
@@ -60,7 +68,7 @@ class Model:
         gone = {v for v in self.visible if v not in kept} | {v for v in self.hidden if v < live}
         self.visible = [v for v in self.visible if v in kept]
         self.hidden -= gone
-        self.events["deleted"] |= gone
+        self.events += [("deleted", v) for v in gone]
 
 
 class Soak:
@@ -73,13 +81,18 @@ class Soak:
 
     def round(self) -> None:
         """One command, killed as often as luck has it, then run to its end."""
-        kind = self.draw.choice(["publish", "publish", "publish", "twice", "rollback", "gc"])
+        kind = self.draw.choice(
+            ["publish", "publish", "publish", "twice", "rollback", "restore", "gc"]
+        )
         if len(self.model.visible) < 2:
             kind = "publish"
+        if kind == "restore" and not self.model.hidden:
+            kind = "rollback"
         if kind in ("publish", "twice"):
             commands = [self._publication()] * (2 if kind == "twice" else 1)
-        elif kind == "rollback":
-            to = self.draw.choice(self.model.visible[-3:-1])
+        elif kind in ("rollback", "restore"):
+            known = self.model.visible[-3:-1] if kind == "rollback" else sorted(self.model.hidden)
+            to = self.draw.choice(known)
             commands = [{"do": "rollback", "to": to}]
             self.model.rollback(to)
         else:
@@ -122,10 +135,10 @@ class Soak:
         folders = {str(v) for v in model.visible} | {f".rolledback-{v}" for v in model.hidden}
         assert set(found["folders"]) == folders, (found["folders"], folders)
         assert not [n for n in found["files"] if n.startswith(LEFT)], found["files"]
-        tombs = {f"TOMBSTONE-{v}.json" for v in model.events["rolled back"]}
+        tombs = {f"TOMBSTONE-{v}.json" for v in model.buried}
         assert set(found["files"]) == tombs
         recorded = sorted((kind, version) for kind, version, _ in found["ledger"])
-        assert recorded == sorted((k, v) for k, vs in model.events.items() for v in vs)
+        assert recorded == sorted(model.events)
         for kind, version, facts in found["ledger"]:
             if kind == "published":
                 assert facts["parent"] == model.parents[version]
@@ -179,13 +192,15 @@ def soak(kills: int, seed: int) -> dict[str, Any]:
         if os.waitpid(reader, 0)[1]:
             raise AssertionError("the reader met a version that was live and not whole")
         entries = len(ledger(root).entries())
+        done = Counter(kind for kind, _ in run.model.events)
         torn = len(list((root / "registry").glob("*.torn-*")))
         return {
             "killed at work": run.struck,
             "killed too late": run.kills - run.struck,
-            "versions": len(run.model.events["published"]),
-            "rolled back": len(run.model.events["rolled back"]),
-            "deleted": len(run.model.events["deleted"]),
+            "versions": done["published"],
+            "rolled back": done["rolled back"],
+            "restored": done["restored"],
+            "deleted": done["deleted"],
             "ledger entries": entries,
             "torn ends kept": torn,
             "reads of the live version": int((root / "seen").read_text()),

@@ -56,6 +56,16 @@ def test_what_is_added_is_read_in_order(tmp_path):
     assert book.entries("dien") == (added[2],)
 
 
+def test_a_version_is_rolled_back_and_restored_by_turns(tmp_path):
+    book = filled(tmp_path)
+    turns = [entry(1, kind, reason="r") for kind in ("rolled back", "restored") * 2]
+    for turn in turns:
+        assert book.append(turn)
+        assert book.append(entry(2, turn.kind, reason="of another"))
+        assert not book.append(entry(1, turn.kind, reason="again"))
+    assert [e for e in book.entries()[4:] if e.version == 1] == turns
+
+
 def test_a_version_has_one_entry_of_a_kind(tmp_path):
     book = filled(tmp_path)
     before = book.file.read_bytes()
@@ -174,6 +184,8 @@ def test_a_writer_is_alone_until_it_is_killed(tmp_path):
         ({"version": None}, "has no version"),
         ({"kind": "blessed"}, "has the reason None"),
         ({"kind": "rolled back", "facts": {"reason": "  "}}, "has the reason '  '"),
+        ({"kind": "restored"}, "'restored' of din has the reason None"),
+        ({"kind": "restored", "version": None, "facts": {"reason": "r"}}, "has no version"),
     ],
 )
 def test_what_is_no_entry_is_refused(change, says):

@@ -249,6 +249,6 @@ def _rolled_back(places: Places, version: int | None) -> str:
     if version is None or version not in places.retired:
         return ""
     known = places.ledger.entries(places.model)
-    told = (e.facts["reason"] for e in known if e.kind == "rolled back" and e.version == version)
+    told = [e.facts["reason"] for e in known if e.kind == "rolled back" and e.version == version]
     live = publish.live(places.versions)
-    return f"version {version} was rolled back since ({next(told, '')}); live is {live}"
+    return f"version {version} was rolled back since ({''.join(told[-1:])}); live is {live}"

@@ -130,13 +130,23 @@ def _named(places: Places, text: str) -> Attempt:
 
 
 def rollback(places: Places, to: int | None, reason: str) -> Result:
-    """Takes the newer versions out of service; it does not wait for a night at work."""
+    """Makes a version live: takes the newer ones out of service, or puts it back into service.
+
+    It does not wait for a night at work.
+    """
     done = publish.rollback(
         places.versions, ledger=places.ledger, at=now(), reason=reason, by=who(), to=to
     )
-    value = {"exit": 0, "live": done.live, "rolled_back": list(done.versions)}
-    listed = ", ".join(map(str, done.versions)) or "nothing"
-    return Result(0, value, f"live: {done.live}; taken out of service: {listed}")
+    value = {"exit": 0, "live": done.live, "rolled_back": list(done.versions),
+             "restored": list(done.restored)}  # fmt: skip
+    parts = [f"live: {done.live}", f"taken out of service: {_listed(done.versions)}"]
+    if done.restored:
+        parts.insert(1, f"put into service again: {_listed(done.restored)}")
+    return Result(0, value, "; ".join(parts))
+
+
+def _listed(versions: tuple[int, ...]) -> str:
+    return ", ".join(map(str, versions)) or "nothing"
 
 
 def gc(places: Places, *, keep: int, dry_run: bool) -> Result:

@@ -15,6 +15,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
+from at4ctr import registry
 from at4ctr.errors import InputError
 from export import journal, publish
 from tests import publishing
@@ -187,13 +188,121 @@ def test_rollback_hides_with_a_tombstone_and_the_number_never_returns(root):
 def test_rollback_never_empties_the_folder(root):
     perform(root, {"do": "rollback", "to": 2017120101})
     before = state(root)
-    with pytest.raises(InputError, match="never emptied"):
+    again = r"; --to also takes what was rolled back: 2017120201, 2017120301$"
+    with pytest.raises(InputError, match=f"never emptied.*{again}"):
         perform(root, {"do": "rollback"})
-    for absent in (2017120301, 5):
-        with pytest.raises(InputError, match=f"no version {absent}"):
-            perform(root, {"do": "rollback", "to": absent})
+    with pytest.raises(InputError, match=f"no version 5; expected one of: 2017120101;.*{again}"):
+        perform(root, {"do": "rollback", "to": 5})
     assert perform(root, {"do": "rollback", "to": 2017120101}).versions == ()
     assert state(root) == before
+
+
+def turns(root):
+    """What the ledger has of the versions in and out of service."""
+    return [(e.kind, e.version) for e in ledger(root).entries() if e.kind in registry.TURNS]
+
+
+def test_a_mistaken_rollback_is_taken_back_and_recorded(root):
+    before = state(root)
+    perform(root, {"do": "rollback", "to": 2017120101})
+    found = perform(root, {"do": "rollback", "to": 2017120301})
+    assert found == publish.RolledBack(2017120301, (), (2017120301,))
+    assert publish.versions(serving(root)) == (2017120101, 2017120301)
+    perform(root, {"do": "rollback", "to": 2017120201})  # and one between the others
+    perform(root, {"do": "rollback", "to": 2017120301})
+    after = state(root)
+    assert (after["folders"], after["files"]) == (before["folders"], before["files"])
+    two, three = 2017120201, 2017120301
+    assert turns(root) == [
+        *(("rolled back", two), ("rolled back", three), ("restored", three)),
+        *(("restored", two), ("rolled back", three), ("restored", three)),
+    ]
+    assert ledger(root).entries()[-1].facts == {"reason": "worse", "by": "me", "to": three}
+    assert offer(root, 3) == publish.Published(
+        three, serving(root) / str(three), already=True, live=True
+    )
+    assert offer(root, 4, parent=three).live
+    assert perform(root, {"do": "rollback"}).live == three
+    audit(root)
+
+
+@pytest.mark.parametrize("file", ["saved_model.pb", "MANIFEST.json"])
+def test_what_was_rolled_back_and_is_damaged_is_not_restored(root, file):
+    perform(root, {"do": "rollback"})
+    hidden = serving(root) / ".rolledback-2017120301"
+    damage(hidden / file)
+    before = sorted(serving(root).iterdir()), ledger(root).entries()
+    with pytest.raises(InputError, match=r"2017120301 is not whole|another MANIFEST.json"):
+        perform(root, {"do": "rollback", "to": 2017120301})
+    assert (sorted(serving(root).iterdir()), ledger(root).entries()) == before
+
+
+def test_what_was_rolled_back_and_deleted_is_gone(root):
+    perform(root, {"do": "rollback"})
+    offer(root, 4, parent=2017120201)
+    perform(root, {"do": "gc", "keep": 3})
+    with pytest.raises(InputError, match=r"2017120301 any more \(it was rolled back and deleted\)"):
+        perform(root, {"do": "rollback", "to": 2017120301})
+
+
+def test_what_was_renamed_by_hand_is_recorded_as_restored(root):
+    perform(root, {"do": "rollback"})
+    (serving(root) / ".rolledback-2017120301").rename(serving(root) / "2017120301")
+    perform(root, {"do": "reconcile"})
+    assert turns(root)[1:] == [("restored", 2017120301)]
+    assert "by hand" in ledger(root).entries()[-1].facts["reason"]
+    assert offer(root, 4, parent=2017120301).live
+
+
+def test_restoring_works_on_a_broken_ledger(root):
+    perform(root, {"do": "rollback"})
+    intact = ledger(root).file.read_bytes()
+    damage(ledger(root).file)
+    with pytest.raises(InputError, match=r"2017120301 is live, which is not recorded .*line 1"):
+        perform(root, {"do": "rollback", "to": 2017120301})
+    assert publish.live(serving(root)) == 2017120301
+    ledger(root).file.write_bytes(intact)
+    perform(root, {"do": "reconcile"})
+    assert turns(root) == [("rolled back", 2017120301), ("restored", 2017120301)]
+
+
+@pytest.mark.parametrize("lost_ledger", [False, True])
+def test_a_lost_manifest_names_ways_out_that_work(root, tmp_path, lost_ledger):
+    """The live version's, whether the ledger still knows it or not."""
+    manifest = serving(root) / "2017120301" / "MANIFEST.json"
+    manifest.unlink()
+    if lost_ledger:
+        ledger(root).file.unlink()
+        with pytest.raises(InputError) as refused:
+            perform(root, {"do": "reconcile"})
+        for way in ("in service, unknown to the ledger and not whole: MANIFEST.json is missing",
+                    "restore the file from the export", "or run rollback"):  # fmt: skip
+            assert way in str(refused.value)
+    aside = shutil.copytree(root, tmp_path / "other")
+    perform(aside, {"do": "rollback"})  # one way
+    perform(aside, {"do": "reconcile"})
+    assert publish.live(serving(aside)) == 2017120201
+    with pytest.raises(
+        InputError, match=r"rolledback-2017120301 MANIFEST.json is missing.* export"
+    ):
+        perform(aside, {"do": "rollback", "to": 2017120301})
+    for place in (manifest, serving(aside) / ".rolledback-2017120301" / "MANIFEST.json"):
+        shutil.copy(root / "export-3" / "MANIFEST.json", place)  # the other
+    perform(root, {"do": "reconcile"})
+    assert offer(root, 3).already
+    assert perform(aside, {"do": "rollback", "to": 2017120301}).live == 2017120301
+    for each in (root, aside):
+        audit(each)
+
+
+def test_a_lost_manifest_of_an_older_version_names_a_way_out_that_works(root):
+    ledger(root).file.unlink()
+    (serving(root) / "2017120201" / "MANIFEST.json").unlink()
+    with pytest.raises(InputError, match=r"or move \S+2017120201 elsewhere$"):
+        perform(root, {"do": "reconcile"})
+    (serving(root) / "2017120201").rename(root / "elsewhere")
+    perform(root, {"do": "reconcile"})
+    assert [e.version for e in ledger(root).entries()] == [2017120101, 2017120301]
 
 
 @pytest.mark.parametrize("file", ["saved_model.pb", "MANIFEST.json"])
@@ -274,7 +383,7 @@ def test_a_lost_ledger_is_written_anew_from_the_folder(root):
 
 def test_a_version_that_was_not_published_is_named(root):
     (serving(root) / "9999999999").mkdir()
-    with pytest.raises(InputError, match=r"9999999999 is not fit to publish: MANIFEST.json"):
+    with pytest.raises(InputError, match=r"9999999999 of .* not whole: MANIFEST.json"):
         perform(root, {"do": "reconcile"})
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from at4ctr import faults
 from at4ctr.errors import InputError
-from export import publish
+from export import journal, publish
 from tests import publishing
 from tests.publishing import CHECKOUT, audit, perform, process, serving, state
 
@@ -25,6 +25,11 @@ POINTS = {
     "rollback": [
         *("rollback.journal", "rollback.tombstone", "rollback.tombstone:2", "rollback.renamed"),
         *("rollback.renamed:2", "ledger.begin", "ledger.half:2", "ledger.written"),
+        *("ledger.written:2", "rollback.recorded"),
+    ],
+    "restore": [
+        *("rollback.journal", "restore.renamed", "restore.untombed", "rollback.tombstone"),
+        *("rollback.renamed", "ledger.begin", "ledger.half:2", "ledger.written"),
         *("ledger.written:2", "rollback.recorded"),
     ],
     "gc": [
@@ -62,8 +67,16 @@ def command(root, do):
             "parent": 2017120501,
         },
         "rollback": {"do": "rollback", "to": 2017120201},
+        "restore": {"do": "rollback", "to": 2017120401},
         "gc": {"do": "gc", "keep": 1},
     }[do]
+
+
+def made(root, do):
+    """Before a version is restored, that and the newer one are rolled back and a sixth is live."""
+    if do == "restore":
+        perform(root, {"do": "rollback", "to": 2017120301})
+        perform(root, command(root, "publish") | {"parent": None})
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +85,7 @@ def undisturbed(start, tmp_path_factory):
     found = {}
     for do in POINTS:
         root = shutil.copytree(start, tmp_path_factory.mktemp(do) / "root")
+        made(root, do)
         perform(root, command(root, do))
         found[do] = state(root)
     return found
@@ -86,6 +100,9 @@ def test_the_commands_do_what_they_say(undisturbed):
     assert max(undisturbed["publish"]["folders"]) == "2017120601"
     hidden = {f".rolledback-20171{day}01" for day in (203, 204, 205)}
     assert hidden | {"2017120101", "2017120201"} == set(undisturbed["rollback"]["folders"])
+    shown = {f"20171{day}01" for day in (201, 202, 203, 204)}
+    hidden = {".rolledback-2017120501", ".rolledback-2017120601"}
+    assert shown | hidden == set(undisturbed["restore"]["folders"])
     assert set(undisturbed["gc"]["folders"]) == {"2017120101", "2017120401", "2017120501"}
 
 
@@ -94,6 +111,7 @@ def test_the_commands_do_what_they_say(undisturbed):
 def test_after_a_fault_the_rerun_gives_the_undisturbed_result(
     do, point, nth, kind, root, undisturbed, monkeypatch
 ):
+    made(root, do)
     before = publish.live(serving(root))
     strike(root, command(root, do), f"{point}:{kind}:{nth}", monkeypatch)
     audit(root)
@@ -121,6 +139,30 @@ def test_a_killed_rollback_by_default_is_finished_and_not_repeated(root):
         assert running.wait(60) == -signal.SIGKILL
     assert perform(root, {"do": "rollback"}).live == 2017120401
     assert publish.versions(serving(root))[-1] == 2017120401
+
+
+def test_a_killed_rollback_is_reversed_by_the_next(root):
+    """What it took out of service, recorded or not, is in service again."""
+    for point in ("rollback.journal", "rollback.tombstone", "rollback.renamed", "ledger.written"):
+        before = publish.live(serving(root))
+        with process(root, {"do": "rollback"}, f"{point}:kill") as running:
+            assert running.wait(60) == -signal.SIGKILL
+        assert perform(root, {"do": "rollback", "to": before}).restored == (before,)
+        audit(root)
+        assert publish.live(serving(root)) == before
+
+
+def test_a_full_disk_restores_what_it_cannot_record(root, monkeypatch):
+    """Also what it could not record that it had taken out of service."""
+    back = command(root, "rollback")
+    strike(root, back, "rollback.journal:enospc", monkeypatch)
+    for fault in ("rollback.journal:enospc", "ledger.begin:eio"):
+        strike(root, {"do": "rollback", "to": 2017120501}, fault, monkeypatch)
+        assert publish.live(serving(root)) == 2017120501
+    perform(root, {"do": "rollback", "to": 2017120501})
+    audit(root)
+    assert {2017120101, 2017120201, 2017120501} == {*publish.versions(serving(root))}
+    assert not (serving(root) / journal.JOURNAL).exists()
 
 
 def test_a_hanging_publisher_stops_other_publishers_but_no_rollback(root):

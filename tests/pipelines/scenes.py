@@ -28,7 +28,7 @@ from tests.pipelines.nights import FIRST, NEXT, SECOND, WORSE, dated, flags
 BLESSED = {"bless": True, "reason": "a test"}
 ADOPTED = {"adopt": True, "reason": "a wider gate", "data_gate": "rows=0.5"}
 PROCESSES = multiprocessing.get_context("fork")
-V1 = 2017112801
+V1, V2 = 2017112801, 2017112901
 LONGEST = 600.0  # seconds that a command may take
 LOADED = (backfill, job)  # and with them TensorFlow
 
@@ -153,6 +153,8 @@ def scenes(folder: Path) -> dict[str, Scene]:
     back = _words(None, "rollback", to=V1, reason="worse")
     found["rollback"] = _scene(two, folder / "back", _named("rollback."), back)
     found["next"] = _scene(folder / "back", x, (), _words(NEXT))
+    again = _words(None, "rollback", to=V2, reason="a mistake")
+    found["restore"] = _scene(folder / "back", x, _named("restore."), again)
     nights.moved(two, three)
     assert run(three, flags(three, WORSE)) == 12
     assert run(three, flags(three, WORSE, **BLESSED)) == 0

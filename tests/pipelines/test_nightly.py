@@ -55,6 +55,21 @@ def test_a_chain_holds_publishes_and_rejects(chain):
     assert all(json.loads(line)["at"] for line in (folder / "log.jsonl").read_text().splitlines())
 
 
+def test_the_hold_of_a_first_night_alone_is_no_failure_where_it_is_asked_for(
+    chain, tmp_path, capsys
+):
+    held = moved(chain.held, tmp_path / "held")
+    assert call(capsys, flags(held, FIRST))[0] == 12
+    code, value = call(capsys, flags(held, FIRST, first_hold_ok=True))
+    assert (code, value["outcome"], value["version"]) == (0, "HOLD", None)
+    later = moved(chain.root, tmp_path / "later")
+    assert call(capsys, flags(later, WORSE, first_hold_ok=True))[0] == 12
+    path = record(later, WORSE)[0] / "run.json"
+    path.write_text(path.read_text().replace('"REJECTED"', '"HOLD"'))
+    code, value = call(capsys, flags(later, WORSE, first_hold_ok=True))
+    assert (code, value["outcome"]) == (12, "HOLD")  # a model is live
+
+
 def test_a_worse_model_is_refused_by_the_rows_and_the_live_one_stays(chain):
     folder, worse = record(chain.root, WORSE)
     assert worse["outcome"]["name"] == "REJECTED"

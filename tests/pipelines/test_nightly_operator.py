@@ -183,6 +183,35 @@ def test_a_date_that_was_rolled_back_says_so_and_is_no_success(copied, capsys):
     assert said in (copied / "at4ctr.prom").read_text()
 
 
+def test_a_mistaken_rollback_is_taken_back_and_the_next_night_goes_on_from_it(
+    copied, monkeypatch, capsys
+):
+    call(capsys, ["rollback", *flags(copied, reason="a mistake")])
+    code, value = call(capsys, ["rollback", *flags(copied, to=V2, reason="it was right")])
+    assert (code, value["live"], value["restored"], value["rolled_back"]) == (0, V2, [V2], [])
+    assert sound(copied) == [V1, V2]
+    code, value = call(capsys, flags(copied, SECOND))
+    assert (code, value["outcome"], value["rolled_back"]) == (0, "PUBLISHED", False)
+    shown = call(capsys, ["status", *flags(copied)])[1]
+    assert [n["outcome"] for n in shown["nights"]] == ["PUBLISHED", "PUBLISHED", "REJECTED"]
+    told = Ledger(copied / "registry/ledger.jsonl").entries()[-1]
+    assert (told.kind, told.version, told.facts["reason"]) == ("restored", V2, "it was right")
+    cut(monkeypatch, capsys, flags(copied, NEXT), "night.wait_data.after")
+    assert record(copied, NEXT)[1]["parent"]["version"] == V2
+
+
+def test_a_lost_manifest_is_copied_back_from_the_nights_export(copied, monkeypatch, capsys):
+    manifest = copied / "serving/ctr" / str(V2) / "MANIFEST.json"
+    (copied / "registry/ledger.jsonl").unlink()
+    manifest.unlink()
+    code, value = call(capsys, flags(copied, NEXT))
+    assert code == 2
+    assert "attempt-<n>/export/1), or run rollback" in value["error"]
+    shutil.copy(record(copied, SECOND)[0] / "export/1/MANIFEST.json", manifest)
+    cut(monkeypatch, capsys, flags(copied, NEXT), "night.wait_data.after")
+    assert record(copied, NEXT)[1]["parent"]["version"] == V2
+
+
 def test_what_gc_deleted_cannot_be_blessed(copied, capsys):
     folder, before = record(copied, WORSE)
     shutil.rmtree(folder / "export")

@@ -288,10 +288,3 @@ def test_misuse_is_refused_in_one_sentence(given, said):
     flags.FLAGS(["reproduce", "--table=", "--fig=", "--backbone=", default, *given])
     with pytest.raises(InputError, match=said):
         reproduce.chosen_plan()
-
-
-def test_make_hands_over_the_same_defaults():
-    makefile = (CHECKOUT / "Makefile").read_text()
-    assert f"RECIPES ?= {reproduce.RECIPES}\n" in makefile
-    assert f"OUT ?= {flags.FLAGS['out'].default}\n" in makefile
-    assert f"SEEDS ?= {flags.FLAGS['seeds'].default}\n" in makefile
