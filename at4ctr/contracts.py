@@ -87,7 +87,7 @@ class View:
     encoded: Encoded
     outputs: Outputs
     lookup: Callable[[str, Tensor], Tensor]  # (table, ids) -> rows of a shared table
-    encode: Callable[[Embedded], Encoded]  # a second pass, without averages or dropout
+    encode: Callable[[Embedded], Encoded]  # a second pass, without dropout
 
 
 class BackboneConfig(Protocol):

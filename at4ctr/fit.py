@@ -17,6 +17,7 @@ from at4ctr.errors import InputError, unknown
 from at4ctr.feed import Feed, MakeReader
 from at4ctr.layers.mlp import PRODUCTS, Precision, products_in
 from at4ctr.model.training import TrainingModel
+from at4ctr.population import Population
 from at4ctr.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -97,6 +98,9 @@ class Trainer:
     folder: checkpoints and TensorBoard files; a whole checkpoint found there is resumed from, and
         the result equals the undisturbed run's, bit for bit on a CPU.
     validate: () -> metrics with ``auc``, or None where there is no validation split.
+
+    Statistics that serving needs (`population`) are estimated before every evaluation and, where
+    there is none, before the last weights are saved.
     """
 
     def __init__(
@@ -112,6 +116,7 @@ class Trainer:
         self.replicas = self.strategy.num_replicas_in_sync
         self.model, self.config, self.folder, self.validate = model, config, folder, validate
         self.feed = Feed(make_reader, config.batch_size, config.shards, self.strategy)
+        self.population = Population(model.serving, self.feed)
         total = sum(self.feed.steps(e) for e in range(config.epochs))
         decay = total if config.decay == "linear" else 0
         self.optimizer = optimizers.build(
@@ -126,7 +131,6 @@ class Trainer:
             folder / "checkpoints", model, self.optimizer, config.checkpoint_share
         )
         self._step = tf.function(self._run, jit_compile=False, reduce_retracing=True)
-        self._average = tf.function(self._settle)
 
     @property
     def examples_per_second(self) -> float:
@@ -154,19 +158,6 @@ class Trainer:
         self.optimizer.apply_gradients(pairs)
         self._names = tuple(losses)
         return tf.stack(list(losses.values()))
-
-    def _settle(self) -> None:
-        """Moving averages, of which every replica has its own: their mean, on all of them."""
-
-        def mean() -> None:
-            context = tf.distribute.get_replica_context()
-            for v in own:
-                v.assign(context.all_reduce(tf.distribute.ReduceOp.MEAN, tf.identity(v)))
-
-        on_read = tf.VariableSynchronization.ON_READ
-        own = [v for v in self.model.variables if v.synchronization is on_read]
-        if own and self.replicas > 1:
-            self.strategy.run(mean)
 
     def resume(self) -> bool:
         """Continues from the newest whole checkpoint; True if there was one."""
@@ -200,6 +191,8 @@ class Trainer:
                 self._epoch(progress)
         progress.close()
         best = None if self.cursor.best is None else self.cursor.best_step
+        if best is None:
+            self.population.estimate()  # of the last weights; the best ones have theirs
         cluster.chief_does(lambda: self.kept.finish(BEST, best))
         if not cluster.is_chief():
             self.kept.take(BEST)  # every host ends with the same weights
@@ -237,11 +230,9 @@ class Trainer:
             if c.batch in marks:
                 self._evaluate()
             if c.step % self.config.checkpoint_every == 0 and c.batch < steps:
-                self._average()
                 cluster.chief_does(lambda: self.kept.save_if_due(c.step, asdict(c)))
         if not c.stopped:
             c.epoch, c.batch = c.epoch + 1, 0
-        self._average()
         cluster.chief_does(lambda: self.kept.save(c.step, asdict(c)))
 
     def _finite(self, losses: Mapping[str, float]) -> None:
@@ -268,7 +259,7 @@ class Trainer:
     def _evaluate(self) -> None:
         if self.validate is None:
             return
-        self._average()
+        self.population.estimate()
         c, metrics = self.cursor, cluster.chief_does(self._validated)
         value = metrics.get("auc")
         if value is None:

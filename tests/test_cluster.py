@@ -124,11 +124,19 @@ def test_a_batch_that_devices_cannot_share_is_refused(mirrored):
 
 
 def test_devices_resume_exactly(mirrored):
-    """Dice, whose averages are averaged before they are saved: bit for bit."""
+    """Dice, whose population statistics are estimated anew: bit for bit."""
     whole, resumed = mirrored["uim"]["undisturbed"], mirrored["uim"]["resumed"]
     assert np.isfinite(whole["losses"]).all()
     assert resumed == whole
     assert np.isfinite(list(mirrored["uim"]["curves"].values())).all()
+
+
+def test_population_statistics_of_two_devices_are_those_of_one(mirrored):
+    one, two = (mirrored["population"][n] for n in ("1", "2"))
+    assert len(one) == 4  # mean and variance of two layers
+    for alone, shared in zip(one, two, strict=True):
+        np.testing.assert_allclose(shared, alone, rtol=1e-5, atol=1e-7)
+        assert np.abs(alone).max() > 0
 
 
 @pytest.fixture(scope="module")

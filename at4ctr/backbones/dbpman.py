@@ -77,7 +77,8 @@ class DBPMaN(tf.Module):
     click p before its softmax.
 
     Other deviations: sums over real behaviours only; Glorot uniform where the routers are Glorot
-    normal; Dice serves moving averages where the public code's scores depend on the test batch.
+    normal; Dice serves population statistics, where the public code's scores depend on the test
+    batch.
 
     ``Encoded.extras``: ``paths`` [N, l·D], every z_i of u_p = Σ_i z_i at length 1, or 0
     (``directions``); ``path_mask`` [B, P], which samples have them; ``path_weights`` [N, l, 1], a.

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from at4ctr.contracts import Tensor
 from at4ctr.errors import InputError, unknown
+from at4ctr.layers.population import batch_moments
 
 Activation = Literal["dice", "prelu", "relu", "sigmoid", "linear"]
 
@@ -25,7 +26,7 @@ _LOW: ContextVar[tf.DType | None] = ContextVar("low", default=None)
 def products_in(precision: Precision) -> Iterator[None]:
     """Inside, the products of dense layers are computed in the type that ``precision`` names.
 
-    Their results return to float32 at once, so that variables, biases, activations, averages,
+    Their results return to float32 at once, so that variables, biases, activations, statistics,
     softmax, losses and what an optimizer sees are float32 throughout.
     """
     if precision not in PRODUCTS:
@@ -59,64 +60,43 @@ class Dense(tf.Module):
         return product(x, self.kernel) + self.bias
 
 
-_FROZEN: ContextVar[bool] = ContextVar("frozen", default=False)
+_KEPT: ContextVar[bool] = ContextVar("kept", default=False)
 
 
 @contextmanager
-def frozen_averages() -> Iterator[None]:
-    """Inside, a training pass leaves moving averages alone and drops nothing out: a second pass is
-    no second batch, and differs from the first by its input alone."""
-    token = _FROZEN.set(True)
+def without_dropout() -> Iterator[None]:
+    """Inside, a training pass drops nothing out and draws no seed."""
+    token = _KEPT.set(True)
     try:
         yield
     finally:
-        _FROZEN.reset(token)
+        _KEPT.reset(token)
 
 
 class Dice(tf.Module):
     """f(x) = p x + (1 − p) α x, p = σ((x − E[x]) / √(Var[x] + ε)), α learned from 0 (DIN, Eq. 4).
 
-    Statistics are the batch's in training and moving averages in serving: of all batches so far,
-    equally, until momentum 0.99 forgets the early ones. The public code uses the batch's in both,
-    so that a served score would depend on its neighbours. Of several replicas each uses its own
-    batch; the trainer averages their averages before it saves or evaluates.
+    Training uses the statistics of the batch; of several replicas each uses its own rows. Serving
+    uses ``mean`` and ``variance``, which no training step changes: `at4ctr.population` estimates
+    them for the weights that are evaluated or saved. The public code uses the batch's in serving
+    too, so that a served score would depend on its neighbours.
     """
 
-    momentum, epsilon = 0.99, 1e-9
+    epsilon = 1e-9
 
     def __init__(self, units: int, name: str) -> None:
         super().__init__(name=name)
         self.alpha = tf.Variable(tf.zeros([units]), name="alpha")
-        self.mean, self.variance, self.count = (
-            tf.Variable(
-                start,
-                trainable=False,
-                name=label,
-                synchronization=tf.VariableSynchronization.ON_READ,
-                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-            )
-            for label, start in (
-                ("mean", tf.zeros([units])),
-                ("variance", tf.ones([units])),
-                ("count", 0.0),
-            )
-        )
+        self.mean = tf.Variable(tf.zeros([units]), trainable=False, name="mean")
+        self.variance = tf.Variable(tf.ones([units]), trainable=False, name="variance")
 
     def __call__(self, x: Tensor, training: bool) -> Tensor:
         if training:
-            mean, variance = tf.nn.moments(x, [0])
-            if not _FROZEN.get():
-                self._average(mean, variance)
+            mean, variance = batch_moments(self, x)
         else:
             mean, variance = tf.identity(self.mean), tf.identity(self.variance)
         gate = tf.sigmoid((x - mean) * tf.math.rsqrt(variance + self.epsilon))
         return x * (gate + (1.0 - gate) * self.alpha)
-
-    def _average(self, mean: Tensor, variance: Tensor) -> None:
-        kept = tf.minimum(self.momentum, self.count / (self.count + 1.0))
-        for average, now in ((self.mean, mean), (self.variance, variance)):
-            average.assign(kept * average + (1.0 - kept) * tf.stop_gradient(now))
-        self.count.assign_add(1.0)
 
 
 class PReLU(tf.Module):
@@ -157,7 +137,7 @@ class Draws(tf.Module):
 
 
 class Dropout(tf.Module):
-    """Inverted dropout in training; x itself in serving and inside ``frozen_averages``."""
+    """Inverted dropout in training; x itself in serving and inside ``without_dropout``."""
 
     def __init__(self, rate: float, seed: int, name: str = "dropout") -> None:
         super().__init__(name=name)
@@ -167,7 +147,7 @@ class Dropout(tf.Module):
         self.draws = Draws(seed) if rate else None
 
     def __call__(self, x: Tensor, training: bool) -> Tensor:
-        if not training or self.draws is None or _FROZEN.get():
+        if not training or self.draws is None or _KEPT.get():
             return x
         return tf.nn.experimental.stateless_dropout(x, self.rate, self.draws.seed())
 

@@ -44,6 +44,14 @@ def gathered(*tensors: Tensor) -> list[Tensor]:
     return found
 
 
+def summed(*tensors: Tensor) -> list[Tensor]:
+    """The sum of each tensor over the replicas, on all of them; it passes no gradient."""
+    if share().size == 1:
+        return list(tensors)
+    context = tf.distribute.get_replica_context()
+    return [context.all_reduce(tf.distribute.ReduceOp.SUM, _placed(t)) for t in tensors]
+
+
 @tf.custom_gradient
 def _placed(x: Tensor):  # type: ignore[no-untyped-def]
     """x, with a device of its own both ways: collectives refuse tensors that name none."""

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from at4ctr.contracts import Auxiliary, Embedded, Encoded, Tensor, View
 from at4ctr.layers.embedder import touched_l2
-from at4ctr.layers.mlp import frozen_averages
+from at4ctr.layers.mlp import without_dropout
 from at4ctr.losses import binary_cross_entropy
 from at4ctr.model.serving import ServingModel
 
@@ -69,5 +69,5 @@ class TrainingModel(tf.keras.Model):
         return losses
 
     def _encode(self, x: Embedded) -> Encoded:
-        with frozen_averages():
+        with without_dropout():
             return self.serving.backbone(x, training=True)

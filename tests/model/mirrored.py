@@ -117,6 +117,22 @@ def resumed(store: Store, folder: Path, changes: dict[str, Any]) -> dict[str, An
     }
 
 
+def population(store: Store, folder: Path, devices: tuple[str, ...]) -> list[list[float]]:
+    """Mean and variance of every layer of an untrained model, the same on every device."""
+    with cluster.strategy(devices).scope():
+        trainer = made(store, folder / f"population-{len(devices)}", devices, **DICE)
+        trainer.population.estimate()
+        found = []
+        for layer in trainer.population.layers:
+            for v in (layer.mean, layer.variance):
+                copies = [
+                    c.numpy().tolist() for c in trainer.strategy.experimental_local_results(v)
+                ]
+                assert copies == [copies[0]] * (len(devices) or 1)
+                found.append(copies[0])
+        return found
+
+
 def main(store: Store, folder: Path, count: int) -> None:
     cpu = tf.config.list_physical_devices("CPU")[0]
     logical = [tf.config.LogicalDeviceConfiguration()] * count
@@ -134,6 +150,7 @@ def main(store: Store, folder: Path, count: int) -> None:
 def of_two(store: Store, folder: Path) -> dict[str, Any]:
     """What needs no more than two devices."""
     found: dict[str, Any] = {"shards": shards(store, folder)}
+    found["population"] = {str(len(d) or 1): population(store, folder, d) for d in ((), TWO)}
     with cluster.strategy(TWO).scope():
         odd = dataclasses.replace(job.FIT, batch_size=15, devices=TWO)
         try:
