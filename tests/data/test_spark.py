@@ -108,7 +108,7 @@ def test_behaviours_with_drawn_negatives(tmp_path):
 
 
 def test_negatives_that_go_with_the_history(tmp_path, monkeypatch):
-    """Some positives are in their history, some are not; two rounds of weights, as Spark is slow."""
+    """Positives in their history and others; two rounds of weights, as Spark is slow."""
     monkeypatch.setattr(repetition, "ROUNDS", 2)
     raw = written(rows_of(3, users=12, items=60, number=400), tmp_path / "log.csv")
     config = taobao.Config(raw=raw, reject="history", min_behaviours=1)

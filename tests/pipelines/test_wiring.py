@@ -18,8 +18,9 @@ import pytest
 from at4ctr import evaluation
 from at4ctr.data.prepare import prepare
 from at4ctr.data.store import Store
-from pipelines import train
+from pipelines import measure, train
 from pipelines.night import learn
+from tests.oracles import metrics as oracle
 
 RATE = 0.3
 SETTINGS = (
@@ -83,6 +84,17 @@ def test_nothing_that_is_decided_before_the_test_reads_its_rows(runs):
     assert one["positives"] == labels_of(store, "test").sum()
 
 
+def test_a_calibrator_of_an_unfinished_end_is_gone(runs, tmp_path):
+    """A run that is taken up again fits anew, or has none where there is no validation row."""
+    e, store, folder, _ = runs[0]
+    model = train.restored(e, store, folder)
+    assert model.calibrator is not None
+    shutil.copy(folder / "calibrator.json", tmp_path / "calibrator.json")
+    assert measure.calibrate("platt", model, None, tmp_path, 0).kind == "none"
+    assert model.calibrator is None
+    assert not (tmp_path / "calibrator.json").exists()
+
+
 def maximum_likelihood(z, y):
     """Slope and intercept of a logistic regression, by Newton's method."""
     x, beta = np.stack([z, np.ones_like(z)], 1), np.zeros(2)
@@ -110,6 +122,7 @@ def test_the_calibrator_is_fitted_to_what_it_is_given_when_served(runs):
     np.testing.assert_allclose(test.probability, q, rtol=1e-3)
     y = labels_of(store, "test")
     assert metrics["pcoc"] == pytest.approx(q.sum() / y.sum(), rel=1e-3)
+    assert metrics["gauc"] == pytest.approx(oracle.gauc(y, z, test.users), abs=1e-4)
     assert metrics["logloss"] == pytest.approx(
         -np.where(y, np.log(q), np.log1p(-q)).mean(), rel=1e-3
     )
