@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from at4ctr import checkpoints
+from at4ctr import checkpoints, optimizers
 from at4ctr.auxiliaries import uim
 from at4ctr.backbones import widedeep
 from at4ctr.data.store import Store
@@ -104,7 +104,7 @@ def scripted(values):
 def test_early_stop_keeps_the_best_weights(store, tmp_path):
     config = Fit(batch_size=16, epochs=9, evaluations=1, patience=2, learning_rate=0.05)
     kept = []
-    script = scripted([0.5, 0.7, 0.6, 0.69, 0.9])
+    script = scripted([0.5, 0.45, 0.7, 0.6, 0.69, 0.9])  # 0.45 does not count after 0.7
 
     def validate():
         kept.append([v.numpy() for v in made.model.serving.variables])
@@ -113,17 +113,31 @@ def test_early_stop_keeps_the_best_weights(store, tmp_path):
     made = job.trainer(store, tmp_path, config=config, validate=validate, **SMALL)
     cursor = made.train()
     steps = made.feed.steps(0)
-    assert (cursor.stopped, cursor.best, cursor.best_step) == (True, 0.7, 2 * steps)
-    assert cursor.step == 4 * steps
-    for v, best, last in zip(made.model.serving.variables, kept[1], kept[3], strict=True):
+    assert (cursor.stopped, cursor.best, cursor.best_step) == (True, 0.7, 3 * steps)
+    assert cursor.step == 5 * steps
+    for v, best, last in zip(made.model.serving.variables, kept[2], kept[4], strict=True):
         np.testing.assert_array_equal(v, best)
         assert best.shape == last.shape
-    assert any((a != b).any() for a, b in zip(kept[1], kept[3], strict=True))
+    assert any((a != b).any() for a, b in zip(kept[2], kept[4], strict=True))
     again = job.trainer(store, tmp_path, config=config, validate=validate, **SMALL)
     assert again.train().step == cursor.step
-    assert len(kept) == 4
-    for v, best in zip(again.model.serving.variables, kept[1], strict=True):
+    assert len(kept) == 5
+    for v, best in zip(again.model.serving.variables, kept[2], strict=True):
         np.testing.assert_array_equal(v, best)
+
+
+@pytest.mark.parametrize("decay", ["none", "linear"])
+def test_a_linear_decay_is_over_all_steps_of_all_epochs(store, tmp_path, monkeypatch, decay):
+    asked, build = [], optimizers.build
+
+    def built(name, rate, decay_steps, **more):
+        asked.append(decay_steps)
+        return build(name, rate, decay_steps, **more)
+
+    monkeypatch.setattr(optimizers, "build", built)
+    config = Fit(batch_size=16, epochs=3, decay=decay)
+    made = job.trainer(store, tmp_path, config=config, validate=None, **SMALL)
+    assert asked == [3 * made.feed.steps(0) if decay == "linear" else 0]
 
 
 def test_without_patience_all_epochs_run(store, tmp_path):

@@ -10,14 +10,13 @@ from collections import Counter
 import pyarrow.parquet as pq
 import pytest
 
-from at4ctr.data import taobao
+from at4ctr.data import repetition, taobao
 from at4ctr.data.dataset import SPLITS
 from at4ctr.data.prepare import prepare
 from at4ctr.data.reader import Reader
 from at4ctr.data.store import Store
 from at4ctr.errors import InputError
 from tests.data import late_log
-from tests.data.test_negatives import unrepeated
 from tests.data.test_prepare import START, rows_of, written
 from tests.data.toy_log import mylog_of, tables, write
 
@@ -110,11 +109,10 @@ def test_behaviours_with_drawn_negatives(tmp_path):
     assert_same(prepare(config, tmp_path / "duck"), prepare(config, tmp_path / "spark", "spark"))
 
 
-@pytest.mark.parametrize("again", [False, True])
-def test_negatives_that_go_with_the_history(tmp_path, again):
-    """A log without repeated items, as of MovieLens, and one with some."""
-    rows = rows_of(3, users=12, items=60, number=400) if again else unrepeated(3, 40, 80)
-    raw = written(rows, tmp_path / "log.csv")
+def test_negatives_that_go_with_the_history(tmp_path, monkeypatch):
+    """Positives in their history and others; two rounds of weights, as Spark is slow."""
+    monkeypatch.setattr(repetition, "ROUNDS", 2)
+    raw = written(rows_of(3, users=12, items=60, number=400), tmp_path / "log.csv")
     config = taobao.Config(raw=raw, reject="history", min_behaviours=1)
     assert_same(prepare(config, tmp_path / "duck"), prepare(config, tmp_path / "spark", "spark"))
 

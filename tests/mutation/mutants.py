@@ -1,0 +1,364 @@
+"""The mutants: in which file which text becomes which, and the tests that should fail then.
+
+An `old` text must stand exactly once in its file. It is short, so that few changes of a file break
+it. `tests` are words for pytest: files or node ids, and ``-k`` with its expression.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    """A fault. why: of one that no test can notice, what makes it harmless."""
+
+    file: str
+    old: str
+    new: str
+    tests: str
+    why: str = ""
+
+
+def _of(file: str, tests: str, *changes: tuple[str, ...]) -> Iterator[Mutant]:
+    """Mutants of a file with the same tests. changes: (old, new), or (old, new, why)."""
+    for old, new, *why in changes:
+        yield Mutant(file, old, new, tests, *why)
+
+
+WIRING = "tests/pipelines/test_wiring.py"
+PREPARE = "tests/data/test_prepare.py"
+NEGATIVES = "tests/data/test_negatives.py"
+SHOWN = "tests/data/test_prepare_impressions.py"
+NIGHT = "tests/data/test_increment.py"
+READER = "tests/data/test_reader.py"
+DATA_GATE = "tests/gates/test_data.py"
+MODEL_GATE = "tests/gates/test_model.py"
+FIT = "tests/test_fit.py"
+NIGHT_LOGS = "tests/data/test_increment_logs.py"
+EVIDENCE = "tests/gates/test_evidence.py"
+RESAMPLING = "tests/gates/test_resampling.py"
+STATISTICS = "tests/gates/test_statistics.py"
+EVALUATION = "tests/test_evaluation.py"
+DATASET = "tests/data/test_reader_dataset.py"
+FITTING = "tests/calibration/test_fitting.py"
+LATER = 'reader(e, store, "validation", evaluation.BATCH)'
+TEST = 'reader(e, store, "test", evaluation.BATCH)'
+
+MUTANTS = (
+    *_of(
+        "pipelines/train.py",
+        WIRING,
+        (LATER, TEST),
+        ("validated = predict(validation)", f"validated = predict({TEST})"),
+        (TEST, LATER),
+        ("e.data.negative_rate if training else 1.0", "e.data.negative_rate"),
+        ("shuffle=training", "shuffle=True"),
+        ('if training and e.data.protocol == "strict"', 'if e.data.protocol == "strict"'),
+        ("negative_rate=e.data.negative_rate,", "negative_rate=1.0,"),
+        ("measure.recalibrate(model, folder)", "pass"),
+        ('r["auc"] == cursor.best', 'r["auc"] != cursor.best'),
+    ),
+    *_of(
+        "pipelines/measure.py",
+        WIRING,
+        (" + model.shift.numpy()", ""),
+        ("sigmoid(corrected(model, found))", "sigmoid(found.logit)"),
+        ("(folder / CALIBRATOR).unlink(missing_ok=True)", "pass"),
+        ("model.calibrate(None)", "pass"),
+    ),
+    *_of(
+        "at4ctr/model/serving.py",
+        WIRING,
+        ("probability(logit + self.shift)", "probability(logit)"),
+    ),
+    *_of(
+        "pipelines/night/learn.py",
+        WIRING,
+        (LATER, TEST),
+        (TEST, LATER),
+    ),
+    *_of(
+        "at4ctr/fit.py",
+        f"{FIT} -k early_stop",
+        ("value > c.best", "value < c.best"),
+        ("c.worse >= self.config.patience", "c.worse > self.config.patience"),
+        ("float(value), c.step, 0", "float(value), c.step, c.worse"),
+        ("steps * (i + 1) /", "steps * i /"),
+    ),
+    *_of(
+        "at4ctr/fit.py",
+        f"{FIT} -k not_finite_stops",
+        ("if not math.isfinite(value)", "if math.isnan(value)"),
+    ),
+    *_of(
+        "at4ctr/fit.py",
+        f"{FIT} -k linear",
+        ('total if config.decay == "linear" else 0', "0"),
+    ),
+    *_of(
+        "at4ctr/evaluation.py",
+        f"{EVALUATION} -k activeness",
+        ("lengths <= low,", "lengths < low,"),
+        ('"high": lengths > high', '"high": lengths >= high'),
+    ),
+    *_of(
+        "at4ctr/evaluation.py",
+        WIRING,
+        ("groups=found.users", "groups=found.lengths"),
+    ),
+    *_of(
+        "at4ctr/data/reader.py",
+        f"{READER} -k windows",
+        ("np.minimum(cut, self.history)", "np.minimum(cut + 1, self.history)"),
+        ('(cut - columns["length"])', '(cut - columns["length"] - 1)'),
+        ("math.ceil(max(rows) / self.batch_size)", "max(rows) // self.batch_size"),
+    ),
+    *_of(
+        "at4ctr/data/reader.py",
+        f"{READER} -k shuffl",
+        ("rng.permutation(kept)", "kept"),
+    ),
+    *_of(
+        "at4ctr/data/reader.py",
+        f"{DATASET} -k unknown_rate",
+        ("rng.random(len(kept)) < self.unknown_rate", "rng.random(len(kept)) > self.unknown_rate"),
+    ),
+    *_of(
+        "at4ctr/data/reader.py",
+        DATASET,
+        ("groups[i :: self.workers]", "groups[i:]"),
+    ),
+    *_of(
+        "at4ctr/data/block.py",
+        f"{READER} -k every_seed",
+        ("[0, 0, 0, stream]", "[0, 0, 0, 0]"),
+    ),
+    *_of(
+        "at4ctr/data/store.py",
+        f"{READER} -k windows",
+        ("cut > np.repeat(lengths, counts)", "cut >= np.repeat(lengths, counts)"),
+    ),
+    *_of(
+        "at4ctr/data/sampling.py",
+        "tests/data/test_sampling.py",
+        ("(np.asarray(labels) > 0)", "(np.asarray(labels) >= 0)"),
+    ),
+    *_of(
+        "at4ctr/data/steps.py",
+        PREPARE,
+        ('ORDER BY e."timestamp", e.ord)', 'ORDER BY e."timestamp", e.ord DESC)'),
+        (
+            "CASE WHEN cut >= {config.min_history} THEN asked END AS split",
+            "CASE WHEN cut > {config.min_history} THEN asked END AS split",
+        ),
+        ("{shift} * ({number})", "({number})"),
+    ),
+    *_of(
+        "at4ctr/data/steps.py",
+        f"{PREPARE} {SHOWN} {NEGATIVES} -k 'oracles or larger_one or attributes'",
+        ("HAVING sum(one) >= {least}", "HAVING sum(one) > {least}"),
+    ),
+    *_of(
+        "at4ctr/data/steps.py",
+        SHOWN,
+        ('ORDER BY "timestamp", past\n', 'ORDER BY "timestamp", past DESC\n'),
+        ("(rank() OVER", "(row_number() OVER"),
+    ),
+    *_of(
+        "at4ctr/data/steps.py",
+        f"{NEGATIVES} -k running",
+        ("ORDER BY block) - n AS start", "ORDER BY block) AS start"),
+    ),
+    *_of(
+        "at4ctr/data/build.py",
+        f"{NEGATIVES} -k larger_one",
+        ("math.floor(config.user_rate * PRIME)", "PRIME // 2"),
+        ("logged - behaviours", "behaviours"),
+    ),
+    *_of(
+        "at4ctr/data/build.py",
+        "tests/data/test_bad_input.py tests/data/test_mapped.py tests/data/test_mapped_refusals.py",
+        ("positives in (0, rows)", "positives == 0"),
+    ),
+    *_of(
+        "at4ctr/data/build.py",
+        PREPARE,
+        ("1 + config.negatives", "config.negatives"),
+    ),
+    *_of(
+        "at4ctr/data/negatives.py",
+        PREPARE,
+        ('AND item = own"\n        if', 'AND item <> own"\n        if'),
+        ("{base} + o.start + b.rank", "o.start + b.rank"),
+    ),
+    *_of(
+        "at4ctr/data/negatives.py",
+        f"{NEGATIVES} -k in_the_history",
+        ("m.pos >= d.cut", "m.pos < d.cut"),
+        ("m.pos < b.cut AS again", "m.pos <= b.cut AS again"),
+    ),
+    *_of(
+        "at4ctr/data/negatives.py",
+        f"{NEGATIVES} -k new_items",
+        ("{thinned} < k.keep", "{thinned} > k.keep"),
+    ),
+    *_of(
+        "at4ctr/data/repetition.py",
+        f"{NEGATIVES} -k new_items",
+        ("ROUNDS = 4", "ROUNDS = 0"),
+        ("MOST = 16", "MOST = 2"),
+    ),
+    *_of(
+        "at4ctr/data/shortcuts.py",
+        f"{NEGATIVES} -k separates",
+        ("f.pos < i.cut", "f.pos <= i.cut"),
+        ("- q / 2", "- q"),
+    ),
+    *_of(
+        "at4ctr/data/shortcuts.py",
+        f"{NEGATIVES} -k standard",
+        ("tied**3 - tied", "tied**2 - tied"),
+    ),
+    *_of(
+        "at4ctr/data/shortcuts.py",
+        f"{NEGATIVES} -k mended",
+        ("WITHIN = 0.02", "WITHIN = 0.2"),
+    ),
+    *_of(
+        "at4ctr/data/vocabulary.py",
+        PREPARE,
+        ('"n DESC, raw"', '"n, raw"'),
+        ("{instances} WHERE split = 0", "{instances} WHERE split <= 1"),
+    ),
+    *_of(
+        "at4ctr/data/vocabulary.py",
+        f"{PREPARE} {SHOWN}",
+        ("b.pos < h.cut", "b.pos <= h.cut"),
+    ),
+    *_of(
+        "at4ctr/data/parts.py",
+        PREPARE,
+        ("== UNKNOWN", "!= UNKNOWN"),
+    ),
+    *_of(
+        "at4ctr/data/night_log.py",
+        f"{NIGHT} -k 'oracles or own_second or side'",
+        ("< {self.window.cutoff} THEN 'train'", "<= {self.window.cutoff} THEN 'train'"),
+    ),
+    *_of(
+        "at4ctr/data/night_log.py",
+        f"{NIGHT} -k own_second",
+        ('return "earlier"', 'return "pos"'),
+    ),
+    *_of(
+        "at4ctr/data/night_log.py",
+        f"{NIGHT} -k 'oracles or all_raw_days or tomorrow'",
+        ("max(self.history, self.min_history)", "self.history - 1"),
+    ),
+    *_of(
+        "at4ctr/data/night_log.py",
+        f"{NIGHT} -k halves",
+        ("{PRIME // 2}", "{PRIME // 8}"),
+    ),
+    *_of(
+        "at4ctr/data/night_log.py",
+        f"{NIGHT} -k 'all_raw_days or oracles'",
+        ("range(-len(item), 0)", "range(0, len(item))"),
+    ),
+    *_of(
+        "at4ctr/data/state.py",
+        f"{NIGHT} -k 'all_raw_days or oracles'",
+        ("[-{keep}:]", "[:{keep}]"),
+    ),
+    *_of(
+        "at4ctr/data/state.py",
+        f"{NIGHT} {NIGHT_LOGS} -k 'state or what_all'",
+        ("coalesce(p.n, 0) + coalesce(d.n, 0)", "coalesce(d.n, 0)"),
+    ),
+    *_of(
+        "at4ctr/data/state.py",
+        f"{NIGHT_LOGS} -k parents_is_refused",
+        ('facts["keep"] < config.history', 'facts["keep"] > config.history'),
+    ),
+    *_of(
+        "at4ctr/data/increment.py",
+        f"{NIGHT_LOGS} -k out_of_order",
+        ("past.cutoff != window.begin", "past.cutoff > window.begin"),
+        ("window.cutoff < window.end", "window.cutoff <= window.end"),
+    ),
+    *_of(
+        "at4ctr/data/increment.py",
+        f"{NIGHT} -k future",
+        ('"timestamp" < {window.cutoff}\'', '"timestamp" < {window.end}\''),
+    ),
+    *_of(
+        "at4ctr/data/days.py",
+        "tests/data/test_days.py",
+        ("self.evaluation * self.days * DAY", "self.evaluation * DAY"),
+    ),
+    *_of(
+        "at4ctr/gates/data.py",
+        DATA_GATE,
+        ("if w < 1 and", "if w <= 1 and"),
+        ("< abs(others))", "> abs(others))"),
+        (" and not past.refusal", ""),
+        ("found.usual + found.allowed)", "found.usual + 1)"),
+    ),
+    *_of(
+        "at4ctr/gates/clock.py",
+        DATA_GATE,
+        ("outside - expected > limits.outside", "outside > limits.outside + 1"),
+    ),
+    *_of(
+        "at4ctr/gates/features.py",
+        DATA_GATE,
+        ('found.difference > 0 else "warn"', 'found.difference < 0 else "warn"'),
+    ),
+    *_of(
+        "at4ctr/gates/history.py",
+        f"tests/gates/test_history.py {DATA_GATE}",
+        ("centres, key=lambda c: abs(value - c)", "centres[:1], key=lambda c: abs(value - c)"),
+    ),
+    *_of(
+        "at4ctr/gates/counting.py",
+        STATISTICS,
+        ("GROUP BY v ORDER BY n DESC", "GROUP BY v ORDER BY n"),
+    ),
+    *_of(
+        "at4ctr/gates/model.py",
+        f"{MODEL_GATE} {EVIDENCE}",
+        ("np.quantile(drawn, 0.05)", "np.quantile(drawn, 0.5)"),
+        ("low > 1 + off or high < 1 - off", "low > 1 + off"),
+        ('"pass" if found >= least', '"pass" if found > least'),
+    ),
+    *_of(
+        "at4ctr/gates/model.py",
+        MODEL_GATE,
+        ("change <= limits.entropy_rise", "change >= limits.entropy_rise"),
+        ("(p <= 1)", "(p <= 2)"),
+        ("abs(found.pcoc - 1) <= bound", "found.pcoc - 1 <= bound"),
+    ),
+    *_of(
+        "at4ctr/gates/verdict.py",
+        MODEL_GATE,
+        ('"REJECT" if "fail" in outcomes', '"HOLD" if "fail" in outcomes'),
+    ),
+    *_of(
+        "at4ctr/gates/resampling.py",
+        RESAMPLING,
+        ("negatives -= 0.5 *", "negatives -= 1.0 *"),
+        ("1 - found if self._exchanged", "found if self._exchanged"),
+    ),
+    *_of(
+        "at4ctr/calibration/fitting.py",
+        FITTING,
+        ("means[best] <= errors[k]", "means[best] <= 0"),
+        ("fit(kind, z[~scored], truth[~scored])", "fit(kind, z, truth)"),
+    ),
+    *_of(
+        "at4ctr/calibration/sampling.py",
+        "tests/test_calibration.py",
+        ("return math.log(w)", "return -math.log(w)"),
+    ),
+)
