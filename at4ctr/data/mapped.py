@@ -101,11 +101,14 @@ class Mapped(Options):
         return None
 
     def users(self) -> Rows | None:
-        """Attributes of users in files of their own: columns for the user's id and those."""
+        """Attributes of users in files of their own: columns for the user's id and those.
+
+        They are known always or, with a `Rows.time`, from then on.
+        """
         return None
 
     def items(self) -> Rows | None:
-        """Attributes of items in files of their own: columns for the item's id and those."""
+        """As `users`, of items."""
         return None
 
     def preparation(self) -> dict:
