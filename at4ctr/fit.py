@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import tensorflow as tf
 
-from at4ctr import checkpoints, cluster, optimizers
+from at4ctr import checkpoints, cluster, optimizers, stopping
 from at4ctr.errors import InputError, unknown
 from at4ctr.feed import Feed, MakeReader
 from at4ctr.layers.mlp import PRODUCTS, Precision, products_in
@@ -130,7 +130,8 @@ class Trainer:
         self.kept = checkpoints.Keeper(
             folder / "checkpoints", model, self.optimizer, config.checkpoint_share
         )
-        self._step = tf.function(self._run, jit_compile=False, reduce_retracing=True)
+        compiled = tf.function(self._run, jit_compile=False, reduce_retracing=True)
+        self._step = lambda batch: compiled(batch, tf.constant(float(stopping.wanted())))
 
     @property
     def examples_per_second(self) -> float:
@@ -138,12 +139,17 @@ class Trainer:
         c = self.cursor
         return c.timed_steps * self.config.batch_size / c.seconds if c.seconds else 0.0
 
-    def _run(self, batch: Any) -> tf.Tensor:
-        """A step; its losses, in one tensor so that one copy brings them to the host."""
-        # Local mean over replicas: gradients are summed across them.
-        return self.strategy.reduce("MEAN", self.strategy.run(self._replica, args=(batch,)), None)
+    def _run(self, batch: Any, stop: tf.Tensor) -> tf.Tensor:
+        """A step; its losses, in one tensor so that one copy brings them to the host.
 
-    def _replica(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        stop: 1 where this host was asked to stop. The last value of all hosts is above 0 then, so
+        that they stop after the same step.
+        """
+        # Local mean over replicas: gradients are summed across them.
+        each = self.strategy.run(self._replica, args=(batch, stop))
+        return self.strategy.reduce("MEAN", each, None)
+
+    def _replica(self, batch: Mapping[str, tf.Tensor], stop: tf.Tensor) -> tf.Tensor:
         variables = self.model.trainable_variables
         with tf.GradientTape() as tape:
             with products_in(self.config.precision):
@@ -157,7 +163,7 @@ class Trainer:
         pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
         self.optimizer.apply_gradients(pairs)
         self._names = tuple(losses)
-        return tf.stack(list(losses.values()))
+        return tf.stack([*losses.values(), stop])
 
     def resume(self) -> bool:
         """Continues from the newest whole checkpoint; True if there was one."""
@@ -215,7 +221,7 @@ class Trainer:
             began = time.perf_counter()
             batch = next(batches)
             wait = time.perf_counter() - began
-            values = self._step(batch).numpy().tolist()  # the first one sets the names
+            *values, stop = self._step(batch).numpy().tolist()  # the first one sets the names
             losses = dict(zip(self._names, values, strict=True))
             self._finite(losses)
             if traced:
@@ -231,9 +237,18 @@ class Trainer:
                 self._evaluate()
             if c.step % self.config.checkpoint_every == 0 and c.batch < steps:
                 cluster.chief_does(lambda: self.kept.save_if_due(c.step, asdict(c)))
+            if stop and c.batch < steps:
+                self._stop()
         if not c.stopped:
             c.epoch, c.batch = c.epoch + 1, 0
         cluster.chief_does(lambda: self.kept.save(c.step, asdict(c)))
+
+    def _stop(self) -> NoReturn:
+        """Saves where training stands, on all hosts at the same step."""
+        stopping.act()
+        c = self.cursor
+        cluster.chief_does(lambda: self.kept.save(c.step, asdict(c)))
+        raise stopping.Stopped(f" after step {c.step}, whose checkpoint is saved")
 
     def _finite(self, losses: Mapping[str, float]) -> None:
         for name, value in losses.items():

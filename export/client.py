@@ -29,6 +29,7 @@ from tensorflow_serving.apis import (
 
 from at4ctr.errors import InputError, unknown
 from export import tensors
+from export.streams import ignoring_closed_pipes
 from export.tensors import Arrays
 
 PORTS = {"grpc": 8500, "rest": 8501}
@@ -264,6 +265,7 @@ def run(options: argparse.Namespace) -> int:
         client.close()
 
 
+@ignoring_closed_pipes()
 def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(parser().parse_args(arguments))

@@ -19,6 +19,7 @@ from at4ctr.errors import InputError
 from export import rest, rpc
 from export.metrics import Metrics
 from export.servable import GRAPHS, Servable
+from export.streams import ignoring_closed_pipes
 from export.tensors import Limits
 from export.versions import Patience, Versions
 
@@ -177,6 +178,7 @@ def run(options: argparse.Namespace, stopped: threading.Event) -> None:
     say("stopped")
 
 
+@ignoring_closed_pipes()
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     stopped = threading.Event()

@@ -18,6 +18,7 @@ from pathlib import Path
 import export.quiet  # noqa: F401  # isort: skip  (before TensorFlow loads)
 from at4ctr.errors import InputError
 from export.client import TOLERANCE, connect, replay
+from export.streams import ignoring_closed_pipes
 from export.tensors import RefusedError
 
 IMAGE = "tensorflow/serving:latest"
@@ -113,6 +114,7 @@ def run(options: argparse.Namespace) -> int:
         return 0 if check(options, {"grpc": grpc, "rest": rest}, START_SECONDS) else 1
 
 
+@ignoring_closed_pipes()
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m export.tfserving", description=__doc__)
     parser.add_argument("--export", type=Path, required=True, help="such as runs/latest/export/1")

@@ -23,6 +23,7 @@ from typing import Any
 import tensorflow as tf
 
 from export import checks
+from export.streams import ignoring_closed_pipes
 
 FORBIDDEN = ("at4ctr", "tf_keras", "keras")
 LIMIT_SECONDS = 600
@@ -124,6 +125,7 @@ def run(folder: Path, like: Path | None = None) -> Iterator[tuple[bool, str]]:
             yield False, f"FAILED {name}: {text}"
 
 
+@ignoring_closed_pipes()
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m export.verify", description=__doc__)
     parser.add_argument("folder", type=Path, help="a version's folder, such as export/1")

@@ -281,6 +281,7 @@ class Versions:
             self._lock.wait_for(lambda: not self._busy.get(id(old)), LAST_ANSWERS_SECONDS)
         old.close()
         if not again:
+            self._watches.pop(old.version, None)  # it may be wanted again
             self._set(old.version, Status(State.END))
         self._say(f"version {old.version} is {'loaded anew' if again else 'unloaded'}")
 

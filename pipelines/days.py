@@ -31,6 +31,7 @@ from at4ctr.data.disk import demand_room, explained, locked
 from at4ctr.data.engine import bar
 from at4ctr.durable import make_folder, sync
 from at4ctr.errors import InputError
+from export.streams import ignoring_closed_pipes
 from pipelines import train
 from pipelines.night.outcome import sentence_of
 
@@ -227,6 +228,7 @@ def flag_values() -> flags.FlagValues:
     return f
 
 
+@ignoring_closed_pipes()
 def main(arguments: Sequence[str]) -> int:
     """Deals by flags; the exit code."""
     f = flag_values()

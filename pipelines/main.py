@@ -10,11 +10,16 @@ from typing import NoReturn
 import tensorflow as tf
 from absl import app, flags, logging
 
+from at4ctr import stopping
 from at4ctr.errors import InputError
+from export.streams import ignoring_closed_pipes
 
 
 def main(body: Callable[[], None]) -> None:
-    """Parses flags and runs the body. Exits 2 on bad input, 130 when interrupted."""
+    """Parses flags and runs the body.
+
+    Exits 2 on bad input, 130 when interrupted, 143 when SIGTERM stopped it.
+    """
 
     def run(argv: list[str]) -> None:
         if len(argv) > 1:
@@ -36,13 +41,17 @@ def main(body: Callable[[], None]) -> None:
             if not said:
                 raise
             _stop(said[1])
+        except stopping.Stopped as stopped:
+            print(stopped, file=sys.stderr)
+            sys.exit(stopping.STATUS)
         except KeyboardInterrupt:
             print("\ninterrupted: run the same command again to continue", file=sys.stderr)
             sys.exit(130)
 
     logging.set_verbosity(logging.WARNING)
     tf.get_logger().setLevel("WARNING")
-    app.run(guarded, flags_parser=_parse)
+    with ignoring_closed_pipes():
+        app.run(guarded, flags_parser=_parse)
 
 
 def _stop(why: str) -> NoReturn:

@@ -17,7 +17,6 @@ make turns every one of them but 0 into 2: a script or a scheduler runs this com
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import logging
 import signal
@@ -35,6 +34,7 @@ from absl import logging as absl_logging
 from at4ctr import faults
 from at4ctr.errors import InputError, unknown
 from export import publish
+from export.streams import ignoring_closed_pipes
 from pipelines.night import logs, operate, outcome
 from pipelines.night.asked import DEFAULTS, Asked
 from pipelines.night.outcome import Result, Stopped
@@ -95,11 +95,12 @@ def flag_values() -> flags.FlagValues:
     return f
 
 
+@ignoring_closed_pipes()
 def main(arguments: Sequence[str]) -> int:
     """Runs a command; its exit code."""
     f = flag_values()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+        if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal of ASCII loses no exit code
     try:
         command, *words = f(["nightly", *map(_underscored, arguments)])[1:] or ["run"]

@@ -15,7 +15,7 @@ from typing import Any
 import tensorflow as tf
 from absl import flags
 
-from at4ctr import checkpoints, cluster, config, evaluation, fit, runs
+from at4ctr import checkpoints, cluster, config, evaluation, fit, runs, stopping
 from at4ctr.analysis import plots
 from at4ctr.config import Experiment
 from at4ctr.data.dataset import Options, Split
@@ -205,7 +205,8 @@ def _train(e: Experiment, store: Store, folder: Path) -> Callable[[bool], dict[s
             folder,
             validate,
         )
-        cursor = trainer.train()
+        with stopping.deferred():
+            cursor = trainer.train()
 
     def finish(export: bool) -> dict[str, Any]:
         final = restored(e, store, folder)
@@ -263,9 +264,14 @@ def load_snapshot(path: Path) -> tuple[Experiment, str, str]:
 
 
 def _main() -> None:
-    f = flags.FLAGS
     if cluster.hosts().size > 1:
         cluster.strategy()  # before any operation runs in this process
+    with stopping.on_sigterm():
+        _train_as_asked()
+
+
+def _train_as_asked() -> None:
+    f = flags.FLAGS
     if f.snapshot:
         e, recipe, name = load_snapshot(Path(f.snapshot))
         changed = config.override(e, words(f.set))
