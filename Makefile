@@ -31,7 +31,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-spark data train eval serve verify-c verify-tfserving days nightly nightly-status rollback \
-	reproduce bench bench-peers soak soak-publish soak-nightly test lint lock clean
+	reproduce bench bench-peers soak soak-publish soak-nightly mutants test lint lock clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -116,6 +116,10 @@ soak-publish: setup
 ## make soak-nightly   every point of a night struck by kill, full and broken disk; random kills
 soak-nightly: setup
 	@$(PY) -m tests.soak_nightly soak-nightly.json
+
+## make mutants     faults put into the code one by one: do the tests notice?   ARGS=
+mutants: setup
+	@$(PY) -m tests.mutation $(ARGS)
 
 ## make test        the tests
 test: setup
