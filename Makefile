@@ -16,7 +16,7 @@ override install = $(PY) -m pip install --quiet --require-hashes -r $1 2> >(grep
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev setup-spark data train eval serve verify-c verify-tfserving days nightly nightly-status rollback \
-	reproduce bench bench-peers soak soak-publish soak-nightly test lint lock clean
+	reproduce bench bench-peers soak soak-publish soak-nightly mutants test lint lock clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -110,6 +110,10 @@ soak-publish: setup-dev
 ## make soak-nightly   every point of a night struck by kill, full and broken disk; random kills
 soak-nightly: setup-dev
 	@$(PY) -m tests.soak_nightly soak-nightly.json
+
+## make mutants     faults put into the code one by one: do the tests notice?   ARGS=
+mutants: setup
+	@$(PY) -m tests.mutation $(ARGS)
 
 ## make test        the tests
 test: setup-dev

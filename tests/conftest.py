@@ -6,8 +6,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import at4ctr  # noqa: F401  (sets the Keras version before TensorFlow loads)
+
+# No example has a deadline: a busy machine is no fault. CI draws the same examples every time.
+settings.register_profile("tests", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "tests")
 
 DATA = Path(os.environ.get("AT4CTR_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 

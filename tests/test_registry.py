@@ -150,7 +150,7 @@ def test_writers_at_once_make_one_chain(tmp_path):
         subprocess.Popen([sys.executable, "-c", SEVERAL, str(file), str(own)], cwd=CHECKOUT)
         for own in range(3)
     ]
-    assert [each.wait(60) for each in running] == [0, 0, 0]
+    assert [each.wait(1800) for each in running] == [0, 0, 0]
     found = Ledger(file).entries()
     published = {e.version for e in found if e.kind == "published"}
     assert published == {1, 3, 5, 7, 9, 11, 13}

@@ -18,6 +18,7 @@ from at4ctr.data.world import World
 from at4ctr.errors import InputError
 
 START = 1_511_539_200
+HANGS = 1800  # seconds after which a wait is given up; no test is that slow
 GOOD = [f"{k % 4 + 1},{k % 23 + 1},{k % 5},pv,{START + k}\n" for k in range(400)]
 
 
@@ -37,7 +38,7 @@ def builds(monkeypatch):
     def counted(*arguments):
         met.append(arguments)
         begun.set()
-        assert go.wait(30)
+        assert go.wait(HANGS)
         return build(*arguments)
 
     monkeypatch.setattr(preparation, "build", counted)
@@ -63,14 +64,14 @@ def test_rivals_make_one_store_between_them(tmp_path, config, builds):
     met, begun, go = builds
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(prepare, config, tmp_path)
-        assert begun.wait(30)
+        assert begun.wait(HANGS)
         second = pool.submit(prepare, config, tmp_path)
         with pytest.raises(TimeoutError):
             second.result(timeout=0.3)  # it waits for the first
         go.set()
-        store = first.result(60)
+        store = first.result(HANGS)
         stamp = os.stat(store / MANIFEST)
-        assert second.result(60) == store
+        assert second.result(HANGS) == store
     assert len(met) == 1
     assert os.stat(store / MANIFEST).st_ino == stamp.st_ino
     assert list(store.parent.iterdir()) == [store]
@@ -130,7 +131,7 @@ def test_a_lock_is_exclusive_and_leaves_nothing(tmp_path):
 
     with ThreadPoolExecutor(8) as pool:
         for future in [pool.submit(enter) for _ in range(200)]:
-            future.result(60)
+            future.result(HANGS)
     assert (max(most), len(turns)) == (1, 200)
     assert not path.exists()
     with locked(path), locked(path, wait=False) as second:

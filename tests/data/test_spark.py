@@ -1,4 +1,10 @@
-"""Both engines make the same store: behaviours with drawn negatives, and impressions."""
+"""Both engines make the same store: behaviours with drawn negatives, and impressions.
+
+Each preparation is some 80 statements, and Spark takes half a second or more for each, however few
+the rows: these tests are slow on a busy machine. They are the only ones that run the SQL of
+preparation in Spark, and one test stands for each way through it: negatives that reject the
+positive's own item, negatives that go with the history, impressions.
+"""
 
 import hashlib
 import json

@@ -125,7 +125,7 @@ def strike(root, what, fault, monkeypatch):
     """Runs a command into a fault; a kill in a process of its own."""
     if ":kill" in fault:
         with process(root, what, fault) as running:
-            assert running.wait(60) == -signal.SIGKILL
+            assert running.wait(1800) == -signal.SIGKILL
         return
     monkeypatch.setenv(faults.VARIABLE, fault)
     faults.reset()
@@ -136,7 +136,7 @@ def strike(root, what, fault, monkeypatch):
 
 def test_a_killed_rollback_by_default_is_finished_and_not_repeated(root):
     with process(root, {"do": "rollback"}, "rollback.renamed:kill") as running:
-        assert running.wait(60) == -signal.SIGKILL
+        assert running.wait(1800) == -signal.SIGKILL
     assert perform(root, {"do": "rollback"}).live == 2017120401
     assert publish.versions(serving(root))[-1] == 2017120401
 
@@ -187,7 +187,7 @@ def test_two_publishers_at_once_make_two_versions_or_one(root):
     running = [process(root, c) for c in commands]
     for each in running:
         with each:
-            assert each.wait(60) == 0
+            assert each.wait(1800) == 0
     found = state(root)
     assert {n for n in found["folders"] if n > "2017120600"} == {"2017120601", "2017120602"}
     audit(root)

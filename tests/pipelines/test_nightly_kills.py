@@ -1,4 +1,9 @@
-"""A night that is killed between its stages, again and again, ends as the undisturbed one."""
+"""A night that is stopped between its stages, again and again, ends as the undisturbed one.
+
+Two of the faults kill a real process, which loads TensorFlow anew: one with a checkpoint half kept,
+one with a version half published. The others are raised in this process, which is much cheaper.
+`make soak-nightly` kills a process at every point.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +36,7 @@ FAULTS = (
     "night.trained.before:kill",
     "night.evaluated.before",
     "publish.renamed:kill",
-    "night.published.after:kill",
+    "night.published.after",
 )
 
 
@@ -63,7 +68,7 @@ def test_sigterm_stops_and_the_night_can_be_taken_up_again(chain, tmp_path):
     root = moved(chain.before, tmp_path / "stopped")
     shutil.rmtree(root / "data/taobao" / f"dt={dated(SECOND)}")
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.nightly", *flags(root, SECOND, wait_minutes=5)],
+        [sys.executable, "-m", "pipelines.nightly", *flags(root, SECOND, wait_minutes=60)],
         cwd=root,
         env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
         stdout=subprocess.PIPE,
@@ -71,11 +76,11 @@ def test_sigterm_stops_and_the_night_can_be_taken_up_again(chain, tmp_path):
         text=True,
     )
     log = root / "runs/nightly/ctr" / f"dt={dated(SECOND)}" / "attempt-01/log.jsonl"
-    end = time.monotonic() + 120
+    end = time.monotonic() + 1800
     while time.monotonic() < end and not (log.is_file() and "waiting for" in log.read_text()):
         time.sleep(0.1)
     process.terminate()
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=1800)
     assert process.returncode == 75
     value = json.loads(out)
     assert "stopped" in value["sentence"]

@@ -77,6 +77,8 @@ def saved(path):
 def test_devices_come_and_go_and_the_incumbent_answers_with_its_own_calibrator(
     chain, tmp_path, monkeypatch, capsys
 ):
+    """Two whole nights, one in a process with two devices: what it takes to see that weights and
+    optimizer go from two devices to one, and that an old calibrator still answers."""
     root = moved(chain.before, tmp_path / "chain")
     deliver(root, WORSE)
     recipe = f"{nights.RECIPE} calibrator=platt"

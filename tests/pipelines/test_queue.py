@@ -200,7 +200,7 @@ def test_two_queues_do_not_train_the_same_run_twice(place):
         opener.start()
         queues[0].run(jobs, lambda: None)
     finally:
-        assert first.wait(30) == 0
+        assert first.wait(1800) == 0
     assert sorted(order()) == list("abcd")
     assert len(queues[0].folders) == 4
 
@@ -255,7 +255,7 @@ def test_a_run_of_another_command_is_waited_for(place):
         assert other.poll() is None
     threading.Timer(0.3, (place / "gate").unlink).start()
     queue = run([one])
-    assert other.wait(10) == 0
+    assert other.wait(1800) == 0
     assert order() == ["a"]
     assert len(queue.folders) == 1
 
