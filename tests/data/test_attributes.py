@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from sklearn.metrics import roc_auc_score
 
-from at4ctr.data import days, increment
+from at4ctr.data import days, increment, tafeng
 from at4ctr.data.dataset import SPLITS
 from at4ctr.data.mapping import Rows
 from at4ctr.data.prepare import prepare
@@ -24,6 +24,7 @@ from export.lookup import Front
 from export.requests import requests
 from tests.data import day_log, late_log
 from tests.data.late_log import START, Gaps, Log
+from tests.data.test_tafeng import row, written
 from tests.data.test_taobao import raw_rows
 from tests.oracles import prepare as oracle
 
@@ -92,9 +93,8 @@ def split_of(time):
 
 
 def config_of(folder, **options):
-    text = {"validation_from": VALIDATION, "test_from": TEST}
-    text = {k: str(np.datetime64(v, "s")) for k, v in text.items()}
-    return Log(raw=str(folder), **text, **options)
+    validation, test = (str(np.datetime64(second, "s")) for second in (VALIDATION, TEST))
+    return Log(raw=str(folder), validation_from=validation, test_from=test, **options)
 
 
 def stored(tmp_path, tables, **options):
@@ -235,21 +235,20 @@ def test_a_file_of_its_own_is_a_catalogue_unless_it_has_a_time(tmp_path, monkeyp
                  columns={"item": "sku", "brand": "brand"})  # fmt: skip
     monkeypatch.setattr(Log, "impressions", lambda _: shown)
     monkeypatch.setattr(Log, "items", lambda _: goods)
-    store, truth = stored(tmp_path, tables), Truth(tables)
+    store = stored(tmp_path, tables)
     first = {}
     for sku, brand, time in sorted(zip(np.arange(40) % 20, brands, at, strict=True),
                                    key=lambda r: r[2] if timed else 0):  # fmt: skip
         first.setdefault(int(sku), (int(time), brand))
 
-    def brand(row):
-        time, value = first[row["sku"]]
-        return value if not timed or time <= row["at"] else None
+    class Catalogued(Truth):
+        def of(self, row, feature, *, shown=True):
+            if feature != "brand":
+                return super().of(row, feature, shown=shown)
+            time, value = first[row["sku"]]
+            return value if not timed or time <= row["at"] else None
 
-    def item(row, *, shown=True):
-        return row["sku"], brand(row), truth.of(row, "tags", shown=shown)
-
-    truth.item = item
-    assert decoded(store) == truth.instances(split_of)
+    assert decoded(store) == Catalogued(tables).instances(split_of)
     assert any("brand: 20 items have several values in items();" in n
                for n in store.manifest["notes"])  # fmt: skip
     if timed:
@@ -368,3 +367,23 @@ def test_nights_are_what_all_raw_days_at_once_give(nights, tmp_path):
         assert day_log.states(again) == day_log.states(night)
     notes = json.loads((made[-1].store / "manifest.json").read_text())["notes"]
     assert any("age: " in n and "another value than in earlier nights" in n for n in notes)
+
+
+def test_a_drawn_negative_has_the_user_of_its_positive(tmp_path):
+    """A customer whose age is first said on the third of six days."""
+    rows = [row(f"12/{day}/2000", f"{user:08}", f"{3 * day + user:013}",
+                age="A" if day >= 3 and user % 2 else "")
+            for user in range(4) for day in range(1, 7)]  # fmt: skip
+    config = tafeng.Config(raw=str(written(tmp_path / "log.csv", rows)), min_behaviours=1)
+    store = Store.open(prepare(config, tmp_path / "data"))
+    assert store.manifest["versions"] == {"user": 2, "item": 0}
+    users = pq.read_table(store.path / "dims" / "user.parquet").to_pylist()
+    found = Counter()
+    for split in SPLITS:
+        at = store.read(split, store.groups(split)).instances
+        for who, cut, label in zip(at["user_row"], at["cut"], at["label"], strict=True):
+            user = users[who]
+            day = cut + 1  # one behaviour a day
+            assert user["age_group"] == ("A" if day >= 3 and int(user["user"]) % 2 else None)
+            found[label] += 1
+    assert found[0] == found[1] == 20
