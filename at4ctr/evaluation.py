@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 
 from at4ctr import metrics
 from at4ctr.data.reader import Reader
-from at4ctr.model.serving import ServingModel
+from at4ctr.metrics.intervals import mean_prediction
+from at4ctr.metrics.probability import sigmoid
 
 BATCH = 4096  # rows at a time; predictions do not depend on it
 ACTIVENESS = (0.6, 0.9)  # AQCL §3.2: about 60 % non-active, 30 % slightly, 10 % highly active
@@ -21,43 +22,57 @@ ACTIVENESS = (0.6, 0.9)  # AQCL §3.2: about 60 % non-active, 30 % slightly, 10 
 class Predictions:
     """One row per instance of a split, in store order.
 
-    probability: calibrated. truth: the true click probability, where the log is simulated with it.
-    logit: uncalibrated. ids: model ids of the user and of the item features of one value, by name.
+    calibrated: logit of the served probability, float64, by which models are ranked and judged.
+    truth: the true click probability, where the log is simulated with it.
+    shifted: logit after the sampling correction alone, which a calibrator is fitted to.
+    ids: model ids of the user and of the item features of one value, by name.
     """
 
     labels: np.ndarray
-    probability: np.ndarray
+    calibrated: np.ndarray
     users: np.ndarray
     lengths: np.ndarray
     truth: np.ndarray | None
-    logit: np.ndarray | None = None
+    shifted: np.ndarray | None = None
     ids: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def probability(self) -> np.ndarray:
+        """[N] float64: the served probability before it is rounded to float32."""
+        return sigmoid(self.calibrated)
+
+
+class Scored(Protocol):
+    """What gives the ``scores`` of a `ServingModel`."""
+
+    def scores(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]: ...
 
 
 class Predictor:
     """Runs a serving model over readers; traced once for all batches of the same features."""
 
-    def __init__(self, model: ServingModel) -> None:
+    def __init__(self, model: Scored) -> None:
         self.model = model
         self._traced: dict[frozenset[str], Any] = {}
 
-    def _answer(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def _scores(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         names = frozenset(batch)
         if names not in self._traced:
             specs = {k: tf.TensorSpec([None, *v.shape[1:]], v.dtype) for k, v in batch.items()}
-            traced = tf.function(lambda b: self.model.answer(b))
+            traced = tf.function(lambda b: self.model.scores(b))
             self._traced[names] = traced.get_concrete_function(specs)
         found: dict[str, tf.Tensor] = self._traced[names](batch)
         return found
 
-    def __call__(self, reader: Reader) -> Predictions:
+    def __call__(self, reader: Reader, batches: int | None = None) -> Predictions:
+        """batches: only the first so many of epoch 0."""
         kept: dict[str, list[np.ndarray]] = {}
         now = [f for f in reader.schema.group("item") if f.length is None]
         ids = [f.name for f in (reader.schema.user_id, *now) if f.length is None]
-        for batch in reader.dataset(0):
+        for batch in reader.dataset(0).take(-1 if batches is None else batches):
             found = {
                 "labels": batch["label"],
-                **self._answer(batch),
+                **self._scores(batch),
                 "users": batch["user_index"],
                 "lengths": batch["history_length"],
             }
@@ -69,11 +84,11 @@ class Predictor:
         whole = {name: np.concatenate(parts) for name, parts in kept.items()}
         return Predictions(
             whole["labels"],
-            whole["probability"].astype(np.float64),
+            whole["calibrated"],
             whole["users"],
             whole["lengths"],
             whole.get("truth"),
-            whole["logit"],
+            whole["shifted"],
             {name: whole[f"id {name}"] for name in ids},
         )
 
@@ -89,13 +104,16 @@ def activeness(lengths: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def report(found: Predictions) -> dict[str, Any]:
-    """Every metric overall (GAUC by user), per activeness group, and ``bayes_auc`` where known."""
+    """Every metric overall (GAUC by user), ``mean_prediction`` against the click rate, the metrics
+    per activeness group, and ``bayes_auc`` where known."""
     values: dict[str, Any] = dict(
-        metrics.report(found.labels, found.probability, groups=found.users)
+        metrics.report(found.labels, found.calibrated, groups=found.users)
     )
+    means = mean_prediction(found.labels, found.probability, found.users)
+    values["mean_prediction"] = means.to_json()
     if found.truth is not None and 0 < values["positives"] < values["rows"]:
         values["bayes_auc"] = metrics.auc(found.labels, found.truth)
-    groups = metrics.by_group(found.labels, found.probability, activeness(found.lengths))
+    groups = metrics.by_group(found.labels, found.calibrated, activeness(found.lengths))
     values["activeness"] = {
         name: {k: v for k, v in group.items() if v is not None} for name, group in groups.items()
     }

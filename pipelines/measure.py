@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,22 +13,35 @@ import numpy as np
 
 from at4ctr import config, evaluation, runs
 from at4ctr.analysis import plots, segments
-from at4ctr.calibration import Asked, sigmoid
+from at4ctr.calibration import Asked
 from at4ctr.calibration.fitting import Choice, choose
 from at4ctr.data.reader import Reader
 from at4ctr.data.store import Store
 from at4ctr.durable import write_json
 from at4ctr.evaluation import Predictions
 from at4ctr.fit import Cursor, Trainer
-from at4ctr.metrics.intervals import Trust
+from at4ctr.metrics.intervals import FAR, Trust
 from at4ctr.model.serving import ServingModel
 from at4ctr.schema import Schema
 
+log = logging.getLogger("at4ctr.measure")
+
 CALIBRATOR = "calibrator.json"  # in a run's folder, where one was fitted
+AUC_LOST = 1e-3  # by a calibrator's ties, from which on it is worth a warning
+REMEDIES = {
+    "training": "train longer (fit.epochs) or at a smaller fit.learning_rate, or fit a calibrator "
+    "(calibrator=platt)",
+    "validation": "fit a calibrator (calibrator=platt); where the training rows are near their "
+    "rate, the model overfits or the rate drifts: stop earlier (fit.patience) or train on later "
+    "rows",
+    "test": "the click rate may have drifted after the training rows, which only training on later "
+    "rows mends; where the validation rows are far from their rate too, fit a calibrator "
+    "(calibrator=platt)",
+}
 
 
 class Measured(NamedTuple):
-    """before: [N], without the fitted calibrator; None where the model has none."""
+    """before: logits [N] without the fitted calibrator; None where the model has none."""
 
     found: Predictions
     before: np.ndarray | None
@@ -45,7 +60,8 @@ def calibrate(
     model.calibrate(None)
     if found is None:
         return choose(asked, [], [], [])
-    choice = choose(asked, corrected(model, found), found.labels, found.users, seed)
+    assert found.shifted is not None
+    choice = choose(asked, found.shifted, found.labels, found.users, seed)
     if choice.calibrator is not None:
         model.calibrate(choice.calibrator)
         write_json(folder / CALIBRATOR, config.to_json(choice.calibrator))
@@ -59,10 +75,36 @@ def recalibrate(model: ServingModel, folder: Path) -> None:
         model.calibrate(config.from_json(json.loads(path.read_text()), str(path)))
 
 
-def corrected(model: ServingModel, found: Predictions) -> np.ndarray:
-    """logit + ln w [N] float32, as the graph has it."""
-    assert found.logit is not None
-    return found.logit + model.shift.numpy()
+def mean_of_sample(sample: Predictions) -> dict[str, Any]:
+    """Rows and mean prediction of a sample of the training rows, without the fitted calibrator,
+    which knows later rows; logs a warning where it is far from the click rate."""
+    values = evaluation.report(uncalibrated(sample))
+    found = {name: values[name] for name in ("rows", "mean_prediction")}
+    warn_if_far("training", found)
+    return found
+
+
+def warn_if_far(split: str, metrics: Mapping[str, Any]) -> None:
+    """Logs a warning where a split's mean prediction is far from its click rate."""
+    mean = metrics["mean_prediction"]
+    if mean["far"]:
+        ratio = (
+            "{ratio:.2f} times it (95 %: {low:.2f} to {high:.2f})".format(**mean)
+            if "ratio" in mean
+            else "more than chance explains"
+        )
+        log.warning(
+            "the mean prediction of %s %s rows is %.4f and their click rate %.4f: it is %s; "
+            "expected at most %.0f %% more or less; %s",
+            f"{metrics['rows']:,}", split, mean["predicted"], mean["rate"], ratio, 100 * FAR,
+            REMEDIES[split],
+        )  # fmt: skip
+
+
+def uncalibrated(found: Predictions) -> Predictions:
+    """The same rows after the sampling correction alone."""
+    assert found.shifted is not None
+    return dataclasses.replace(found, calibrated=found.shifted)
 
 
 def measure(model: ServingModel, test: Reader) -> Measured:
@@ -74,16 +116,30 @@ def measured(model: ServingModel, found: Predictions, schema: Schema) -> Measure
     """Every metric, and the calibration of segments.
 
     The metrics have ``segments`` and, where there is a fitted calibrator, ``uncalibrated``: the
-    same metrics after the sampling correction alone.
+    same metrics after the sampling correction alone. A mean prediction far from the click rate is
+    logged as a warning, and so is an AUC that the calibrator lowers by ties.
     """
     parts = segments.report(found, segments.ids(schema, found.ids))
     metrics = evaluation.report(found) | {"segments": segments.to_json(parts)}
     before = None
     if model.calibrator is not None:
-        before = sigmoid(corrected(model, found))
-        values = evaluation.report(dataclasses.replace(found, probability=before))
+        before = found.shifted
+        values = evaluation.report(uncalibrated(found))
         metrics["uncalibrated"] = {k: v for k, v in values.items() if k != "activeness"}
+        _warn_of_ties(metrics)
+    warn_if_far("test", metrics)
     return Measured(found, before, parts, metrics)
+
+
+def _warn_of_ties(metrics: Mapping[str, Any]) -> None:
+    before = metrics["uncalibrated"]
+    if before.get("auc", 0.0) - metrics.get("auc", 0.0) > AUC_LOST:
+        log.warning(
+            "the fitted calibrator ties %.1f %% of the test rows with a row of the other class, "
+            "%.1f %% without it, and lowers the AUC from %.4f to %.4f; expected a loss of at most "
+            "%g; set calibrator=platt, which keeps the order",
+            100 * metrics["ties"], 100 * before["ties"], before["auc"], metrics["auc"], AUC_LOST,
+        )  # fmt: skip
 
 
 def draw(measured: Measured, folder: Path, *, simulated: bool) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import tensorflow as tf
 from absl import flags
 
-from at4ctr import checkpoints, cluster, config, evaluation, fit, runs, stopping
+from at4ctr import checkpoints, cluster, config, evaluation, fit, population, runs, stopping
 from at4ctr.analysis import plots
 from at4ctr.config import Experiment
 from at4ctr.data.dataset import Options, Split
@@ -149,6 +149,19 @@ def reader(
     )
 
 
+def training_sample(e: Experiment, store: Store, model: ServingModel) -> evaluation.Predictions:
+    """Predictions on some training rows, unsampled and with every known id."""
+    rows = Reader(
+        store,
+        "train",
+        batch_size=evaluation.BATCH,
+        history=e.data.history,
+        seed=e.seed,
+        drop_remainder=False,
+    )
+    return evaluation.Predictor(model)(rows, population.ROWS // evaluation.BATCH)
+
+
 def serving(e: Experiment, store: Store) -> ServingModel:
     """The experiment's serving model, untrained."""
     return serving_model(
@@ -217,9 +230,12 @@ def _train(e: Experiment, store: Store, folder: Path) -> Callable[[bool], dict[s
         measured = measure.measure(final, reader(e, store, "test", evaluation.BATCH))
         metrics = measured.metrics | measure.facts(trainer, cursor, store, exported=export)
         metrics["calibrator"] = choice.to_json()
+        metrics["training_sample"] = measure.mean_of_sample(training_sample(e, store, final))
         if validation is not None:
-            best = (r for r in seen if r["auc"] == cursor.best)
-            metrics["validation"] = next(best, None) or evaluation.report(predict(validation))
+            best = [r for r in seen if cursor.best is not None and r.get("auc") == cursor.best]
+            metrics["validation"] = best[0] if best else evaluation.report(predict(validation))
+            if choice.calibrator is None:
+                measure.warn_if_far("validation", metrics["validation"])
         plots.curves(cursor.curves, folder / "curves.png", simulated=store.simulated)
         measure.draw(measured, folder, simulated=store.simulated)
         if export:

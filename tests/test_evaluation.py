@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from at4ctr import evaluation
+from at4ctr import evaluation, metrics
 from at4ctr.backbones import din
 from at4ctr.data.reader import Reader
 from at4ctr.data.store import Store
@@ -39,17 +39,20 @@ def reader(store: Store, size: int, truth: bool = False) -> Reader:
 def test_predictions_do_not_depend_on_the_batches(toy, model):
     whole = reader(toy[1], 1000, truth=True)
     batch = {k: tf.constant(v) for k, v in whole.batch(0, 0).items()}
-    expected = model.answer(batch)["probability"].numpy()
+    expected = model.scores(batch)["calibrated"].numpy()
+    served = model.answer(batch)["probability"].numpy()
     rows = toy[0].rows("test")
     for size in (1, 7, 64, 1000):
         found = evaluation.Predictor(model)(reader(toy[1], size, truth=True))
-        np.testing.assert_allclose(found.probability, expected, rtol=1e-5)
+        np.testing.assert_allclose(found.calibrated, expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found.probability, served, rtol=1e-5)
+        np.testing.assert_array_equal(found.shifted, found.calibrated)
         assert found.labels.tolist() == [row["label"] for _, row in rows]
         assert found.truth is not None
         assert found.truth.tolist() == [row["probability"] for _, row in rows]
         assert found.lengths.tolist() == [min(row["cut"], 8) for _, row in rows]
         assert found.users.tolist() == [user["user"] for user, _ in rows]
-        assert found.probability.dtype == np.float64
+        assert found.calibrated.dtype == np.float64
 
 
 def test_one_trace_serves_every_batch_size(toy, model):
@@ -57,6 +60,9 @@ def test_one_trace_serves_every_batch_size(toy, model):
     for size in (3, 7, 64, 5):
         predict(reader(toy[1], size))
     assert len(predict._traced) == 1
+
+
+MORE = ("mean_prediction", "activeness")
 
 
 def numbers(value):
@@ -69,12 +75,14 @@ def random(rows: int, seed: int = 0) -> Predictions:
     rng = np.random.default_rng(seed)
     p = rng.random(rows)
     labels = (rng.random(rows) < p).astype(np.float32)
-    return Predictions(labels, p, rng.integers(0, 9, rows), rng.integers(0, 30, rows), p)
+    return Predictions(
+        labels, metrics.logit(p), rng.integers(0, 9, rows), rng.integers(0, 30, rows), p
+    )
 
 
 def test_the_report_has_every_name_and_no_nan():
     found = report(random(2000))
-    assert list(NAMES) == [n for n in found if n not in ("bayes_auc", "activeness")]
+    assert list(NAMES) == [n for n in found if n not in (*MORE, "bayes_auc")]
     assert found["bayes_auc"] == found["auc"]
     assert set(found["activeness"]) == {"low", "middle", "high"}
     assert sum(g["rows"] for g in found["activeness"].values()) == 2000
@@ -87,12 +95,19 @@ def test_the_report_has_every_name_and_no_nan():
 def test_what_is_not_defined_is_left_out(label, rows):
     made = random(rows)
     found = report(
-        Predictions(np.full(rows, label), made.probability, made.users, made.lengths, made.truth)
+        Predictions(np.full(rows, label), made.calibrated, made.users, made.lengths, made.truth)
     )
     assert "auc" not in found
     assert "bayes_auc" not in found
     assert found["rows"] == rows
     assert all(math.isfinite(n) for n in numbers(found))
+
+
+def test_only_the_first_batches_where_so_many_are_asked_for(toy, model):
+    predict = evaluation.Predictor(model)
+    whole, part = predict(reader(toy[1], 7)), predict(reader(toy[1], 7), 2)
+    np.testing.assert_array_equal(part.calibrated, whole.calibrated[:14])
+    assert predict(reader(toy[1], 7), 10**6).labels.size == whole.labels.size
 
 
 def test_without_the_truth_there_is_no_bayes_auc(toy, model):

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from at4ctr import metrics
 from at4ctr.metrics.intervals import Z_95
-from at4ctr.metrics.probability import EPSILON
+from at4ctr.metrics.probability import losses
 
 Floats = npt.NDArray[np.float64]
 POINTS = 400  # of a curve, at most
@@ -19,7 +19,11 @@ POINTS = 400  # of a curve, at most
 
 @dataclass(frozen=True)
 class Scores:
-    """``predictions.npz``: [N] each. incumbent, uncalibrated: None where there is none."""
+    """``predictions.npz``: [N] each. incumbent, uncalibrated: None where there is none.
+
+    candidate, incumbent: logits of the served probabilities. uncalibrated: the candidate's after
+    the sampling correction alone.
+    """
 
     labels: npt.NDArray
     users: npt.NDArray
@@ -36,11 +40,11 @@ class Scores:
     @property
     def models(self) -> dict[str, Floats]:
         named = {"candidate": self.candidate, "incumbent": self.incumbent}
-        return {name: p for name, p in named.items() if p is not None}
+        return {name: z for name, z in named.items() if z is not None}
 
 
 def read(path: Path, damaged: list[str]) -> Scores | None:
-    """The scores of an attempt; None where there are none, or they are not probabilities."""
+    """The scores of an attempt; None where there are none, or they are not finite."""
     try:
         with np.load(path, allow_pickle=False) as file:
             found = {name: file[name] for name in Scores.__annotations__ if name in file.files}
@@ -56,26 +60,26 @@ def read(path: Path, damaged: list[str]) -> Scores | None:
             damaged.append(f"{path.name} has {name} of shape {values.shape}; expected ({size},)")
             return None
     wrong = [n for n in ("candidate", "incumbent", "uncalibrated") if n in found
-             and not ((found[n] >= 0) & (found[n] <= 1)).all()]  # fmt: skip
+             and not np.isfinite(found[n]).all()]  # fmt: skip
     if wrong or not np.isin(scores.labels, (0, 1)).all():
         what = ", ".join(wrong) or "labels"
-        damaged.append(f"{path.name}: {what} have values that are no probability, so no curves")
+        damaged.append(f"{path.name}: {what} have values that are no logit or label, so no curves")
         return None
     return scores
 
 
-def roc(labels: npt.NDArray, p: Floats) -> tuple[Floats, Floats]:
+def roc(labels: npt.NDArray, z: Floats) -> tuple[Floats, Floats]:
     """False and true positive rates, one point a distinct score, thinned to `POINTS`."""
-    order = np.argsort(-p, kind="stable")
+    order = np.argsort(-z, kind="stable")
     clicked = labels[order] == 1
-    last = np.r_[np.nonzero(np.diff(p[order]))[0], p.size - 1]
+    last = np.r_[np.nonzero(np.diff(z[order]))[0], z.size - 1]
     hits = np.r_[0, np.cumsum(clicked)[last]]
     false = np.r_[0, np.cumsum(~clicked)[last]]
     kept = np.unique(np.linspace(0, hits.size - 1, min(POINTS, hits.size)).round().astype(int))
     return false[kept] / max(false[-1], 1), hits[kept] / max(hits[-1], 1)
 
 
-def auc_interval(labels: npt.NDArray, p: Floats, users: npt.NDArray) -> tuple[float, float]:
+def auc_interval(labels: npt.NDArray, z: Floats, users: npt.NDArray) -> tuple[float, float]:
     """95 % interval of the AUC, rows of one user together.
 
     With V_i the share of the other class that row i is ranked right against (ties one half), m
@@ -85,33 +89,32 @@ def auc_interval(labels: npt.NDArray, p: Floats, users: npt.NDArray) -> tuple[fl
     its four. Needs both classes.
     """
     clicked = labels == 1
-    right = np.empty(p.size)
-    right[clicked] = _share_below(p[~clicked], p[clicked])
-    right[~clicked] = 1 - _share_below(p[clicked], p[~clicked])
+    right = np.empty(z.size)
+    right[clicked] = _share_below(z[~clicked], z[clicked])
+    right[~clicked] = 1 - _share_below(z[clicked], z[~clicked])
     area = float(right[clicked].mean())
     weight = np.where(clicked, 1 / clicked.sum(), 1 / (~clicked).sum())
     half = Z_95 * _error((right - area) * weight, users)
     return max(area - half, 0.0), min(area + half, 1.0)
 
 
-def entropy_interval(labels: npt.NDArray, p: Floats, users: npt.NDArray) -> tuple[float, float]:
+def entropy_interval(labels: npt.NDArray, z: Floats, users: npt.NDArray) -> tuple[float, float]:
     """95 % interval of NE = L / H(r), L the mean log loss and H the entropy of the click rate r.
 
     By linearisation a row moves it by [(l − L) / H − L H'(r) (y − r) / H²] / N, H'(r) =
     ln((1−r)/r). Needs both classes.
     """
-    y, p = (labels == 1).astype(np.float64), np.clip(p, EPSILON, 1 - EPSILON)
-    losses, rate = -(y * np.log(p) + (1 - y) * np.log1p(-p)), float(y.mean())
-    mean = float(losses.mean())
+    y, lost = (labels == 1).astype(np.float64), losses(labels, z)
+    rate, mean = float(y.mean()), float(lost.mean())
     entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
     slope = np.log1p(-rate) - np.log(rate)
-    moved = ((losses - mean) / entropy - mean * slope * (y - rate) / entropy**2) / y.size
+    moved = ((lost - mean) / entropy - mean * slope * (y - rate) / entropy**2) / y.size
     half = Z_95 * _error(moved, users)
     return mean / entropy - half, mean / entropy + half
 
 
-def auc(labels: npt.NDArray, p: Floats) -> float:
-    return metrics.auc(labels, p)
+def auc(labels: npt.NDArray, z: Floats) -> float:
+    return metrics.auc(labels, z)
 
 
 def _share_below(others: Floats, values: Floats) -> Floats:

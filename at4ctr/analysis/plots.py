@@ -15,6 +15,7 @@ import numpy as np
 from at4ctr import calibration
 from at4ctr.evaluation import Predictions
 from at4ctr.metrics.intervals import Trust
+from at4ctr.metrics.probability import sigmoid
 
 BINS = 20
 
@@ -52,11 +53,14 @@ def reliability(
 ) -> None:
     """Mean label against mean probability in equal-mass bins, with 95 % Wilson intervals.
 
-    before: [N] probabilities without the fitted calibrator, drawn beside those with it.
+    before: [N] logits without the fitted calibrator, drawn beside those with it.
     """
     shown = {"probability": found.probability}
     if before is not None:
-        shown = {"sampling correction alone": before, "and fitted calibrator": found.probability}
+        shown = {
+            "sampling correction alone": sigmoid(before),
+            "and fitted calibrator": found.probability,
+        }
     figure, axis = plt.subplots(figsize=(5, 5), layout="constrained")
     top = 0.0
     for number, (label, probability) in enumerate(shown.items()):

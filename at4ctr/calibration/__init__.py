@@ -7,7 +7,7 @@ TensorFlow.
 """
 
 from at4ctr.calibration.diagram import Z_95, Reliability, reliability
-from at4ctr.calibration.fitted import Asked, Calibrator, Isotonic, Platt, sigmoid
+from at4ctr.calibration.fitted import Asked, Calibrator, Isotonic, Platt
 from at4ctr.calibration.sampling import correct_sampling, logit_shift
 
 __all__ = [
@@ -20,5 +20,4 @@ __all__ = [
     "correct_sampling",
     "logit_shift",
     "reliability",
-    "sigmoid",
 ]

@@ -1,7 +1,7 @@
 """Fitted calibrators: monotone maps from a corrected logit to a probability, in numpy.
 
 They come after the sampling correction: z = logit + ln w. Neither reverses the order of two rows.
-`Platt` is strictly increasing, so AUC stays (up to what float32 rounds together); `Isotonic` may
+`Platt` is strictly increasing, so AUC stays; `Isotonic` may
 tie the rows below its first knot and those above its last one, so that a pair of rows is ordered
 as before or tied.
 """
@@ -17,18 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from at4ctr.errors import InputError
+from at4ctr.metrics.probability import Floats, logit, sigmoid
 
 Asked = Literal["none", "platt", "isotonic", "auto"]  # auto: chosen on validation
 KNOTS = 256  # at most so many in an `Isotonic`; the serving graph always holds so many
-
-Floats = npt.NDArray[np.float64]
-
-
-def sigmoid(z: npt.ArrayLike) -> Floats:
-    """σ(z) = 1 / (1 + e^-z) in float64, without overflow."""
-    x = np.asarray(z, np.float64)
-    small = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1.0, small) / (1 + small)
 
 
 @dataclass(frozen=True)
@@ -52,7 +44,11 @@ class Platt:
 
     def __call__(self, z: npt.ArrayLike) -> Floats:
         """Probabilities in float64, of the shape of z."""
-        return sigmoid(self.slope * np.asarray(z, np.float64) + self.intercept)
+        return sigmoid(self.logits(z))
+
+    def logits(self, z: npt.ArrayLike) -> Floats:
+        """Those of the probabilities, in float64."""
+        return self.slope * np.asarray(z, np.float64) + self.intercept
 
 
 @dataclass(frozen=True)
@@ -80,6 +76,10 @@ class Isotonic:
     def __call__(self, z: npt.ArrayLike) -> Floats:
         """Probabilities in float64, of the shape of z."""
         return np.interp(sigmoid(z), np.asarray(self.x), np.asarray(self.y))
+
+    def logits(self, z: npt.ArrayLike) -> Floats:
+        """Those of the probabilities, in float64."""
+        return logit(self(z))
 
 
 Calibrator = Platt | Isotonic

@@ -12,10 +12,10 @@ import numpy.typing as npt
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from at4ctr.calibration.fitted import KNOTS, Asked, Calibrator, Floats, Isotonic, Platt, sigmoid
+from at4ctr.calibration.fitted import KNOTS, Asked, Calibrator, Isotonic, Platt
 from at4ctr.errors import InputError, unknown
 from at4ctr.metrics import _inputs, bin_means
-from at4ctr.metrics.probability import EPSILON
+from at4ctr.metrics.probability import Floats, losses, sigmoid
 
 log = logging.getLogger(__name__)
 
@@ -144,29 +144,28 @@ def _compare(z: Floats, truth: Flags, users: npt.NDArray, seed: int) -> Choice:
     names, owner = np.unique(users, return_inverse=True)
     half = np.random.default_rng(seed).permutation(names.size) % 2 == 0
     first = half[owner]
-    losses: dict[str, Floats] = {}
+    lost: dict[str, Floats] = {}
     for kind in KINDS:
         try:
-            losses[kind] = _out_of_fold(kind, z, truth, first)
+            lost[kind] = _out_of_fold(kind, z, truth, first)
         except InputError as error:
             log.warning("calibrator auto: %s is left out: %s", kind, error)
-    means = {kind: float(loss.mean()) for kind, loss in losses.items()}
+    means = {kind: float(loss.mean()) for kind, loss in lost.items()}
     best = min(means, key=means.__getitem__)
-    errors = {k: _clustered_error(loss - losses[best], owner) for k, loss in losses.items()}
+    errors = {k: _clustered_error(loss - lost[best], owner) for k, loss in lost.items()}
     kind = next(k for k in means if means[k] - means[best] <= errors[k])
     return Choice(kind, logloss=means, error=errors)
 
 
 def _out_of_fold(kind: str, z: Floats, truth: Flags, first: Flags) -> Floats:
     """Log loss [N] of each row under a calibrator fitted on the other half of the users."""
-    q = sigmoid(z)
+    q = z.copy()
     if kind != "none":
         for scored in (first, ~first):
             if scored.all():
                 raise InputError("one user has all rows; expected two or more, fit it on more rows")
-            q[scored] = fit(kind, z[~scored], truth[~scored])(z[scored])
-    q = np.clip(q, EPSILON, 1 - EPSILON)
-    return -np.where(truth, np.log(q), np.log1p(-q))
+            q[scored] = fit(kind, z[~scored], truth[~scored]).logits(z[scored])
+    return losses(truth, q)
 
 
 def _clustered_error(values: Floats, owner: npt.NDArray[np.int64]) -> float:

@@ -10,7 +10,10 @@ from at4ctr.contracts import Tensor
 
 
 def served(calibrator: Calibrator) -> Logistic | Piecewise:
-    """The calibrator as a module from corrected logits [B] to probabilities [B], float32."""
+    """The calibrator as a module from corrected logits [B] to probabilities [B], float32.
+
+    Its ``logits`` are those of the probabilities, in the type of its argument: float64 to measure.
+    """
     if isinstance(calibrator, Platt):
         return Logistic(calibrator)
     return Piecewise(calibrator)
@@ -27,7 +30,10 @@ class Logistic(tf.Module):
         )
 
     def __call__(self, z: Tensor) -> Tensor:
-        return tf.sigmoid(self.slope * z + self.intercept)
+        return tf.sigmoid(self.logits(z))
+
+    def logits(self, z: Tensor) -> Tensor:
+        return tf.cast(self.slope, z.dtype) * z + tf.cast(self.intercept, z.dtype)
 
 
 class Piecewise(tf.Module):
@@ -49,9 +55,13 @@ class Piecewise(tf.Module):
     def __call__(self, z: Tensor) -> Tensor:
         return self.at(tf.sigmoid(z))
 
+    def logits(self, z: Tensor) -> Tensor:
+        q = self(z)
+        return tf.math.log(q) - tf.math.log1p(-q)
+
     def at(self, p: Tensor) -> Tensor:
         """[B] probabilities -> [B] calibrated ones."""
-        x, y = tf.unstack(tf.convert_to_tensor(self.knots))
+        x, y = tf.unstack(tf.cast(self.knots, p.dtype))
         first = tf.clip_by_value(tf.searchsorted(x, p, side="right") - 1, 0, KNOTS - 2)
         left, right, low, high = (tf.gather(v, first + k) for v in (x, y) for k in (0, 1))
         q = low + (high - low) * ((p - left) / (right - left))

@@ -1,7 +1,7 @@
 """The model gate: a candidate against the incumbent on the same later, unsampled rows.
 
 Every check is a row of the verdict: it passes, fails or holds. A hold means that nobody can tell: a
-value that is no probability, a threshold that is not set, too few clicks or users, no incumbent.
+logit that is not finite, a threshold that is not set, too few clicks or users, no incumbent.
 HOLD if any check holds, else REJECT if any fails, else BLESS: what cannot be told never passes.
 """
 
@@ -17,32 +17,36 @@ from at4ctr.errors import InputError
 from at4ctr.gates import resampling
 from at4ctr.gates.verdict import NUMBERS, Check, Outcome, Thresholds, Verdict, decide
 from at4ctr.metrics import auc
-from at4ctr.metrics.intervals import FEW, Trust, by_segment
-from at4ctr.metrics.probability import EPSILON
+from at4ctr.metrics.intervals import FEW, NO_CLICK, Trust, by_segment
+from at4ctr.metrics.probability import losses, sigmoid
 
 Segments = Mapping[str, Mapping[str, npt.NDArray[np.bool_]]]
-NO_CLICK = -float(np.log(0.025))  # expected clicks, of which none is seen in 2.5 % of all cases
 
 
 @dataclass(frozen=True)
 class Scores:
     """A model's predictions on the gate's rows, in the order of the store: [N] each.
 
-    labels: 0 or 1. probability: calibrated, as served. users: ids of users. `Predictions` of
-    ``at4ctr.evaluation`` has these three.
+    labels: 0 or 1. calibrated: logit of the served probability, in float64. users: ids of users.
+    `Predictions` of ``at4ctr.evaluation`` has these three.
     """
 
     labels: npt.NDArray
-    probability: npt.NDArray
+    calibrated: npt.NDArray
     users: npt.NDArray
 
     def __post_init__(self) -> None:
-        sizes = {np.asarray(v).shape for v in (self.labels, self.probability, self.users)}
+        sizes = {np.asarray(v).shape for v in (self.labels, self.calibrated, self.users)}
         if len(sizes) != 1 or len(next(iter(sizes))) != 1 or not len(self.labels):
             raise InputError(
-                f"scores have labels, probabilities and users of shapes {sorted(sizes)}; expected "
+                f"scores have labels, logits and users of shapes {sorted(sizes)}; expected "
                 "one value a row, and a row at least; take all three from one evaluation"
             )
+
+    @property
+    def probability(self) -> npt.NDArray[np.float64]:
+        """[N], as served."""
+        return sigmoid(self.calibrated)
 
 
 def judge(
@@ -103,12 +107,12 @@ def _demand_same_rows(candidate: Scores, incumbent: Scores) -> None:
 
 
 def _numbers(name: str, scores: Scores) -> Check:
-    p, labels = np.asarray(scores.probability), np.asarray(scores.labels)
-    wrong = int((~((p >= 0) & (p <= 1))).sum() + (~((labels == 0) | (labels == 1))).sum())
+    z, labels = np.asarray(scores.calibrated), np.asarray(scores.labels)
+    wrong = int((~np.isfinite(z)).sum() + (~((labels == 0) | (labels == 1))).sum())
     if wrong:
-        said = f"{wrong:,} of {p.size:,} rows have NaN or no probability, or no label 0 or 1"
+        said = f"{wrong:,} of {z.size:,} rows have no finite logit, or no label 0 or 1"
         return Check(name, "hold", said, float(wrong), 0.0)
-    return Check(name, "pass", f"all {p.size:,} rows have probabilities and labels", 0.0, 0.0)
+    return Check(name, "pass", f"all {z.size:,} rows have finite logits and labels", 0.0, 0.0)
 
 
 def _incumbent(incumbent: Scores | None) -> Check:
@@ -145,7 +149,7 @@ def _unset(
 def _compared(candidate: Scores, incumbent: Scores, limits: Thresholds) -> Iterator[Check]:
     """ΔAUC and NE, from one bootstrap."""
     clicked = np.asarray(candidate.labels) == 1
-    models = [(p := np.asarray(s.probability, np.float64), _losses(clicked, p))
+    models = [(z := np.asarray(s.calibrated, np.float64), losses(clicked, z))
               for s in (candidate, incumbent)]  # fmt: skip
     drawn = resampling.paired(
         clicked, models[0], models[1], np.asarray(candidate.users), limits.replicates, limits.seed
@@ -207,11 +211,6 @@ def _undecided(interval: tuple[float, float], clicks: int, width: float, loss: f
         f"{said}: of two equally good models about {needed:,.0f} clicks would show it on every "
         f"second evening, and this one has {clicks:,}"
     )
-
-
-def _losses(clicked: npt.NDArray[np.bool_], p: resampling.Floats) -> resampling.Floats:
-    p = np.clip(p, EPSILON, 1 - EPSILON)
-    return np.where(clicked, -np.log(p), -np.log1p(-p))
 
 
 def _between(values: resampling.Floats) -> tuple[float, float]:

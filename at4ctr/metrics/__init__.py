@@ -1,15 +1,22 @@
-"""Exact metrics on numpy arrays: `(labels, predictions)` in, one Python float out, never NaN."""
+"""Exact metrics on numpy arrays: `(labels, predictions)` in, one Python float out, never NaN.
+
+Ranking and log loss take logits in float64: probabilities near 0 and 1 have ties that logits have
+not. Calibration takes probabilities.
+"""
 
 from at4ctr.metrics.probability import (
     Bins,
     bin_means,
     expected_calibration_error,
+    logit,
     logloss,
     logloss_half,
+    losses,
     normalized_entropy,
     pcoc,
+    sigmoid,
 )
-from at4ctr.metrics.ranking import auc, gauc
+from at4ctr.metrics.ranking import auc, gauc, ties
 from at4ctr.metrics.report import by_group, report
 
 __all__ = [
@@ -19,9 +26,13 @@ __all__ = [
     "by_group",
     "expected_calibration_error",
     "gauc",
+    "logit",
     "logloss",
     "logloss_half",
+    "losses",
     "normalized_entropy",
     "pcoc",
     "report",
+    "sigmoid",
+    "ties",
 ]

@@ -17,6 +17,8 @@ Z_95 = 1.959963984540054  # the standard normal's 97.5 % quantile
 BINS = 20
 FEW = 30  # with fewer clicks or fewer users the intervals' theory does not hold: marked small
 DRAWS = 2000
+FAR = 0.2  # a mean prediction may differ from the click rate by this share of it
+NO_CLICK = -float(np.log(0.025))  # expected clicks, of which none is seen in 2.5 % of all cases
 
 Floats = npt.NDArray[np.float64]
 
@@ -60,13 +62,51 @@ def trust(labels: npt.ArrayLike, probabilities: npt.ArrayLike, users: npt.ArrayL
         users: [N], ids of what is drawn independently.
 
     Raises:
-        InputError: as for `logloss`; also for users of another length.
+        InputError: as for `pcoc`; also for users of another length.
     """
     truth, p = _inputs.predicted(labels, probabilities)
     owners = _inputs.vector("users", users)
     _inputs.same_length("labels", truth, "users", owners)
     names, owner = np.unique(owners, return_inverse=True)
     return _trust(truth.astype(np.float64), p, owner, names.size)
+
+
+@dataclass(frozen=True)
+class MeanPrediction:
+    """Mean prediction and click rate of some rows.
+
+    ratio: PCOC, with the ends of its 95 % interval; None where `trust` gives none. far: the ratio
+    is further from 1 than `FAR`, and its interval excludes 1; of rows without a click, that so many
+    clicks are predicted as chance would hardly leave unseen.
+    """
+
+    predicted: float
+    rate: float
+    far: bool
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    def to_json(self) -> dict[str, float | bool]:
+        """Plain values by name; what is not defined is left out."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def mean_prediction(
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, users: npt.ArrayLike
+) -> MeanPrediction:
+    """Whether the mean prediction is far from the click rate; arguments and errors as `trust`."""
+    found = trust(labels, probabilities, users)
+    predicted = float(np.mean(np.asarray(probabilities, np.float64)))
+    rate = found.clicks / found.rows
+    if not found.clicks:
+        far = found.users >= FEW and predicted * found.rows > NO_CLICK
+        return MeanPrediction(predicted, rate, far)
+    if found.pcoc is None or found.pcoc_interval is None:
+        return MeanPrediction(predicted, rate, False, found.pcoc)
+    low, high = found.pcoc_interval
+    far = abs(found.pcoc - 1) > FAR and not low <= 1 <= high
+    return MeanPrediction(predicted, rate, far, found.pcoc, low, high)
 
 
 def by_segment(

@@ -9,8 +9,7 @@ import numpy.typing as npt
 from at4ctr.errors import InputError, unknown
 from at4ctr.metrics import _inputs
 
-EPSILON = float(np.finfo(np.float64).eps)  # 2⁻⁵², so that 1 - EPSILON is below 1 in float64
-
+Floats = npt.NDArray[np.float64]
 Spacing = Literal["mass", "width"]
 
 
@@ -23,49 +22,66 @@ class Bins:
     label: npt.NDArray[np.float64]  # mean label
 
 
-def logloss(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
-    """-mean[y ln p + (1 - y) ln(1 - p)] in nats.
+def sigmoid(z: npt.ArrayLike) -> Floats:
+    """σ(z) = 1 / (1 + e^-z) in float64, without overflow."""
+    x = np.asarray(z, np.float64)
+    small = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1.0, small) / (1 + small)
 
-    p is clipped to [ε, 1 - ε] with ε = 2⁻⁵² ≈ 2.2e-16 (scikit-learn's for float64), so a certain
-    and wrong prediction costs 36 nats. Defined for one class too.
+
+def logit(p: npt.ArrayLike) -> Floats:
+    """ln p − ln(1 − p) in float64, the inverse of `sigmoid`; ∓∞ of 0 and 1."""
+    x = np.asarray(p, np.float64)
+    with np.errstate(divide="ignore"):
+        return np.log(x) - np.log1p(-x)
+
+
+def losses(labels: npt.ArrayLike, logits: npt.ArrayLike) -> Floats:
+    """-[y ln σ(z) + (1 - y) ln(1 - σ(z))] of each row [N], in nats.
+
+    It is ln(1 + e^∓z), so a sure and wrong z costs |z|: nothing is clipped.
 
     Raises:
-        InputError: no rows, NaN, a label other than 0 and 1, p outside [0, 1], lengths that differ.
+        InputError: no rows, NaN, a label other than 0 and 1, lengths that differ.
     """
-    truth, p = _inputs.predicted(labels, probabilities)
-    p = np.clip(p, EPSILON, 1 - EPSILON)
-    return float(-np.where(truth, np.log(p), np.log1p(-p)).mean())
+    truth, z = _inputs.scored(labels, logits)
+    return np.logaddexp(0.0, np.where(truth, -z, z).astype(np.float64))
 
 
-def logloss_half(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
+def logloss(labels: npt.ArrayLike, logits: npt.ArrayLike) -> float:
+    """The mean of `losses`, which raises its errors. Defined for one class too."""
+    return float(losses(labels, logits).mean())
+
+
+def logloss_half(labels: npt.ArrayLike, logits: npt.ArrayLike) -> float:
     """Half of `logloss`: what AT4CTR and the public DBPMaN, CAN and DIEN code print as "Logloss".
 
     Their loss is the mean over a [B, 2] tensor of y ln p and (1 - y) ln(1 - p), so it divides
     by 2B. For comparison with those papers only.
     """
-    return logloss(labels, probabilities) / 2
+    return logloss(labels, logits) / 2
 
 
-def normalized_entropy(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
+def normalized_entropy(labels: npt.ArrayLike, logits: npt.ArrayLike) -> float:
     """logloss / H(ȳ), H(ȳ) = -ȳ ln ȳ - (1 - ȳ) ln(1 - ȳ): 1 for the constant guess, 0 for truth.
 
     He et al. 2014, "Practical Lessons from Predicting Clicks on Ads at Facebook", Eq. 1.
 
     Raises:
-        InputError: as for `logloss`; also for one class, where H = 0.
+        InputError: as for `losses`; also for one class, where H = 0.
     """
-    truth, p = _inputs.predicted(labels, probabilities)
+    truth, z = _inputs.scored(labels, logits)
     _inputs.both_classes("normalized_entropy", truth)
     rate = truth.mean()
     entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
-    return float(logloss(truth, p) / entropy)
+    return float(logloss(truth, z) / entropy)
 
 
 def pcoc(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
     """Predicted clicks over observed clicks, Σp / Σy; 1 is calibrated, above 1 too high.
 
     Raises:
-        InputError: as for `logloss`; also without a positive row.
+        InputError: as for `losses`; also for p outside [0, 1], and without a positive row.
     """
     truth, p = _inputs.predicted(labels, probabilities)
     if not truth.any():
@@ -95,7 +111,7 @@ def expected_calibration_error(
         spacing: `"mass"` or `"width"`, see `bin_means`.
 
     Raises:
-        InputError: as for `logloss`; also for `bins` below 1 or an unknown spacing.
+        InputError: as for `pcoc`; also for `bins` below 1 or an unknown spacing.
     """
     b = bin_means(labels, probabilities, bins, spacing)
     return float(np.average(np.abs(b.probability - b.label), weights=b.count))

@@ -46,6 +46,19 @@ def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
     return float(_areas(truth[order], values[order], starts).auc[0])
 
 
+def ties(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
+    """Share of the rows whose score is also that of a row of the other class, in [0, 1].
+
+    The AUC counts a pair of such rows one half. Arguments as for `auc`; defined for one class too.
+    """
+    truth, values = _inputs.scored(labels, scores)
+    order = np.argsort(values)
+    cells = np.flatnonzero(_changes(values[order]))
+    sizes = np.diff(cells, append=truth.size)
+    positives = np.add.reduceat(truth[order].astype(np.int64), cells)
+    return float(sizes[(positives > 0) & (positives < sizes)].sum() / truth.size)
+
+
 def gauc(
     labels: npt.ArrayLike,
     scores: npt.ArrayLike,

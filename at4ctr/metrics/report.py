@@ -12,14 +12,16 @@ from at4ctr.metrics.probability import (
     logloss,
     normalized_entropy,
     pcoc,
+    sigmoid,
 )
-from at4ctr.metrics.ranking import auc, group_areas
+from at4ctr.metrics.ranking import auc, group_areas, ties
 
 NAMES = (
     "rows",
     "positives",
     "auc",
     "gauc",
+    "ties",
     "logloss",
     "logloss_half",
     "normalized_entropy",
@@ -30,7 +32,7 @@ NAMES = (
 
 def report(
     labels: npt.ArrayLike,
-    probabilities: npt.ArrayLike,
+    logits: npt.ArrayLike,
     *,
     groups: npt.ArrayLike | None = None,
 ) -> dict[str, float | int]:
@@ -41,18 +43,19 @@ def report(
 
     Args:
         labels: [N], 0 or 1.
-        probabilities: [N], in [0, 1].
+        logits: [N], of the predicted probabilities.
         groups: [N], group ids for `gauc` (usually user ids), or None.
 
     Raises:
-        InputError: as for `logloss`.
+        InputError: as for `losses`.
     """
-    truth, p = _inputs.predicted(labels, probabilities)
-    rows, positives = truth.size, int(truth.sum())
-    loss = logloss(truth, p)
+    truth, z = _inputs.scored(labels, logits)
+    rows, positives, p = truth.size, int(truth.sum()), sigmoid(z)
+    loss = logloss(truth, z)
     values: dict[str, float | int] = {
         "rows": rows,
         "positives": positives,
+        "ties": ties(truth, z),
         "logloss": loss,
         "logloss_half": loss / 2,
         "expected_calibration_error": expected_calibration_error(truth, p),
@@ -60,9 +63,9 @@ def report(
     if positives:
         values["pcoc"] = pcoc(truth, p)
     if 0 < positives < rows:
-        values["auc"] = auc(truth, p)
-        values["normalized_entropy"] = normalized_entropy(truth, p)
-    grouped = None if groups is None else group_areas(truth, p, groups).mean()
+        values["auc"] = auc(truth, z)
+        values["normalized_entropy"] = normalized_entropy(truth, z)
+    grouped = None if groups is None else group_areas(truth, z, groups).mean()
     if grouped is not None:
         values["gauc"] = grouped
     return {name: values[name] for name in NAMES if name in values}
@@ -70,7 +73,7 @@ def report(
 
 def by_group(
     labels: npt.ArrayLike,
-    probabilities: npt.ArrayLike,
+    logits: npt.ArrayLike,
     groups: Mapping[str, npt.ArrayLike],
 ) -> dict[str, dict[str, float | int | None]]:
     """The `report` of each named set of rows, for instance terciles of history length.
@@ -80,13 +83,13 @@ def by_group(
 
     Args:
         labels: [N], 0 or 1.
-        probabilities: [N], in [0, 1].
+        logits: [N], of the predicted probabilities.
         groups: name → boolean mask [N]; masks may overlap.
 
     Raises:
-        InputError: as for `logloss`; also for a mask that is not boolean or of another length.
+        InputError: as for `losses`; also for a mask that is not boolean or of another length.
     """
-    truth, p = _inputs.predicted(labels, probabilities)
+    truth, z = _inputs.scored(labels, logits)
     reports: dict[str, dict[str, float | int | None]] = {}
     for name, values in groups.items():
         mask = np.asarray(values)
@@ -95,6 +98,6 @@ def by_group(
                 f"mask of group {name!r} has type {mask.dtype} and shape {mask.shape}: "
                 f"expected bool and {truth.shape}, give one flag for each row"
             )
-        found = report(truth[mask], p[mask]) if mask.any() else {"rows": 0, "positives": 0}
+        found = report(truth[mask], z[mask]) if mask.any() else {"rows": 0, "positives": 0}
         reports[name] = {metric: found.get(metric) for metric in NAMES if metric != "gauc"}
     return reports

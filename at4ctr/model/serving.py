@@ -34,7 +34,7 @@ class ServingModel(tf.keras.Model):
         self.embedder, self.backbone, self.head = embedder, backbone, head
         self.reads_history = reads_history
         self.shift = tf.Variable(shift, trainable=False, dtype=tf.float32, name="logit_shift")
-        self.calibrator: tf.Module | None = None
+        self.calibrator: graph.Logistic | graph.Piecewise | None = None
 
     def calibrate(self, calibrator: Calibrator | None) -> None:
         """Sets the fitted map that `answer` applies after the sampling correction, or none.
@@ -77,6 +77,17 @@ class ServingModel(tf.keras.Model):
         (logit,) = self(batch, training=False, shared=shared).values()
         probability = self.calibrator or tf.sigmoid
         return {"probability": probability(logit + self.shift), "logit": logit}
+
+    def scores(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What a model is measured by, in float64, where no probability saturates [B].
+
+        ``shifted``: the logit after the sampling correction. ``calibrated``: that of the served
+        probability, after the fitted calibrator; the same where there is none.
+        """
+        (logit,) = self(batch, training=False).values()
+        shifted = tf.cast(logit, tf.float64) + tf.cast(self.shift, tf.float64)
+        calibrated = shifted if self.calibrator is None else self.calibrator.logits(shifted)
+        return {"shifted": shifted, "calibrated": calibrated}
 
     def _repeated(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A shared user's rows, once for every candidate."""

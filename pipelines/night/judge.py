@@ -54,7 +54,7 @@ def judged(
     verdict = gate.judge(_scores(candidate), other, settings.model_gate, segments=masks)
     sound = {check.name for check in verdict.checks if check.outcome == "pass"}
     measured = measure.Measured(candidate, None, {}, {})
-    if NUMBERS in sound:  # no metric is defined for a probability that is none
+    if NUMBERS in sound:  # no metric is defined for a logit that is not finite
         measured = measure.measured(model, candidate, store.schema)
     told = json.loads((folder / learn.TRAINED).read_text(encoding="utf-8"))
     training = {k: v for k, v in told.items() if k != "curves"}
@@ -85,22 +85,22 @@ def _asked(settings: Settings, store: Store, ids: Path, parent: Parent) -> Predi
 
 
 def _scores(found: Predictions) -> gate.Scores:
-    return gate.Scores(found.labels, found.probability, found.users)
+    return gate.Scores(found.labels, found.calibrated, found.users)
 
 
 def _keep(path: Path, measured: measure.Measured, incumbent: Predictions | None) -> None:
-    """What pictures are drawn of: labels, users and probabilities of both models, row by row."""
+    """What pictures are drawn of: labels, users and logits of both models, row by row."""
     found = measured.found
     columns: dict[str, Any] = {
         "labels": found.labels,
         "users": found.users,
         "lengths": found.lengths,
-        "candidate": found.probability,
+        "candidate": found.calibrated,
     }
     if measured.before is not None:
         columns["uncalibrated"] = measured.before
     if incumbent is not None:
-        columns["incumbent"] = incumbent.probability
+        columns["incumbent"] = incumbent.calibrated
     columns |= {f"id_{name}": ids for name, ids in found.ids.items()}
     with replaced(path) as aside, aside.open("wb") as file:
         np.savez_compressed(file, **columns)

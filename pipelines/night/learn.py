@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +90,12 @@ def fitted(e: Experiment, store: Store, ids: Path, parent: Parent | None, folder
                             "fresh": list(done.fresh), "moved": done.moved}  # fmt: skip
         cursor = trainer.train()
     final = finished(e, store, ids, folder)
-    choice = measure.calibrate(e.calibrator, final, _validated(e, store, final), folder, e.seed)
+    validated = _validated(e, store, final)
+    choice = measure.calibrate(e.calibrator, final, validated, folder, e.seed)
+    if validated is not None and choice.calibrator is None:
+        measure.warn_if_far("validation", evaluation.report(validated))
     told |= measure.facts(trainer, cursor, store, exported=True)
+    told["training_sample"] = measure.mean_of_sample(train.training_sample(e, store, final))
     told |= {"calibrator": choice.to_json(), "curves": cursor.curves}
     write_json(folder / TRAINED, told)
 
@@ -158,10 +163,10 @@ class Incumbent:
             if f.table in maps:
                 self.maps |= {f.name: maps[f.table], history_name(f.name): maps[f.table]}
 
-    def answer(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """As `ServingModel.answer`."""
+    def scores(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """As `ServingModel.scores`."""
         own = {k: tf.gather(self.maps[k], v) if k in self.maps else v for k, v in batch.items()}
-        return self.model.answer(own)
+        return self.model.scores(own)
 
 
 def own_ids(mine: pa.ChunkedArray, night: pa.ChunkedArray) -> np.ndarray:
@@ -205,7 +210,7 @@ def demand_verified(folder: Path) -> list[str]:
     return list(done.lines)
 
 
-def predicted(model: Any, e: Experiment, store: Store) -> evaluation.Predictions:
+def predicted(model: evaluation.Scored, e: Experiment, store: Store) -> evaluation.Predictions:
     """Of the rows that judge the night: all of them, whatever w is."""
     reader = train.reader(e, store, "test", evaluation.BATCH)
     return evaluation.Predictor(model)(reader)

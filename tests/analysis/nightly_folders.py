@@ -18,7 +18,7 @@ from at4ctr.gates import model as model_gate
 from at4ctr.gates.anomaly import Thresholds as DataThresholds
 from at4ctr.gates.statistics import Column, Relation, Stats
 from at4ctr.gates.verdict import Thresholds, override
-from tests.gates.evening import evening, sigmoid
+from tests.gates.evening import evening
 
 DAY = 86_400
 STAGES = ("PLANNED", "WAIT_DATA", "DATA_OK", "TRAINING", "TRAINED", "EXPORTED", "INFRA_OK",
@@ -75,8 +75,8 @@ def predictions(seed, users, noise):
     lengths = rng.poisson(20, users)[owner]
     ids = {"user": (owner + 2) * (rng.random(users) > 0.05)[owner] + (owner < 0),
            "item": rng.integers(1, 40, owner.size)}  # fmt: skip
-    found = Predictions(labels, sigmoid(new), owner, lengths, None, new, ids)
-    return found, sigmoid(1.25 * new + 0.25), replace(found, probability=sigmoid(old))
+    found = Predictions(labels, new, owner, lengths, None, 1.25 * new + 0.25, ids)
+    return found, 1.25 * new + 0.25, replace(found, calibrated=old)
 
 
 def attempt(nights, day, ends="PUBLISHED", *, seed=0, of=None, before=(), first=False, users=250,
@@ -144,14 +144,14 @@ def _judged(folder, seed, users, noise, first, thresholds, bless, parent):
     """The files of a judged night; the sentence of a check that did not pass."""
     new, before, old = predictions(seed, users, noise)
     known = {"user": new.ids["user"], "item": new.ids["item"]}
-    scores = [model_gate.Scores(x.labels, x.probability, x.users) for x in (new, old)]
+    scores = [model_gate.Scores(x.labels, x.calibrated, x.users) for x in (new, old)]
     verdict = model_gate.judge(scores[0], None if first else scores[1], thresholds,
                                segments=segments.masks(new, known))  # fmt: skip
     if bless:
         verdict = override(verdict, bless)
     values = [evaluation.report(x) | {"segments": segments.to_json(segments.report(x, known))}
               for x in (new, old)]  # fmt: skip
-    raw = evaluation.report(replace(new, probability=before))
+    raw = evaluation.report(replace(new, calibrated=before))
     warm = parent and {"parent": parent[0], "step": 5120, "new": {"user": 410, "item": 37},
                        "fresh": [], "moved": 0.0}  # fmt: skip
     training = {"commit": "0123abc", "steps": 260, "train_seconds": 41.5, "warm": warm,
@@ -163,9 +163,9 @@ def _judged(folder, seed, users, noise, first, thresholds, bless, parent):
         "training": training, "simulated": True})  # fmt: skip
     write(folder / "gate.json", verdict.to_json())
     columns = {"labels": new.labels, "users": new.users, "lengths": new.lengths,
-               "candidate": new.probability, "uncalibrated": before}  # fmt: skip
+               "candidate": new.calibrated, "uncalibrated": before}  # fmt: skip
     if not first:
-        columns["incumbent"] = old.probability
+        columns["incumbent"] = old.calibrated
     np.savez_compressed(folder / "predictions.npz", **columns)
     wrong = [c for c in verdict.checks if c.outcome != "pass"]
     return f"the gate refuses the model ({wrong[0].name}): {wrong[0].sentence}" if wrong else ""

@@ -282,7 +282,7 @@ def test_scores_that_are_none_draw_no_curves(held, tmp_path):
         columns = dict(file)
     columns["candidate"][3] = np.nan
     np.savez(folder / "predictions.npz", **columns)
-    assert "candidate have values that are no probability" in page(folder).text
+    assert "candidate have values that are no logit or label" in page(folder).text
     assert not (folder / "report" / "roc.png").exists()
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from at4ctr.analysis import plots, segments
-from at4ctr.calibration import Platt, sigmoid
+from at4ctr.calibration import Platt
 from at4ctr.evaluation import Predictions
+from at4ctr.metrics import logit, sigmoid
 from at4ctr.metrics.intervals import trust
 from at4ctr.schema import Feature, Schema, Table
 
@@ -32,9 +33,9 @@ def predictions(rows=4_000, seed=0):
         "category": np.minimum(rng.geometric(0.15, rows) + 1, 30),
     }
     truth = rng.beta(2, 8, rows)
-    p = np.where(ids["item"] == 1, np.minimum(1.5 * truth, 1), truth)
+    p = np.where(ids["item"] == 1, np.minimum(1.5 * truth, 1 - 1e-9), truth)
     labels = (rng.random(rows) < truth).astype(np.float32)
-    return Predictions(labels, p, ids["user"], rng.integers(0, 60, rows), None), ids
+    return Predictions(labels, logit(p), ids["user"], rng.integers(0, 60, rows), None), ids
 
 
 def test_every_family_holds_every_row_once():
@@ -95,8 +96,8 @@ def test_the_table_shows_and_marks_small_and_empty_segments():
 def test_pictures_are_drawn_whatever_the_rows(rows, tmp_path):
     found, ids = predictions(rows)
     plots.segments(segments.report(found, ids), tmp_path / "s.png", simulated=True)
-    z = np.log(found.probability) - np.log1p(-found.probability)
-    for name, before in (("plain", None), ("both", Platt(1.3, 0.4)(z))):
+    z = found.calibrated
+    for name, before in (("plain", None), ("both", Platt(1.3, 0.4).logits(z))):
         plots.reliability(found, tmp_path / f"{name}.png", simulated=False, before=before)
     sizes = [p.stat().st_size for p in sorted(tmp_path.iterdir())]
     assert len(sizes) == 3
@@ -106,7 +107,7 @@ def test_pictures_are_drawn_whatever_the_rows(rows, tmp_path):
 
 def test_without_a_click_there_is_a_picture_too(tmp_path):
     found, ids = predictions(50)
-    none = Predictions(0 * found.labels, found.probability, found.users, found.lengths, None)
+    none = Predictions(0 * found.labels, found.calibrated, found.users, found.lengths, None)
     report = segments.report(none, ids)
     assert report["all"]["all"].pcoc is None
     plots.segments(report, tmp_path / "s.png", simulated=False)

@@ -12,11 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
 
-from at4ctr.calibration import Isotonic, Platt, fitting, reliability, sigmoid
+from at4ctr.calibration import Isotonic, Platt, fitting, reliability
 from at4ctr.calibration.fitted import KNOTS
 from at4ctr.calibration.fitting import ROWS_A_BIN, choose
 from at4ctr.errors import InputError
-from at4ctr.metrics import auc, bin_means, expected_calibration_error, logloss, pcoc
+from at4ctr.metrics import (
+    auc,
+    bin_means,
+    expected_calibration_error,
+    logit,
+    logloss,
+    pcoc,
+    sigmoid,
+)
 from tests.oracles import calibration as oracle
 
 fit: Any = fitting.fit  # the kind says which calibrator it is
@@ -46,9 +54,9 @@ def test_platt_is_the_maximum_likelihood():
     residual = labels - found(z)
     assert abs(residual.mean()) < 1e-8
     assert abs((residual * z).mean()) < 1e-8
-    least = logloss(labels, found(z))
+    least = logloss(labels, found.logits(z))
     for a, b in [(1e-3, 0), (-1e-3, 0), (0, 1e-3), (0, -1e-3)]:
-        assert logloss(labels, Platt(found.slope + a, found.intercept + b)(z)) > least
+        assert logloss(labels, Platt(found.slope + a, found.intercept + b).logits(z)) > least
     assert pcoc(labels, found(z)) == pytest.approx(1.0, abs=1e-7)
 
 
@@ -102,8 +110,10 @@ def test_any_fit_is_monotone_bounded_and_never_nan(seed, rows, rate):
 def test_platt_leaves_auc_alone_and_isotonic_only_ties():
     z, labels, _ = log(30_000, 0.6, -0.4)
     fresh, truth, _ = log(5_000, 0.6, -0.4, seed=1)
-    assert auc(truth, fit("platt", z, labels)(fresh)) == auc(truth, fresh)
-    q = fit("isotonic", z, labels)(fresh)
+    assert auc(truth, fit("platt", z, labels).logits(fresh)) == auc(truth, fresh)
+    isotonic = fit("isotonic", z, labels)
+    q = isotonic(fresh)
+    np.testing.assert_allclose(isotonic.logits(fresh), logit(q), rtol=1e-12)
     order = np.argsort(fresh, kind="stable")
     assert (np.diff(q[order]) >= 0).all()
     assert auc(truth, q) == pytest.approx(auc(truth, fresh), abs=0.002)
@@ -134,7 +144,7 @@ def test_auto_takes_the_simplest_that_is_as_good(settings_of, kind):
     assert found.kind == kind
     assert set(found.logloss) == set(found.error) == {"none", "platt", "isotonic"}
     assert found.logloss[kind] <= min(found.logloss.values()) + found.error[kind]
-    assert found.logloss["none"] == pytest.approx(logloss(labels, sigmoid(z)))
+    assert found.logloss["none"] == pytest.approx(logloss(labels, z))
     if kind == "none":
         assert found.calibrator is None
     else:
@@ -146,7 +156,7 @@ def test_log_loss_out_of_fold_is_of_other_users():
     z, labels, _ = log(4_000)
     users = np.arange(4_000) // 2
     found = choose("auto", z, labels, users, seed=5)
-    assert found.logloss["isotonic"] > logloss(labels, fit("isotonic", z, labels)(z))
+    assert found.logloss["isotonic"] > logloss(labels, fit("isotonic", z, labels).logits(z))
     assert found == choose("auto", z, labels, users, seed=5)
     relabelled = choose("auto", z, labels, users + 7, seed=5)
     assert relabelled.logloss == found.logloss

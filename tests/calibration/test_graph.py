@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from at4ctr.backbones import widedeep
-from at4ctr.calibration import Calibrator, Isotonic, Platt, sigmoid
+from at4ctr.calibration import Calibrator, Isotonic, Platt
 from at4ctr.calibration.fitted import KNOTS
 from at4ctr.calibration.graph import served
+from at4ctr.metrics import sigmoid
 from tests.model import toys
 from tests.oracles import calibration as oracle
 
@@ -65,6 +66,19 @@ def test_an_identity_is_the_sigmoid():
     np.testing.assert_allclose(answer(ANY[2], z), sigmoid(z), rtol=1e-6)
 
 
+@pytest.mark.parametrize("calibrator", ANY)
+def test_logits_in_float64_are_those_of_the_numpy_map(calibrator):
+    z = np.concatenate([np.linspace(-30, 30, 601), [17.5, 17.5 + 1e-9]])
+    found = served(calibrator).logits(tf.constant(z)).numpy()
+    assert found.dtype == np.float64
+    expected = calibrator.logits(z)
+    finite = np.isfinite(expected) & (np.abs(z) < 15)  # knots are float32 in the graph
+    np.testing.assert_allclose(found[finite], expected[finite], rtol=1e-5, atol=1e-6)
+    if isinstance(calibrator, Platt):
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+        assert found[-1] > found[-2]  # float32 would tie them
+
+
 def test_a_logit_that_is_no_number_stays_one_to_be_seen():
     for calibrator in ANY:
         assert np.isnan(answer(calibrator, [np.nan])).all()
@@ -98,5 +112,9 @@ def test_the_serving_model_answers_with_it_after_the_sampling_correction():
         np.testing.assert_array_equal(found["logit"], plain["logit"])
         z = plain["logit"].astype(np.float64) + np.log(0.1)
         np.testing.assert_allclose(found["probability"], calibrator(z), rtol=1e-5)
+        scores = {name: values.numpy() for name, values in model.scores(arrays).items()}
+        np.testing.assert_allclose(scores["shifted"], z, rtol=1e-7)
+        np.testing.assert_allclose(sigmoid(scores["calibrated"]), calibrator(z), rtol=1e-6)
+        assert {v.dtype for v in scores.values()} == {np.dtype(np.float64)}
     model.calibrate(None)
     np.testing.assert_array_equal(model.answer(arrays)["probability"], plain["probability"])

@@ -11,6 +11,10 @@ def sigmoid(z):
     return 1 / (1 + np.exp(-z))
 
 
+def logit(p):
+    return np.log(p) - np.log1p(-p)
+
+
 def evening(seed, users=800, rows=25, rate=-2.0, noise=(0.3, 0.6), parts=(0.7, 0.7)):
     """Labels, users and the logits of models whose errors have these standard deviations.
 
@@ -32,7 +36,7 @@ def evening(seed, users=800, rows=25, rate=-2.0, noise=(0.3, 0.6), parts=(0.7, 0
 
 
 def scores(labels, owner, logits):
-    return Scores(labels, sigmoid(logits), owner)
+    return Scores(labels, logits, owner)
 
 
 def halves(labels):

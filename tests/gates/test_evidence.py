@@ -10,7 +10,7 @@ import pytest
 from at4ctr.gates.model import Scores, judge
 from at4ctr.gates.verdict import Thresholds
 from tests.gates import power
-from tests.gates.evening import evening, halves, scores, sigmoid
+from tests.gates.evening import evening, halves, logit, scores, sigmoid
 
 LIMITS = Thresholds()
 
@@ -24,7 +24,7 @@ def judged(candidate, incumbent, limits=LIMITS, segments=None):
 
 def _segment(labels, owner, p, first):
     """The checks of two segments, the first of which is ``few``."""
-    s = Scores(labels, p, owner)
+    s = Scores(labels, logit(p), owner)
     return judged(s, s, segments={"u": {"few": first, "more": ~first}})
 
 
@@ -70,7 +70,7 @@ def test_users_without_a_click_are_no_evidence(users):
     labels = np.repeat([1.0, 0.0], [1000, 9000])
     owner = np.r_[np.arange(1000) % users, 5000 + np.arange(9000) % 800]
     for y in (labels, 1 - labels):
-        s = Scores(y, np.full(y.size, y.mean()), owner)
+        s = Scores(y, np.full(y.size, logit(y.mean())), owner)
         check = judged(s, s)["users"]
         assert (check.value, check.outcome) == (users, "hold" if users < 100 else "pass")
         assert "click" in check.sentence

@@ -119,3 +119,32 @@ def test_a_million_rows_are_few_array_operations():
     print(f"1M rows, 11 segments: {time.process_time() - begin:.2f} s")
     assert sum(found[str(k)].rows for k in range(10)) == found["all"].rows == 1_000_000
     assert found["all"].pcoc_interval[0] < 1 < found["all"].pcoc_interval[1]
+
+
+def drawn(rows, rate, predicted, users=200):
+    labels = np.arange(rows) < round(rate * rows)
+    return labels, np.full(rows, predicted), np.arange(rows) % users
+
+
+@pytest.mark.parametrize(
+    ("rows", "rate", "predicted", "far"),
+    [
+        (5000, 0.2, 0.0059, True),
+        (5000, 0.2, 0.28, True),
+        (5000, 0.2, 0.22, False),  # within 20 %
+        (50, 0.2, 0.27, False),  # within noise
+        (5000, 0.0, 0.01, True),  # 50 clicks are predicted and none is seen
+        (5000, 0.0, 0.0001, False),
+    ],
+)
+def test_a_mean_prediction_far_from_the_rate_is_seen(rows, rate, predicted, far):
+    found = intervals.mean_prediction(*drawn(rows, rate, predicted))
+    assert found.far is far
+    assert found.predicted == pytest.approx(predicted)
+    assert found.rate == pytest.approx(rate)
+    assert ("ratio" in found.to_json()) == (rate > 0)
+
+
+def test_one_user_alone_proves_nothing():
+    assert not intervals.mean_prediction([1, 0], [0.01, 0.01], [7, 7]).far
+    assert not intervals.mean_prediction([0] * 50, [0.5] * 50, [7] * 50).far

@@ -1,5 +1,7 @@
 """Cross entropy and calibration metrics: properties, then scikit-learn and the definitions."""
 
+import math
+
 import numpy as np
 import pytest
 from sklearn.metrics import log_loss
@@ -8,14 +10,18 @@ from at4ctr.errors import InputError
 from at4ctr.metrics import (
     bin_means,
     expected_calibration_error,
+    logit,
     logloss,
     logloss_half,
+    losses,
     normalized_entropy,
     pcoc,
+    sigmoid,
 )
 from tests.oracles import metrics as oracle
 
-ALL = [logloss, logloss_half, normalized_entropy, pcoc, expected_calibration_error]
+OF_LOGITS = [logloss, logloss_half, normalized_entropy]
+OF_PROBABILITIES = [pcoc, expected_calibration_error]
 
 
 def calibrated(n: int, seed: int = 0):
@@ -25,31 +31,45 @@ def calibrated(n: int, seed: int = 0):
     return (rng.random(n) < p).astype(int), p
 
 
-def test_logloss_equals_sklearn_also_at_certainty():
+def test_sigmoid_and_logit_are_inverse_and_never_overflow():
+    z = np.array([-745.0, -30.0, -1.0, 0.0, 1e-9, 17.5, 30.0])
+    np.testing.assert_allclose(logit(sigmoid(z)), z, rtol=1e-3, atol=1e-12)
+    assert sigmoid([-1e308, 1e308]).tolist() == [0.0, 1.0]
+    assert logit([0.0, 0.5, 1.0]).tolist() == [-np.inf, 0.0, np.inf]
+
+
+def test_logloss_equals_sklearn():
     labels, p = calibrated(500)
-    assert logloss(labels, p) == pytest.approx(log_loss(labels, p), rel=1e-12)
-    p[:4] = [0.0, 1.0, 0.0, 1.0]
-    labels[:4] = [0, 1, 1, 0]
-    assert logloss(labels, p) == pytest.approx(log_loss(labels, p), rel=1e-6)
+    assert logloss(labels, logit(p)) == pytest.approx(log_loss(labels, p), rel=1e-12)
+
+
+def test_a_sure_and_wrong_logit_costs_itself():
+    """No clipping: 36 nats was the cliff of probabilities that were clipped at 2⁻⁵²."""
+    z = np.array([17.5, -17.5, 40.0, -800.0, 17.5, 800.0])
+    labels = np.array([0, 1, 0, 1, 1, 1])
+    expected = [math.log1p(math.exp(17.5))] * 2 + [40.0, 800.0, math.log1p(math.exp(-17.5)), 0.0]
+    np.testing.assert_allclose(losses(labels, z), expected, rtol=1e-14, atol=1e-300)
+    assert logloss(labels, z) == pytest.approx(np.mean(expected))
+    assert losses(labels.astype(np.float32), z.astype(np.float32)).dtype == np.float64
 
 
 def test_logloss_of_known_predictions():
-    assert logloss([0, 1], [0.5, 0.5]) == pytest.approx(np.log(2))
-    assert logloss([1], [1.0]) == pytest.approx(0.0, abs=1e-15)
-    assert logloss([0], [1e-12]) == pytest.approx(1e-12, rel=1e-3)
-    assert logloss([0], [1.0]) == pytest.approx(52 * np.log(2))
+    assert logloss([0, 1], [0.0, 0.0]) == pytest.approx(np.log(2))
+    assert logloss([1], [800.0]) == 0.0
+    assert logloss([0], [logit(1e-12)]) == pytest.approx(1e-12, rel=1e-3)
 
 
 def test_logloss_half_is_half():
     labels, p = calibrated(100)
-    assert logloss_half(labels, p) == logloss(labels, p) / 2
+    assert logloss_half(labels, logit(p)) == logloss(labels, logit(p)) / 2
 
 
 def test_normalized_entropy_of_the_constant_guess_is_one_and_of_truth_zero():
     labels, p = calibrated(1000)
-    assert normalized_entropy(labels, np.full(1000, labels.mean())) == pytest.approx(1.0)
-    assert normalized_entropy(labels, labels) == pytest.approx(0.0, abs=1e-12)
-    assert 0 < normalized_entropy(labels, p) < 1
+    guess = np.full(1000, logit(labels.mean()))
+    assert normalized_entropy(labels, guess) == pytest.approx(1.0)
+    assert normalized_entropy(labels, np.where(labels == 1, 99.0, -99.0)) == pytest.approx(0.0)
+    assert 0 < normalized_entropy(labels, logit(p)) < 1
 
 
 def test_pcoc_of_the_true_probabilities_is_one_within_its_error():
@@ -95,7 +115,7 @@ def test_bins_of_equal_mass_and_of_equal_width():
     assert expected_calibration_error([0, 1], [0.1, 0.1], 5, "width") == pytest.approx(0.4)
 
 
-@pytest.mark.parametrize("metric", ALL)
+@pytest.mark.parametrize("metric", OF_LOGITS + OF_PROBABILITIES)
 def test_float_out_and_row_order_does_not_matter(metric):
     labels, p = calibrated(500, seed=2)
     order = np.random.default_rng(0).permutation(500)
@@ -103,21 +123,26 @@ def test_float_out_and_row_order_does_not_matter(metric):
     assert metric(labels[order], p[order]) == pytest.approx(metric(labels, p), rel=1e-12)
 
 
-@pytest.mark.parametrize("metric", ALL)
+@pytest.mark.parametrize("metric", OF_LOGITS + OF_PROBABILITIES)
 @pytest.mark.parametrize(
     ("labels", "p", "words"),
     [
         ([], [], "labels is empty"),
-        ([0, 1], [0.1, np.nan], "probabilities holds 1 NaN"),
-        ([0, 1], [0.1, 1.5], "probabilities holds 1.5 at row 1"),
-        ([0, 1], [-0.1, 0.5], "probabilities holds -0.1 at row 0"),
-        ([0, 1], [0.1], "labels has 2 rows and probabilities 1"),
+        ([0, 1], [0.1, np.nan], "holds 1 NaN"),
+        ([0, 1], [0.1], "labels has 2 rows and (probabilities|scores) 1"),
         ([0, 0.5], [0.1, 0.2], "labels holds 0.5 at row 1"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(metric, labels, p, words):
     with pytest.raises(InputError, match=words):
         metric(labels, p)
+
+
+@pytest.mark.parametrize("metric", OF_PROBABILITIES)
+@pytest.mark.parametrize("wrong", [1.5, -0.1])
+def test_what_is_no_probability_is_refused(metric, wrong):
+    with pytest.raises(InputError, match=f"probabilities holds {wrong} at row 1"):
+        metric([0, 1], [0.1, wrong])
 
 
 def test_one_class_is_refused_where_undefined():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from at4ctr.errors import InputError
-from at4ctr.metrics import auc, gauc
+from at4ctr.metrics import auc, gauc, ties
 from tests.oracles import metrics as oracle
 
 
@@ -122,3 +122,21 @@ def test_bad_groups_are_refused():
         gauc([0, 1], [0.1, 0.2], [1, np.nan])
     with pytest.raises(InputError, match=r"unknown gauc weights 'impresions'.*impressions"):
         gauc([0, 1], [0.1, 0.2], [1, 1], "impresions")  # type: ignore[arg-type]
+
+
+def test_logits_around_17_rank_as_scikit_learn_ranks_them_in_float64():
+    """Where float32 probabilities are all 1, and the AUC of those is another."""
+    rng = np.random.default_rng(0)
+    z = 17.5 + rng.normal(0, 1, 4000)
+    labels = (z + rng.normal(0, 1, 4000) > 17.5).astype(int)
+    assert auc(labels, z) == pytest.approx(roc_auc_score(labels, z), abs=1e-12)
+    p = (1 / (1 + np.exp(-z))).astype(np.float32)
+    assert auc(labels, p) < auc(labels, z) - 0.02
+    assert ties(labels, z) == 0.0
+    assert ties(labels, p) > 0.5
+
+
+def test_ties_are_the_rows_that_share_a_score_with_the_other_class():
+    labels, scores = [1, 0, 0, 1, 1, 0], [2.0, 2.0, 2.0, 3.0, 3.0, 1.0]
+    assert ties(labels, scores) == 3 / 6
+    assert ties([1, 1], [0.0, 0.0]) == 0.0

@@ -13,17 +13,18 @@ from at4ctr.metrics.report import NAMES
 def rows(n: int = 300):
     rng = np.random.default_rng(0)
     p = rng.random(n)
-    return (rng.random(n) < p).astype(int), p, rng.integers(0, 30, n)
+    return (rng.random(n) < p).astype(int), metrics.logit(p), rng.integers(0, 30, n)
 
 
 def test_report_holds_each_metric_under_its_name():
-    labels, p, users = rows()
-    found = metrics.report(labels, p, groups=users)
+    labels, z, users = rows()
+    found = metrics.report(labels, z, groups=users)
     assert tuple(found) == NAMES
     assert (found["rows"], found["positives"]) == (300, labels.sum())
-    assert found["gauc"] == metrics.gauc(labels, p, users)
+    assert found["gauc"] == metrics.gauc(labels, z, users)
     for name in set(NAMES) - {"rows", "positives", "gauc"}:
-        assert found[name] == getattr(metrics, name)(labels, p)
+        given = metrics.sigmoid(z) if name in ("pcoc", "expected_calibration_error") else z
+        assert found[name] == getattr(metrics, name)(labels, given)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
@@ -40,23 +41,23 @@ def test_gauc_is_left_out_when_no_group_has_both_classes():
 
 
 def test_by_group_reports_each_mask_with_none_for_the_undefined():
-    labels, p, users = rows()
+    labels, z, users = rows()
     found = metrics.by_group(
-        labels, p, {"few": users < 10, "clicked": labels == 1, "nobody": users < 0}
+        labels, z, {"few": users < 10, "clicked": labels == 1, "nobody": users < 0}
     )
-    assert found["few"]["auc"] == metrics.auc(labels[users < 10], p[users < 10])
+    assert found["few"]["auc"] == metrics.auc(labels[users < 10], z[users < 10])
     assert found["clicked"]["auc"] is None
-    assert found["clicked"]["logloss"] == metrics.logloss(labels[labels == 1], p[labels == 1])
+    assert found["clicked"]["logloss"] == metrics.logloss(labels[labels == 1], z[labels == 1])
     assert found["nobody"]["rows"] == 0
     assert found["nobody"]["logloss"] is None
     assert len({tuple(r) for r in found.values()}) == 1
 
 
 def test_bad_groups_and_masks_are_refused():
-    labels, p, users = rows()
+    labels, z, users = rows()
     with pytest.raises(InputError, match="labels has 300 rows and groups 299"):
-        metrics.report(labels, p, groups=users[1:])
+        metrics.report(labels, z, groups=users[1:])
     with pytest.raises(InputError, match="mask of group 'few' has type int64"):
-        metrics.by_group(labels, p, {"few": users})
+        metrics.by_group(labels, z, {"few": users})
     with pytest.raises(InputError, match=r"shape \(299,\): expected bool and \(300,\)"):
-        metrics.by_group(labels, p, {"few": users[1:] < 3})
+        metrics.by_group(labels, z, {"few": users[1:] < 3})
