@@ -132,9 +132,9 @@ def audit(root: Path) -> None:
     entries = ledger(root).entries()
     counts = Counter((e.kind, e.version) for e in entries if e.kind in registry.ONCE)
     assert all(n == 1 for n in counts.values()), counts
-    for version in {e.version for e in entries}:
-        kinds = [e.kind for e in entries if e.version == version and e.kind in registry.TURNS]
-        assert kinds == [registry.TURNS[k % 2] for k in range(len(kinds))], (version, kinds)
+    for each in {e.version for e in entries}:
+        kinds = [e.kind for e in entries if e.version == each and e.kind in registry.TURNS]
+        assert kinds == [registry.TURNS[k % 2] for k in range(len(kinds))], (each, kinds)
     assert publish.live(place) is not None or not any(e.kind == "published" for e in entries)
     for name in (".lock", ".publisher.lock"):
         with disk.locked(place / name, wait=False) as free:

@@ -16,7 +16,9 @@ from pipelines import words
 from tests.publishing import CHECKOUT
 
 TEXT = (CHECKOUT / "Makefile").read_text()
-TARGETS = re.search(r"^\.PHONY: ((?:.*\\\n)*.*)$", TEXT, re.M)[1].replace("\\\n", " ").split()
+TARGETS = (
+    " ".join(re.findall(r"^\.PHONY: ((?:.*\\\n)*.*)$", TEXT, re.M)).replace("\\\n", "").split()
+)
 HOSTILE = [
     'x"; touch pwned; "',
     "x'; touch pwned; '",
