@@ -56,7 +56,7 @@ eval: setup
 
 ## make serve       the exported model by gRPC and REST   MODEL= PORT= REST_PORT=
 serve: setup
-	@exec $(PY) -m export.serve --model="$${MODEL:-runs/latest/export}" $(call flag,port,PORT) $(call flag,rest_port,REST_PORT)
+	@exec $(PY) -m export.server.serve --model="$${MODEL:-runs/latest/export}" $(call flag,port,PORT) $(call flag,rest_port,REST_PORT)
 
 ## make verify-c    an export's golden rows through TensorFlow's C API   RUN=runs/latest
 verify-c: setup

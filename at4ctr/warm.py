@@ -28,7 +28,7 @@ import pyarrow as pa
 import tensorflow as tf
 
 from at4ctr import checkpoints
-from at4ctr.data.state import difference
+from at4ctr.data.nights.state import difference
 from at4ctr.errors import InputError
 from at4ctr.fit import BEST
 from at4ctr.model.serving import ServingModel

@@ -27,7 +27,7 @@ RATES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 def simulate(rows: int, engine: str) -> dict[str, Any]:
     """Simulates in the working folder, as `make data` does where there is no log."""
     del engine
-    from at4ctr.data import taobao
+    from at4ctr.data.datasets import taobao
 
     (path,) = taobao.Config(simulate_rows=rows).acquire().files
     return {"bytes": path.stat().st_size}
@@ -35,8 +35,8 @@ def simulate(rows: int, engine: str) -> dict[str, Any]:
 
 def prepare(rows: int, engine: Any) -> dict[str, Any]:
     """Prepares the simulated log; the counts of the store."""
-    from at4ctr.data import prepare as preparation
-    from at4ctr.data import taobao
+    from at4ctr.data.datasets import taobao
+    from at4ctr.data.preparation import prepare as preparation
     from at4ctr.data.store import Store
 
     store = Store.open(preparation.prepare(taobao.Config(simulate_rows=rows), engine=engine))
@@ -50,8 +50,8 @@ def prepare(rows: int, engine: Any) -> dict[str, Any]:
 def storage(rows: int, engine: Any) -> dict[str, Any]:
     """Training rows and megabytes of instances, and with behaviours, at every rate."""
     from at4ctr.analysis.storage import sizes
-    from at4ctr.data import prepare as preparation
-    from at4ctr.data import taobao
+    from at4ctr.data.datasets import taobao
+    from at4ctr.data.preparation import prepare as preparation
     from at4ctr.data.store import Store
 
     store = Store.open(preparation.prepare(taobao.Config(simulate_rows=rows), engine=engine))

@@ -1,7 +1,7 @@
 """The local server under concurrent clients: latency, requests a second, errors.
 
 python -m benchmarks.bench_serve [--export runs/latest/export/1] [--seconds 60] [--clients 4]
-One server process (``export.serve``) on this machine and ``--clients`` threads that ask by gRPC
+One server process (``export.server.serve``) on this machine and ``--clients`` threads that ask by gRPC
 without a pause, for each of 1, 32 and 512 candidates of one user: by ``candidates``, and by
 ``serving_default`` with the user repeated. Requests are built before the clock starts, from the
 export's golden rows. One JSON line per load; an answer that is not finite is an error.
@@ -41,7 +41,7 @@ START_SECONDS = 120.0
 @contextmanager
 def server(version: Path) -> Iterator[tuple[str, subprocess.Popen]]:
     """A server of the version's folder and its gRPC address."""
-    command = [sys.executable, "-m", "export.serve", f"--model={version.parent}", "--port=0"]
+    command = [sys.executable, "-m", "export.server.serve", f"--model={version.parent}", "--port=0"]
     with subprocess.Popen(
         [*command, "--rest_port=0"], stdout=subprocess.PIPE, text=True
     ) as started:

@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from at4ctr import optimizers
 from at4ctr.config import Experiment
-from at4ctr.data import taobao
+from at4ctr.data.datasets import taobao
 from at4ctr.layers.mlp import PRODUCTS, Precision, products_in
 from at4ctr.model.build import serving_model, training_model
 from at4ctr.model.training import TrainingModel

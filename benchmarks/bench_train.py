@@ -32,7 +32,7 @@ import at4ctr  # noqa: F401  # isort: skip  (before TensorFlow loads)
 import tensorflow as tf
 
 from at4ctr.config import Experiment, override
-from at4ctr.data import taobao
+from at4ctr.data.datasets import taobao
 from at4ctr.data.reader import Reader
 from at4ctr.data.store import FORMAT, Store
 from at4ctr.fit import Fit, Trainer

@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from at4ctr import metrics
-from at4ctr.analysis import nightly_scores
-from at4ctr.data import state
+from at4ctr.data.nights import state
 from at4ctr.gates import resampling
 from at4ctr.schema import FIRST_ID
 from pipelines.night import attempt as attempts
 from pipelines.night.places import Places
+from pipelines.night.report import scores as nightly_scores
 
 KINDS = ("nights", "cold")
 STAGES = {"data": ("DATA_OK", "TRAINING"), "train": ("TRAINED",), "gate": ("EVALUATED",),

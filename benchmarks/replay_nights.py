@@ -34,8 +34,9 @@ from typing import Any
 
 import at4ctr  # noqa: F401  # isort: skip  (before TensorFlow loads)
 from at4ctr import runs
-from at4ctr.data import days, tafeng, taobao
+from at4ctr.data import days
 from at4ctr.data.dataset import Options
+from at4ctr.data.datasets import tafeng, taobao
 from at4ctr.data.days import READY, Periods
 from at4ctr.durable import write_json
 from benchmarks import replay_models, replay_page

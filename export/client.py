@@ -28,9 +28,9 @@ from tensorflow_serving.apis import (
 )
 
 from at4ctr.errors import InputError, unknown
-from export import tensors
+from export.server import tensors
+from export.server.tensors import Arrays
 from export.streams import ignoring_closed_pipes
-from export.tensors import Arrays
 
 PORTS = {"grpc": 8500, "rest": 8501}
 GOLDEN = Path("assets.extra") / "golden"

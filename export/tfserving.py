@@ -18,8 +18,8 @@ from pathlib import Path
 import export.quiet  # noqa: F401  # isort: skip  (before TensorFlow loads)
 from at4ctr.errors import InputError
 from export.client import TOLERANCE, connect, replay
+from export.server.tensors import RefusedError
 from export.streams import ignoring_closed_pipes
-from export.tensors import RefusedError
 
 IMAGE = "tensorflow/serving:latest"
 START_SECONDS = 120.0

@@ -24,11 +24,11 @@ from typing import IO
 from absl import flags
 
 from at4ctr import config
-from at4ctr.data.csv_file import check_file, inflated, readable
 from at4ctr.data.dataset import Options, Source
 from at4ctr.data.days import READY, SIMULATED, Lines
 from at4ctr.data.disk import demand_room, explained, locked
-from at4ctr.data.engine import bar
+from at4ctr.data.engines.base import bar
+from at4ctr.data.engines.csv_file import check_file, inflated, readable
 from at4ctr.durable import make_folder, sync
 from at4ctr.errors import InputError
 from export.streams import ignoring_closed_pipes

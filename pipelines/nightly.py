@@ -33,7 +33,7 @@ from absl import logging as absl_logging
 
 from at4ctr import faults
 from at4ctr.errors import InputError, unknown
-from export import publish
+from export.publishing import publish
 from export.streams import ignoring_closed_pipes
 from pipelines.night import logs, operate, outcome
 from pipelines.night.asked import DEFAULTS, Asked

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from at4ctr.data.engine import NAMES
+from at4ctr.data.engines.base import NAMES
 from pipelines import train
 from pipelines.main import main
 

@@ -17,12 +17,12 @@ from absl import flags
 
 from at4ctr.data.store import Store
 from at4ctr.errors import InputError
-from configs import _paper
-from configs._paper import Cell, Plan
 from pipelines import train
 from pipelines.main import main
-from pipelines.queue import Job, Queue
-from pipelines.reports import Report
+from pipelines.tables import plans as _paper
+from pipelines.tables.plans import Cell, Plan
+from pipelines.tables.queue import Job, Queue
+from pipelines.tables.reports import Report
 
 RECIPES = "widedeep,widedeep+uim,din,din+uim+nip"
 flags.DEFINE_string("table", "", f"one of {', '.join(_paper.TABLES)}")

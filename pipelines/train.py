@@ -19,8 +19,8 @@ from at4ctr import checkpoints, cluster, config, evaluation, fit, population, ru
 from at4ctr.analysis import plots
 from at4ctr.config import Experiment
 from at4ctr.data.dataset import Options, Split
-from at4ctr.data.engine import Name as Engine
-from at4ctr.data.prepare import prepare
+from at4ctr.data.engines.base import Name as Engine
+from at4ctr.data.preparation.prepare import prepare
 from at4ctr.data.reader import Reader
 from at4ctr.data.store import MANIFEST, Store
 from at4ctr.durable import write_json

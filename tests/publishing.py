@@ -20,7 +20,7 @@ from at4ctr import faults, registry
 from at4ctr.data import disk
 from at4ctr.errors import InputError
 from at4ctr.registry import Ledger
-from export import publish, staging
+from export.publishing import publish, staging
 
 AT = "2017-12-02T03:00:00Z"
 CHECKOUT = Path(__file__).resolve().parents[1]

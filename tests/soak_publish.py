@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from at4ctr.errors import InputError
-from export import publish, staging
+from export.publishing import publish, staging
 from tests.publishing import audit, export, ledger, perform, serving, state
 
 FIRST = date(2017, 12, 1)

@@ -12,8 +12,8 @@ import pytest
 
 from at4ctr import config
 from at4ctr.config import Experiment, from_json, modules, override, recipe, to_json
-from at4ctr.data import taobao
 from at4ctr.data.dataset import Options
+from at4ctr.data.datasets import taobao
 from at4ctr.errors import InputError
 
 

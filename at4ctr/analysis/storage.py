@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from at4ctr.data.parts import GROUP
+from at4ctr.data.preparation.parts import GROUP
 from at4ctr.data.sampling import keep
 from at4ctr.data.store import RowGroup, Store
 

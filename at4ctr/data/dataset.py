@@ -18,7 +18,7 @@ from at4ctr.errors import InputError, unknown
 from at4ctr.schema import Schema
 
 if TYPE_CHECKING:
-    from at4ctr.data.engine import Engine
+    from at4ctr.data.engines.base import Engine
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from at4ctr.errors import InputError
 
 if TYPE_CHECKING:
-    from at4ctr.data.engine import Engine
+    from at4ctr.data.engines.base import Engine
 
 DAY = 86_400  # seconds
 READY, SIMULATED = "_SUCCESS", "_SIMULATED"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from at4ctr.schema import MISSING, Table
 
 if TYPE_CHECKING:
-    from at4ctr.data.engine import Engine
+    from at4ctr.data.engines.base import Engine
 
 BREAKS = "\n\r\0"
 EXPECTED = {

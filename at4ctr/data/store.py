@@ -32,7 +32,9 @@ from at4ctr.schema import Schema
 
 FORMAT = 3
 MANIFEST = "manifest.json"
-_HEADER = threading.Lock()  # numpy parses a header by ast.literal_eval, unsafe in threads before 3.12
+_HEADER = (
+    threading.Lock()
+)  # numpy parses a header by ast.literal_eval, unsafe in threads before 3.12
 
 
 class RowGroup(NamedTuple):
@@ -186,7 +188,13 @@ class Store:
 
     def instance_columns(self, *, truth: bool) -> list[str]:
         """The columns of a split, without its name; ``probability`` with `truth`."""
-        columns = ["cut", "item", "label", "u31", *(["user_row"] if self.manifest["versions"]["user"] else [])]
+        columns = [
+            "cut",
+            "item",
+            "label",
+            "u31",
+            *(["user_row"] if self.manifest["versions"]["user"] else []),
+        ]
         columns += [f.name for f in self.schema.group("context")]
         return [*columns, *(["probability"] if truth else [])]
 
@@ -196,7 +204,9 @@ class Store:
 
     @cached_property
     def _items(self) -> np.ndarray:
-        column = pq.read_table(self.path / "dims" / "item.parquet", columns=["item_index"]).column(0)
+        column = pq.read_table(self.path / "dims" / "item.parquet", columns=["item_index"]).column(
+            0
+        )
         return column.to_numpy().astype(np.int32, copy=False)
 
     @cached_property

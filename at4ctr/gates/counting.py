@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from at4ctr.data.duck import literal
-from at4ctr.data.engine import Engine, name
+from at4ctr.data.engines.base import Engine, name
+from at4ctr.data.engines.duck import literal
 from at4ctr.data.sampling import PRIME
 from at4ctr.errors import InputError
 from at4ctr.schema import Feature, Schema

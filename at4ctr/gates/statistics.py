@@ -16,9 +16,9 @@ from typing import Any
 import duckdb
 
 from at4ctr.data.dataset import Options, Source
-from at4ctr.data.duck import FULL, Engine, literal
-from at4ctr.data.engine import Engine as AnyEngine
-from at4ctr.data.engine import quoted
+from at4ctr.data.engines.base import Engine as AnyEngine
+from at4ctr.data.engines.base import quoted
+from at4ctr.data.engines.duck import FULL, Engine, literal
 from at4ctr.errors import InputError
 from at4ctr.gates import counting
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date, timedelta
 
 from at4ctr.errors import InputError
-from export import publish
+from export.publishing import publish
 from pipelines.night import chain, job, outcome
 from pipelines.night.asked import Asked
 from pipelines.night.outcome import Result

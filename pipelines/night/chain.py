@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 
 from at4ctr import config, faults
 from at4ctr.config import Experiment
-from at4ctr.data import increment
 from at4ctr.data.days import Periods
-from at4ctr.data.state import difference
+from at4ctr.data.nights import increment
+from at4ctr.data.nights.state import difference
 from at4ctr.durable import make_folder, write_json
 from at4ctr.errors import InputError
 from at4ctr.gates import anomaly, verdict

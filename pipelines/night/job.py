@@ -9,11 +9,10 @@ from datetime import date, timedelta
 from typing import Any
 
 from at4ctr import faults
-from at4ctr.analysis import nightly_report
 from at4ctr.data import days as days_of
 from at4ctr.errors import InputError
 from at4ctr.registry import Entry
-from export import publish
+from export.publishing import publish
 from pipelines.night import attempt as attempts
 from pipelines.night import chain, days, logs, outcome, parents, steps, textfile
 from pipelines.night.asked import Asked
@@ -22,6 +21,7 @@ from pipelines.night.chain import Settings
 from pipelines.night.logs import log
 from pipelines.night.outcome import End, Result, Stopped
 from pipelines.night.places import Places, now, who
+from pipelines.night.report import build as nightly_report
 
 
 def run(places: Places, day: date, asked: Asked, *, only_first: bool = False) -> Result:

@@ -11,7 +11,7 @@ import numpy as np
 
 from at4ctr import evaluation
 from at4ctr.analysis import segments
-from at4ctr.data.state import difference
+from at4ctr.data.nights.state import difference
 from at4ctr.data.store import Store
 from at4ctr.durable import replaced, write_json
 from at4ctr.errors import InputError

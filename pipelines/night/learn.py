@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from at4ctr import checkpoints, cluster, config, evaluation, fit, optimizers, runs, warm
 from at4ctr.config import Experiment
-from at4ctr.data import state
+from at4ctr.data.nights import state
 from at4ctr.data.store import Store
 from at4ctr.durable import write_json
 from at4ctr.errors import InputError
@@ -25,7 +25,7 @@ from at4ctr.model.serving import ServingModel
 from at4ctr.model.training import TrainingModel
 from at4ctr.schema import FIRST_ID, UNKNOWN, Schema, history_name
 from export import saved_model
-from export.publish import RetryError
+from export.publishing.publish import RetryError
 from export.verify import verify
 from pipelines import measure, train
 from pipelines.night.parents import Parent

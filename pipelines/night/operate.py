@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from at4ctr.errors import InputError
-from export import journal, publish, staging
-from export.publish import RetryError
+from export.publishing import journal, publish, staging
+from export.publishing.publish import RetryError
 from pipelines.night.attempt import GATE, METRICS, PREDICTIONS, Attempt, attempts, opened, recorded
 from pipelines.night.outcome import CONFIGURATION, DONE, Result
 from pipelines.night.places import Places, now, who

@@ -10,7 +10,7 @@ from typing import Any
 
 from at4ctr.data.disk import NoRoomError
 from at4ctr.errors import InputError
-from export.publish import RetryError
+from export.publishing.publish import RetryError
 
 DONE, BROKEN, CONFIGURATION, NO_DATA, DATA_REJECTED, MODEL_REFUSED, RETRY = 0, 1, 2, 10, 11, 12, 75
 

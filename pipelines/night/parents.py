@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from at4ctr import checkpoints, warm
-from at4ctr.data import state
 from at4ctr.data.dataset import Options
+from at4ctr.data.nights import state
 from at4ctr.errors import InputError
 from at4ctr.fit import BEST
 from pipelines.night.attempt import SETTINGS, Attempt, opened, recorded

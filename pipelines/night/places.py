@@ -16,8 +16,8 @@ from at4ctr.data import disk
 from at4ctr.data.days import FOLDER
 from at4ctr.errors import InputError, unknown
 from at4ctr.registry import Ledger
-from export import journal
-from export.publish import RetryError
+from export.publishing import journal
+from export.publishing.publish import RetryError
 
 LOCK, LOOKS = ".lock", 5
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")

@@ -12,14 +12,15 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from at4ctr.data import disk, increment, state
+from at4ctr.data import disk
 from at4ctr.data.days import NoData, dates, find
+from at4ctr.data.nights import increment, state
 from at4ctr.data.store import Store
 from at4ctr.durable import write_json
 from at4ctr.errors import InputError
 from at4ctr.gates.verdict import Verdict, override
-from export import publish
-from export.publish import RetryError
+from export.publishing import publish
+from export.publishing.publish import RetryError
 from pipelines.night import days, judge, learn, outcome, parents
 from pipelines.night.attempt import ANOMALIES, GATE, STATS, Attempt
 from pipelines.night.chain import Settings

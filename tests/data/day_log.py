@@ -6,8 +6,9 @@ from datetime import date, timedelta
 import numpy as np
 import pyarrow.parquet as pq
 
-from at4ctr.data import days, increment, state
+from at4ctr.data import days
 from at4ctr.data.dataset import SPLITS
+from at4ctr.data.nights import increment, state
 from at4ctr.data.store import Store
 
 FIRST = date(2017, 11, 25)

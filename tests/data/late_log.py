@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from at4ctr.data import taobao
-from at4ctr.data.mapped import Mapped
-from at4ctr.data.mapping import Rows
+from at4ctr.data.datasets import taobao
+from at4ctr.data.mapped.config import Mapped
+from at4ctr.data.mapped.rows import Rows
 from at4ctr.schema import Feature, Schema, Table
 
 START, SECONDS = 1_700_000_000, 200

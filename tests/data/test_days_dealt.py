@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from at4ctr import config
-from at4ctr.data import days, tafeng, taobao
+from at4ctr.data import days
+from at4ctr.data.datasets import tafeng, taobao
 from at4ctr.errors import InputError
 from pipelines import days as dealing
 from pipelines.days import deal, main

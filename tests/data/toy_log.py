@@ -15,8 +15,8 @@ RECIPE = '''
 """My shop: make train DATASET=mylog RAW=folder"""
 from dataclasses import dataclass
 
-from at4ctr.data.mapped import Mapped
-from at4ctr.data.mapping import Rows
+from at4ctr.data.mapped.config import Mapped
+from at4ctr.data.mapped.rows import Rows
 from at4ctr.schema import Feature, Schema, Table
 
 

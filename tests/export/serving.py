@@ -1,4 +1,4 @@
-"""A server of ``export.serve`` in a process of its own, and the versions it serves."""
+"""A server of ``export.server.serve`` in a process of its own, and the versions it serves."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Server:
     """Started on free ports. ``lines``: what it printed."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        command = [sys.executable, "-m", "export.serve", f"--model={folder}"]
+        command = [sys.executable, "-m", "export.server.serve", f"--model={folder}"]
         command += ["--port=0", "--rest_port=0", "--poll_seconds=0.1", "--tf_threads=1", *options]
         self.process = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -25,9 +25,10 @@ from hypothesis.extra import numpy as arrays
 from tensorflow_serving.config import model_server_config_pb2
 
 from at4ctr.errors import InputError
-from export import client, tensors, tfserving
-from export.rest import answer_json
-from export.tensors import RefusedError, Spec
+from export import client, tfserving
+from export.server import tensors
+from export.server.rest import answer_json
+from export.server.tensors import RefusedError, Spec
 from tests.export.serving import ROOT, Server, publish
 
 FILES = ROOT / "export" / "serving"

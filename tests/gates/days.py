@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from at4ctr.data import simulate
-from at4ctr.data.mapped import Mapped
-from at4ctr.data.mapping import Rows
-from at4ctr.data.world import DAY, START, World
+from at4ctr.data.mapped.config import Mapped
+from at4ctr.data.mapped.rows import Rows
+from at4ctr.data.simulation import write as simulate
+from at4ctr.data.simulation.world import DAY, START, World
 from at4ctr.gates import statistics
 from at4ctr.schema import Feature, Schema, Table
 

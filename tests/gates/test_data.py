@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from at4ctr.data.world import DAY
+from at4ctr.data.simulation.world import DAY
 from at4ctr.errors import InputError
 from at4ctr.gates.anomaly import Anomaly, Thresholds
 from at4ctr.gates.data import check, rejected

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from at4ctr.data import taobao
-from at4ctr.data.mapped import Mapped
-from at4ctr.data.mapping import Rows
-from at4ctr.data.world import DAY
+from at4ctr.data.datasets import taobao
+from at4ctr.data.mapped.config import Mapped
+from at4ctr.data.mapped.rows import Rows
+from at4ctr.data.simulation.world import DAY
 from at4ctr.errors import InputError
 from at4ctr.gates import counting, statistics
 from at4ctr.gates.anomaly import Thresholds

@@ -27,15 +27,15 @@ def _of(file: str, tests: str, *changes: tuple[str, ...]) -> Iterator[Mutant]:
 
 
 WIRING = "tests/pipelines/test_wiring.py"
-PREPARE = "tests/data/test_prepare.py"
-NEGATIVES = "tests/data/test_negatives.py"
-SHOWN = "tests/data/test_prepare_impressions.py"
-NIGHT = "tests/data/test_increment.py"
+PREPARE = "tests/data/preparation/test_prepare.py"
+NEGATIVES = "tests/data/preparation/test_negatives.py"
+SHOWN = "tests/data/preparation/test_prepare_impressions.py"
+NIGHT = "tests/data/nights/test_increment.py"
 READER = "tests/data/test_reader.py"
 DATA_GATE = "tests/gates/test_data.py"
 MODEL_GATE = "tests/gates/test_model.py"
 FIT = "tests/test_fit.py"
-NIGHT_LOGS = "tests/data/test_increment_logs.py"
+NIGHT_LOGS = "tests/data/nights/test_increment_logs.py"
 EVIDENCE = "tests/gates/test_evidence.py"
 RESAMPLING = "tests/gates/test_resampling.py"
 STATISTICS = "tests/gates/test_statistics.py"
@@ -145,7 +145,7 @@ MUTANTS = (
         ("(np.asarray(labels) > 0)", "(np.asarray(labels) >= 0)"),
     ),
     *_of(
-        "at4ctr/data/steps.py",
+        "at4ctr/data/preparation/sql.py",
         PREPARE,
         ('ORDER BY e."timestamp", e.ord)', 'ORDER BY e."timestamp", e.ord DESC)'),
         (
@@ -155,140 +155,140 @@ MUTANTS = (
         ("{shift} * ({number})", "({number})"),
     ),
     *_of(
-        "at4ctr/data/steps.py",
+        "at4ctr/data/preparation/sql.py",
         f"{PREPARE} {SHOWN} {NEGATIVES} -k 'oracles or larger_one or attributes'",
         ("HAVING sum(one) >= {least}", "HAVING sum(one) > {least}"),
     ),
     *_of(
-        "at4ctr/data/steps.py",
+        "at4ctr/data/preparation/sql.py",
         SHOWN,
         ('ORDER BY "timestamp", past\n', 'ORDER BY "timestamp", past DESC\n'),
         ("(rank() OVER", "(row_number() OVER"),
     ),
     *_of(
-        "at4ctr/data/steps.py",
+        "at4ctr/data/preparation/sql.py",
         f"{NEGATIVES} -k running",
         ("ORDER BY block) - n AS start", "ORDER BY block) AS start"),
     ),
     *_of(
-        "at4ctr/data/build.py",
+        "at4ctr/data/preparation/build.py",
         f"{NEGATIVES} -k larger_one",
         ("math.floor(config.user_rate * PRIME)", "PRIME // 2"),
         ("logged - behaviours", "behaviours"),
     ),
     *_of(
-        "at4ctr/data/build.py",
-        "tests/data/test_bad_input.py tests/data/test_mapped.py tests/data/test_mapped_refusals.py",
+        "at4ctr/data/preparation/build.py",
+        "tests/data/preparation/test_bad_input.py tests/data/mapped/test_mapped.py tests/data/mapped/test_mapped_refusals.py",
         ("positives in (0, rows)", "positives == 0"),
     ),
     *_of(
-        "at4ctr/data/build.py",
+        "at4ctr/data/preparation/build.py",
         PREPARE,
         ("1 + config.negatives", "config.negatives"),
     ),
     *_of(
-        "at4ctr/data/negatives.py",
+        "at4ctr/data/preparation/negatives.py",
         PREPARE,
         ('AND item = own"\n        if', 'AND item <> own"\n        if'),
         ("{base} + o.start + b.rank", "o.start + b.rank"),
     ),
     *_of(
-        "at4ctr/data/negatives.py",
+        "at4ctr/data/preparation/negatives.py",
         f"{NEGATIVES} -k in_the_history",
         ("m.pos >= d.cut", "m.pos < d.cut"),
         ("m.pos < b.cut AS again", "m.pos <= b.cut AS again"),
     ),
     *_of(
-        "at4ctr/data/negatives.py",
+        "at4ctr/data/preparation/negatives.py",
         f"{NEGATIVES} -k new_items",
         ("{thinned} < k.keep", "{thinned} > k.keep"),
     ),
     *_of(
-        "at4ctr/data/repetition.py",
+        "at4ctr/data/preparation/repetition.py",
         f"{NEGATIVES} -k new_items",
         ("ROUNDS = 4", "ROUNDS = 0"),
         ("MOST = 16", "MOST = 2"),
     ),
     *_of(
-        "at4ctr/data/shortcuts.py",
+        "at4ctr/data/preparation/shortcuts.py",
         f"{NEGATIVES} -k separates",
         ("f.pos < i.cut", "f.pos <= i.cut"),
         ("- q / 2", "- q"),
     ),
     *_of(
-        "at4ctr/data/shortcuts.py",
+        "at4ctr/data/preparation/shortcuts.py",
         f"{NEGATIVES} -k standard",
         ("tied**3 - tied", "tied**2 - tied"),
     ),
     *_of(
-        "at4ctr/data/shortcuts.py",
+        "at4ctr/data/preparation/shortcuts.py",
         f"{NEGATIVES} -k mended",
         ("WITHIN = 0.02", "WITHIN = 0.2"),
     ),
     *_of(
-        "at4ctr/data/vocabulary.py",
+        "at4ctr/data/preparation/vocabulary.py",
         PREPARE,
         ('"n DESC, raw"', '"n, raw"'),
         ("{instances} WHERE split = 0", "{instances} WHERE split <= 1"),
     ),
     *_of(
-        "at4ctr/data/vocabulary.py",
+        "at4ctr/data/preparation/vocabulary.py",
         f"{PREPARE} {SHOWN}",
         ("b.pos < h.cut", "b.pos <= h.cut"),
     ),
     *_of(
-        "at4ctr/data/parts.py",
+        "at4ctr/data/preparation/parts.py",
         PREPARE,
         ("== UNKNOWN", "!= UNKNOWN"),
     ),
     *_of(
-        "at4ctr/data/night_log.py",
+        "at4ctr/data/nights/log.py",
         f"{NIGHT} -k 'oracles or own_second or side'",
         ("< {self.window.cutoff} THEN 'train'", "<= {self.window.cutoff} THEN 'train'"),
     ),
     *_of(
-        "at4ctr/data/night_log.py",
+        "at4ctr/data/nights/log.py",
         f"{NIGHT} -k own_second",
         ('return "earlier"', 'return "pos"'),
     ),
     *_of(
-        "at4ctr/data/night_log.py",
+        "at4ctr/data/nights/log.py",
         f"{NIGHT} -k 'oracles or all_raw_days or tomorrow'",
         ("max(self.history, self.min_history)", "self.history - 1"),
     ),
     *_of(
-        "at4ctr/data/night_log.py",
+        "at4ctr/data/nights/log.py",
         f"{NIGHT} -k halves",
         ("{PRIME // 2}", "{PRIME // 8}"),
     ),
     *_of(
-        "at4ctr/data/night_log.py",
+        "at4ctr/data/nights/log.py",
         f"{NIGHT} -k 'all_raw_days or oracles'",
         ("range(-len(item), 0)", "range(0, len(item))"),
     ),
     *_of(
-        "at4ctr/data/state.py",
+        "at4ctr/data/nights/state.py",
         f"{NIGHT} -k 'all_raw_days or oracles'",
         ("[-{keep}:]", "[:{keep}]"),
     ),
     *_of(
-        "at4ctr/data/state.py",
+        "at4ctr/data/nights/state.py",
         f"{NIGHT} {NIGHT_LOGS} -k 'state or what_all'",
         ("coalesce(p.n, 0) + coalesce(d.n, 0)", "coalesce(d.n, 0)"),
     ),
     *_of(
-        "at4ctr/data/state.py",
+        "at4ctr/data/nights/state.py",
         f"{NIGHT_LOGS} -k parents_is_refused",
         ('facts["keep"] < config.history', 'facts["keep"] > config.history'),
     ),
     *_of(
-        "at4ctr/data/increment.py",
+        "at4ctr/data/nights/increment.py",
         f"{NIGHT_LOGS} -k out_of_order",
         ("past.cutoff != window.begin", "past.cutoff > window.begin"),
         ("window.cutoff < window.end", "window.cutoff <= window.end"),
     ),
     *_of(
-        "at4ctr/data/increment.py",
+        "at4ctr/data/nights/increment.py",
         f"{NIGHT} -k future",
         ('"timestamp" < {window.cutoff}\'', '"timestamp" < {window.end}\''),
     ),

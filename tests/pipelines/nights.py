@@ -17,7 +17,7 @@ import numpy as np
 from at4ctr import faults
 from at4ctr.data.days import Periods
 from at4ctr.registry import Ledger
-from export import staging
+from export.publishing import staging
 from pipelines import nightly
 from pipelines.night.chain import Settings
 

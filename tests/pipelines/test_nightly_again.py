@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from at4ctr.analysis import nightly_report
 from at4ctr.data import days as days_of
-from at4ctr.data import increment
+from at4ctr.data.nights import increment
 from at4ctr.data.store import Store
 from at4ctr.schema import FIRST_ID, UNKNOWN
 from pipelines.night import chain as chains
 from pipelines.night import days, judge, learn, parents, places
+from pipelines.night.report import build as nightly_report
 from tests.pipelines import nights
 from tests.pipelines.nights import FIRST, NEXT, SECOND, begun, call, cut, dated, flags, record
 

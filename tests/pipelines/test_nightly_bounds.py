@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from at4ctr.data import days as days_of
-from at4ctr.data import state
+from at4ctr.data.nights import state
 from at4ctr.durable import digest
 from at4ctr.errors import InputError
 from pipelines.night import chain as chains
@@ -133,7 +133,7 @@ def test_a_states_files_are_read_once_a_process_and_vocabularies_alone_where_the
         read.append(str(file.relative_to(path)))
         return digest(file)
 
-    monkeypatch.setattr("at4ctr.data.state.digest", noted)
+    monkeypatch.setattr("at4ctr.data.nights.state.digest", noted)
     for _ in range(3):
         found = state.vocabularies(path)
     assert sorted(read) == [n for n in files if n.startswith("vocabulary/")]

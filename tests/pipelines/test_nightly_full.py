@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from at4ctr.registry import Entry, Ledger
-from export import publish, staging
+from export.publishing import publish, staging
 from tests import publishing
 from tests.pipelines.nights import (
     NEXT,

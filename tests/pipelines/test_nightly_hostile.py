@@ -14,7 +14,7 @@ import pytest
 
 from at4ctr.registry import Entry, Ledger
 from pipelines.night import attempt as attempts
-from tests.export import test_publish_hostile as hostile
+from tests.export.publishing import test_publish_hostile as hostile
 from tests.pipelines.nights import (
     CHECKOUT,
     NEXT,

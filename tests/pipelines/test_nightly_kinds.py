@@ -19,11 +19,12 @@ import tensorflow as tf
 import configs
 from at4ctr import warm
 from at4ctr.data import days as days_of
-from at4ctr.data import increment, simulated, taobao, trivago
+from at4ctr.data.datasets import simulated, taobao, trivago
 from at4ctr.data.days import DAY, NoData
+from at4ctr.data.nights import increment
 from at4ctr.data.reader import Reader
+from at4ctr.data.simulation.world import START
 from at4ctr.data.store import Store
-from at4ctr.data.world import START
 from at4ctr.gates import data as gate
 from export.lookup import Front
 from export.requests import requests

@@ -12,7 +12,7 @@ import pytest
 
 from at4ctr.registry import Ledger
 from export import verify
-from export.publish import RetryError
+from export.publishing.publish import RetryError
 from pipelines import nightly
 from pipelines.night import learn
 from tests.pipelines import nights

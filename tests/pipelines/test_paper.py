@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from at4ctr import config
-from at4ctr.data import taobao
+from at4ctr.data.datasets import taobao
 from at4ctr.errors import InputError
-from configs import _paper, _printed
-from configs._printed import AT, DBPMAN
+from pipelines.tables import plans as _paper
+from pipelines.tables import printed as _printed
+from pipelines.tables.printed import AT, DBPMAN
 
 PAPERS = Path(__file__).resolve().parents[3] / "shared" / "papers"
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from at4ctr import runs
-from pipelines.ledger import ASIDE, Claims, Ledger, held, identity
-from pipelines.queue import THREADS, Job, Queue, shares
+from pipelines.tables.claims import ASIDE, Claims, Ledger, held, identity
+from pipelines.tables.queue import THREADS, Job, Queue, shares
 
 RUN = """
 import fcntl, json, os, pathlib, signal, sys, time
@@ -59,7 +59,7 @@ def job(label: str, number: int = 0, raw: str = "") -> Quick:
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pipelines.queue.LATER", 0.05)
+    monkeypatch.setattr("pipelines.tables.queue.LATER", 0.05)
     return tmp_path
 
 
@@ -207,7 +207,7 @@ def test_two_queues_do_not_train_the_same_run_twice(place):
 
 BESIDE = """
 from pathlib import Path
-from pipelines.queue import Queue
+from pipelines.tables.queue import Queue
 from tests.pipelines.test_queue import job
 queue = Queue(Path("runs"), "toy", 2)
 queue.run([job(name) for name in "abcd"], lambda: None)

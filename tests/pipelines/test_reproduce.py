@@ -15,11 +15,13 @@ from absl import flags
 
 from at4ctr.analysis.tables import Row
 from at4ctr.errors import InputError
-from configs import _paper, _printed
-from pipelines import bodies, reports, reproduce, train
-from pipelines.page import Page
-from pipelines.queue import Queue
-from pipelines.reports import Report
+from pipelines import reproduce, train
+from pipelines.tables import bodies, reports
+from pipelines.tables import plans as _paper
+from pipelines.tables import printed as _printed
+from pipelines.tables.page import Page
+from pipelines.tables.queue import Queue
+from pipelines.tables.reports import Report
 from tests.pipelines.test_main_job import CHECKOUT, call, command
 
 SMALL = "data.simulate_rows=8000 fit.batch_size=256 embedding.dimension=4"

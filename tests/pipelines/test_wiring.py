@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from at4ctr import evaluation
-from at4ctr.data.prepare import prepare
+from at4ctr.data.preparation.prepare import prepare
 from at4ctr.data.store import Store
 from pipelines import measure, train
 from pipelines.night import learn

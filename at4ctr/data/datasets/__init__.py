@@ -1,0 +1,1 @@
+"""The logs that can be prepared: one module a dataset; the folder is the registry."""

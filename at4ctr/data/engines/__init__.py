@@ -1,0 +1,1 @@
+"""The engines that run preparation's SQL: DuckDB on one machine, Spark on a cluster."""

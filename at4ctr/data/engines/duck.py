@@ -1,0 +1,286 @@
+"""DuckDB as the engine of preparation: one machine, its memory bounded, the rest on disk."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from at4ctr.data.days import DAY
+from at4ctr.data.engines import base as engine
+from at4ctr.data.engines.base import T, Write, bar, listed, name, quoted, refuse_field, report
+from at4ctr.data.engines.csv_file import (
+    WHOLE,
+    check_file,
+    check_first_line,
+    demand_rows,
+    error_of,
+    first_line,
+    line_at,
+    rows_held,
+)
+from at4ctr.data.sampling import PRIME
+from at4ctr.errors import InputError
+
+MEMORY = 4 << 30  # bytes that DuckDB may hold; beyond it spills to disk
+FULL = re.compile("could not write|no space left|temp_directory_size", re.IGNORECASE)
+WORDS = (  # of Spark's, for the SQL of a mapping
+    "CREATE MACRO array_size(list) AS len(list)",
+)
+
+
+class Engine(engine.Engine):
+    """DuckDB on a database in the folder.
+
+    Raises InputError where the disk or the memory limit is the reason of a failure.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.connection: duckdb.DuckDBPyConnection = duckdb.connect(str(folder / "scratch.duckdb"))
+        for setting in (
+            f"memory_limit = '{MEMORY >> 20}MiB'",
+            f"threads = {os.cpu_count() or 1}",
+            f"temp_directory = '{quoted(str(folder / 'spill'))}'",
+            "preserve_insertion_order = false",
+            "enable_progress_bar = false",
+            "TimeZone = 'UTC'",
+        ):
+            self.connection.execute(f"SET {setting}")
+        for word in WORDS:
+            self.connection.execute(word)
+
+    @property
+    def failures(self) -> tuple[type[Exception], ...]:
+        return (duckdb.Error,)
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def each(self, step: str, ranges: Sequence[tuple[int, int]], sql: Callable[[str], str]) -> int:
+        begin, rows = time.monotonic(), 0
+        for number, (first, last) in enumerate(ranges):
+            bar(step, number / len(ranges))
+            rows += self.statement(step, sql(f"BETWEEN {first} AND {last}"))
+        report(step, rows, time.monotonic() - begin)
+        return rows
+
+    def ranked(self, step: str, table: str, query: str, order: str, first: int) -> int:
+        number = f"(row_number() OVER (ORDER BY {order}) + {first - 1})::INTEGER"
+        return self.run(step, f"CREATE TABLE {table} AS SELECT *, {number} AS id FROM ({query}) s")
+
+    def parts(
+        self,
+        ranges: Sequence[tuple[int, int]],
+        behaviours: tuple[str, str],
+        instances: tuple[str, str],
+        write: Write[T],
+    ) -> list[T]:
+        found = []
+        for number, (first, last) in enumerate(ranges):
+            bar("parts", number / len(ranges))
+            within = f'WHERE "user" BETWEEN {first} AND {last}'
+            tables = (
+                self.arrow(f"SELECT * FROM ({query}) q {within} ORDER BY {order}")
+                for query, order in (behaviours, instances)
+            )
+            found.append(write(number, *tables))
+        return found
+
+    def statement(self, step: str, sql: str) -> int:
+        with self._guarded(step):
+            found = self.connection.execute(sql).fetchall()
+        return int(found[0][0]) if found and isinstance(found[0][0], int) else 0
+
+    @contextmanager
+    def _guarded(self, step: str) -> Iterator[None]:
+        try:
+            yield
+        except duckdb.Error as error:
+            if not _starved(error):
+                raise
+            raise InputError(
+                f"preparation step {step!r} failed for want of disk in {self.folder} or of memory "
+                f"({MEMORY >> 20} MiB): {first_line(str(error))}; free some disk, or raise MEMORY "
+                "in at4ctr/data/engines/duck.py"
+            ) from error
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        with self._guarded("query"):
+            return self.connection.execute(sql).fetchall()
+
+    def arrow(self, sql: str) -> pa.Table:
+        with self._guarded("fetch"):
+            return self.connection.sql(sql).to_arrow_table()
+
+    def described(self, query: str) -> list[str]:
+        return [column for column, *_ in self.rows(f"DESCRIBE {query}")]
+
+    def columns(self, table: str) -> list[str]:
+        columns = "SELECT column_name FROM information_schema.columns"
+        return [c for (c,) in self.rows(f"{columns} WHERE table_name = '{quoted(table)}'")]
+
+    def register(self, table: str, data: pa.Table) -> None:
+        self.connection.register("given", data)
+        self.execute(f"CREATE OR REPLACE TABLE {table} AS SELECT * FROM given")
+        self.connection.unregister("given")
+
+    def drop(self, table: str) -> None:
+        self.execute(f"DROP VIEW {table}")
+        self.execute(f"DROP TABLE IF EXISTS {table}_lines")
+
+    def whole(self, text: str) -> str:
+        number = f"try_cast({text} AS BIGINT)"  # most are written as numbers are shown: no need of
+        written = f"{number}::STRING = {text} OR {self.matches(text, WHOLE)}"  # the slow pattern
+        return f"CASE WHEN {written} THEN {number} END"
+
+    @staticmethod
+    def key(column: str, dtype: str) -> str:
+        if dtype == "int64":
+            return f"(({column}) % {PRIME} + {PRIME}) % {PRIME}"
+        return f"(('0x' || substr(md5({column}), 1, 12))::BIGINT % {PRIME})"
+
+    @staticmethod
+    def matches(text: str, pattern: str) -> str:
+        return f"regexp_full_match({text}, '{quoted(pattern)}')"
+
+    @staticmethod
+    def elements(lists: Mapping[str, str]) -> str:
+        place = f"generate_subscripts({next(iter(lists.values()))}, 1) AS place"
+        return ", ".join([*(f"unnest({sql}) AS {name(c)}" for c, sql in lists.items()), place])
+
+    @staticmethod
+    def texts(sql: str, kind: str, missing: Sequence[str] = ("",)) -> str:
+        full = f"lambda v: v NOT IN ({listed(missing)})"
+        return f"CAST(list_filter(CAST({sql} AS STRING[]), {full}) AS {kind}[])"
+
+    @staticmethod
+    def some(sql: str, holds: Callable[[str], str]) -> str:
+        return f"coalesce(len(list_filter({sql}, lambda v: {holds('v')})) > 0, false)"
+
+    @staticmethod
+    def undecodable(text: str) -> str:
+        return "false"  # DuckDB refuses the file
+
+    @staticmethod
+    def typed_seconds(sql: str, kind: str) -> tuple[str, bool] | None:
+        if kind != "DATE" and not kind.startswith("TIMESTAMP"):
+            return None
+        instant = "TZ" in kind or "TIME ZONE" in kind
+        if kind.endswith("_NS"):  # a cast to microseconds would round
+            return f"(epoch_ns(CAST({sql} AS TIMESTAMP_NS)) // 1000000000)", instant
+        return f"floor(epoch({sql}))::BIGINT", instant
+
+    @staticmethod
+    def civil_seconds(text: str) -> str:
+        return f"epoch(try_cast({text} AS TIMESTAMP))::BIGINT"
+
+    @staticmethod
+    def zoned_seconds(text: str, zone: str) -> str:
+        last = f"epoch(try_cast({text} || ' ' || {zone} AS TIMESTAMPTZ))"  # of an hour twice
+
+        def local(instant: str) -> str:
+            return f"epoch(timezone({zone}, to_timestamp({instant})))"
+
+        before = f"({last} - {DAY})"
+        shift = f"({local(before)} - {before})"  # of the day before
+        first = f"({local(last)} - {shift})"
+        twice = f"{first} < {last} AND {local(first)} = {local(last)}"
+        return f"floor(CASE WHEN {twice} THEN {first} ELSE {last} END)::BIGINT"
+
+    @staticmethod
+    def day(text: str) -> str:
+        return f"epoch(try_strptime({text}, '%m/%d/%Y'))::BIGINT"
+
+    @staticmethod
+    def quotient(number: str, divisor: int) -> str:
+        return f"({number}) // {divisor}"
+
+    def read_csv(
+        self,
+        table: str,
+        path: Path,
+        columns: Mapping[str, str],
+        *,
+        delimiter: str = ",",
+        header: bool = False,
+        quote: str = "",
+    ) -> int:
+        check_file(path)
+        check_first_line(path, columns, delimiter, header, quote)
+        held, exactly = rows_held(path, header=header)
+        texts = ", ".join(f"'{quoted(column)}': 'VARCHAR'" for column in columns)
+        begin = time.monotonic()
+        reading = (
+            f"read_csv('{literal(path)}', hive_partitioning=false, auto_detect=false, header={header}, "
+            f"delim='{delimiter}', quote='{quote}', escape='{quote}', nullstr='\x01', "
+            f"columns={{{texts}}})"
+        )
+        typed = ", ".join(self._typed(column, kind) for column, kind in columns.items())
+        self._lines(f"{table}_lines", path, f"SELECT {typed} FROM {reading}")
+        self.execute(f"CREATE VIEW {table} AS SELECT *, rowid AS ord FROM {table}_lines")
+        rows = int(self.one(f"SELECT count(*) FROM {table}_lines")[0])
+        report(f"read {path.name}", rows, time.monotonic() - begin)
+        demand_rows(path, rows, held if exactly else min(rows, held))
+        if not rows:
+            raise InputError(f"{path} holds no row; expected a log; put the complete file there")
+        null = " OR ".join(f"{name(column)} IS NULL" for column in columns)
+        bad = self.one(f"SELECT * FROM {table} WHERE {null} ORDER BY ord LIMIT 1")
+        if bad:
+            at = bad.index(None)
+            line, fields = line_at(path, bad[-1], delimiter=delimiter, header=header, quote=quote)
+            raise refuse_field(path, line, fields[at], list(columns)[at])
+        return rows
+
+    def read_parquet(self, table: str, path: Path) -> list[str]:
+        source = (
+            f"read_parquet('{literal(path)}', file_row_number = true, hive_partitioning = false, "
+            "binary_as_string = true)"
+        )
+        columns = self.described(f"SELECT * EXCLUDE (file_row_number) FROM {source}")
+        footer = pq.read_metadata(path)
+        old = [c for k, c in enumerate(footer.schema.names)
+               if footer.schema.column(k).physical_type == "INT96" and c in columns]  # fmt: skip
+        instants = ", ".join(f"timezone('UTC', {name(c)}) AS {name(c)}" for c in old)
+        self.execute(
+            f"CREATE VIEW {table} AS SELECT * EXCLUDE (file_row_number) "
+            f"{f'REPLACE ({instants})' if old else ''}, file_row_number AS ord FROM {source}"
+        )
+        demand_rows(path, int(self.one(f"SELECT count(*) FROM {source}")[0]), footer.num_rows)
+        return columns
+
+    def _typed(self, column: str, kind: str) -> str:
+        """SQL of a text column as its type; NULL where it is no such value."""
+        value = name(column)
+        return f"{self.whole(value)} AS {value}" if kind == "BIGINT" else value
+
+    def _lines(self, table: str, path: Path, rows: str) -> None:
+        """Makes a table whose rows are in the order of the file."""
+        try:
+            self.connection.execute("SET preserve_insertion_order = true")
+            self.connection.execute(f"CREATE TABLE {table} AS {rows}")
+        except duckdb.Error as error:
+            if _starved(error):
+                with self._guarded(f"read {path.name}"):
+                    raise
+            raise error_of(path, str(error)) from error
+        finally:
+            self.connection.execute("SET preserve_insertion_order = false")
+
+
+def literal(path: Path) -> str:
+    """A file's name for between single quotes in DuckDB's SQL, where no sign is a pattern."""
+    return quoted(re.sub(r"[*?\[]", r"[\g<0>]", str(path.absolute())))
+
+
+def _starved(error: duckdb.Error) -> bool:
+    """Whether the disk or the memory limit is the reason; a commit may fail of it too."""
+    return isinstance(error, duckdb.OutOfMemoryException) or bool(FULL.search(str(error)))

@@ -1,0 +1,116 @@
+"""CSV by Spark, with the strictness and the sentences of `duck`, but for two.
+
+Bytes that are no UTF-8 are found by what Spark puts in their place, so text that has U+FFFD in it
+is refused too; a file whose lines end in two ways is read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from at4ctr.data.engines.base import name, refuse_field, report
+from at4ctr.data.engines.csv_file import (
+    check_file,
+    check_first_line,
+    demand_rows,
+    first_line,
+    line_at,
+    rows_held,
+)
+from at4ctr.errors import InputError
+
+if TYPE_CHECKING:
+    from at4ctr.data.engines.spark import Engine
+
+LOST = "\ufffd"  # what stands for bytes that are no UTF-8
+BAD = "_malformed"  # the line, where it has too few or too many columns
+
+
+def read(
+    engine: Engine,
+    table: str,
+    path: Path,
+    columns: Mapping[str, str],
+    delimiter: str,
+    header: bool,
+    quote: str,
+) -> int:
+    """Makes ``table`` as `Engine.read_csv` says; its number of rows.
+
+    The tasks read the blocks of one file in its order, so a row's place among the rows of its task
+    and of those before gives ``ord``. A file of quoted text, which may hold line breaks, and a
+    ``.gz`` are one block.
+    """
+    from pyspark.sql.types import StringType, StructField, StructType
+
+    check_file(path)
+    check_first_line(path, columns, delimiter, header, quote)
+    held, exactly = rows_held(path, header=header)
+    begin = time.monotonic()
+    frame = engine.spark.read.csv(
+        engine.linked(path),
+        schema=StructType([StructField(c, StringType()) for c in (*columns, BAD)]),
+        columnNameOfCorruptRecord=BAD,
+        sep=delimiter,
+        header=header,
+        quote=quote,
+        escape=quote or "\0",
+        nullValue="\x01",
+        multiLine=bool(quote),
+        maxCharsPerColumn=-1,
+    )
+    frame.createOrReplaceTempView("csv_lines")
+    typed = ", ".join(_typed(engine, c, kind) for c, kind in columns.items())
+    try:
+        numbers, rows = engine.numbered(table, f"SELECT {typed}, {BAD} FROM csv_lines", 0)
+    except engine.failures as error:
+        raise _error(path, str(error)) from error
+    if not rows:
+        raise InputError(f"{path} holds no row; expected a log; put the complete file there")
+    wrong = [f"{name(c)} IS NULL OR contains({name(c)}::STRING, '{LOST}')" for c in columns]
+    shown = ", ".join(name(c) for c in columns)
+    bad = engine.one(
+        f"SELECT place, {BAD}, {shown} FROM ({numbers}) n "
+        f"WHERE {BAD} IS NOT NULL OR {' OR '.join(wrong)} ORDER BY place LIMIT 1"
+    )
+    if bad:
+        raise _refused(path, columns, bad, delimiter, header, quote)
+    demand_rows(path, rows, held if exactly else min(rows, held))
+    engine.execute(f"CREATE VIEW {table} AS SELECT {shown}, place AS ord FROM ({numbers}) n")
+    report(f"read {path.name}", rows, time.monotonic() - begin)
+    return rows
+
+
+def _typed(engine: Engine, column: str, kind: str) -> str:
+    text = f"coalesce({name(column)}, '')"  # Spark reads nothing as NULL
+    return f"{engine.whole(text) if kind == 'BIGINT' else text} AS {name(column)}"
+
+
+def _refused(
+    path: Path, columns: Mapping[str, str], bad: tuple, delimiter: str, header: bool, quote: str
+) -> InputError:
+    line, fields = line_at(path, bad[0], delimiter=delimiter, header=header, quote=quote)
+    if bad[1] is not None and len(fields) != len(columns):
+        return InputError(
+            f"{path} line {line} has {len(fields)} column(s); expected {len(columns)}; correct or "
+            "delete the line"
+        )
+    if None in bad[2:]:
+        at = bad[2:].index(None)
+        return refuse_field(path, line, fields[at], list(columns)[at])
+    return InputError(f"{path} line {line} is not UTF-8; expected UTF-8 text; convert the file")
+
+
+def _error(path: Path, message: str) -> InputError:
+    if path.suffix == ".gz":
+        return InputError(
+            f"{path} is not a complete gzip file ({first_line(message)}); expected the whole "
+            "download; fetch it again"
+        )
+    return InputError(
+        f"{path} cannot be read as CSV ({first_line(message)}); expected one row a line; "
+        "correct the file"
+    )

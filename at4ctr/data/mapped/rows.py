@@ -1,0 +1,379 @@
+"""Rows of CSV or Parquet files as SQL expressions: how each column is made, and what is refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from at4ctr.data.engines import instants
+from at4ctr.data.engines.base import listed, name, report_span
+from at4ctr.data.engines.csv_file import check_file, first_line, header, line_at
+from at4ctr.data.raw_ids import EXPECTED, unnameable_sql
+from at4ctr.errors import InputError, unknown
+from at4ctr.schema import Feature, Schema
+
+if TYPE_CHECKING:
+    from at4ctr.data.engines.base import Engine
+
+Unit = Literal["seconds", "milliseconds", "microseconds", "datetime"]
+PER = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6}  # second
+RANGE = {
+    "seconds": (0, instants.LAST),
+    "milliseconds": (10**11, instants.LAST * 10**3),
+    "microseconds": (10**14, instants.LAST * 10**6),
+}
+TIMED = ("impressions()", "behaviours()")  # mappings whose rows have a time
+KIND = {"int64": "BIGINT", "string": "STRING"}
+TEXTS, BINARY = (".csv", ".csv.gz", ".tsv", ".tsv.gz"), ".parquet"
+PLACE = "place"  # of an element of `Rows.lists`, from 1, as of `Engine.elements`
+LONGEST = 1 << 16  # elements of a list, so that row and place make one number
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which rows of which files, and what they say.
+
+    An expression is SQL of the engine over the file's columns, most often a column's name. What
+    `engine` calls common, ``string_split(text, mark)`` and ``list_contains(list, value)`` mean the
+    same on DuckDB and Spark. All columns of a CSV file are text, an empty one ``''``; those of
+    Parquet have their own types.
+
+    files: name of a file in the raw folder, or, where no file has that name, a glob such as
+        ``clicks-*.parquet``: CSV with a header (``.csv``, ``.tsv``, also ``.gz``) or ``.parquet``,
+        by their names' ends.
+    columns: feature -> expression; a list for a feature with a ``length``. ``NULL`` and ``''`` are
+        missing values, which an id must not be. A whole number must not be -1, and a text must
+        have no line break and no NUL: requests could not name it.
+    missing: texts of further missing values, such as ``-1`` or ``NULL``, in all columns.
+    time, unit: when, from 1970 to 2099; Unix time as whole seconds, milliseconds (from 1973-03 on)
+        or microseconds, or ``datetime``: a date, time stamp or its text, as `instants` says.
+        Fractions of a second are cut off: what happened in one second has no order in the store.
+        Of `Mapped.users` and `Mapped.items`: from when on a value is known; without, always.
+    zone: of a ``datetime`` that names none: ``Asia/Shanghai``, ``+08:00`` or the like.
+    label: of impressions, what is 1 or true for a click, 0 or false for none.
+    where: which rows; all by default.
+    lists: name -> expression of a list, for a row that stands for several, such as a page of
+        items: each element gives a row of its own, in which the other expressions find the element
+        under the name and its place, from 1, as ``place``. Lists of a row are equally long.
+    delimiter: of text; empty: a tab in ``.tsv`` files, a comma in others.
+    """
+
+    files: str
+    columns: Mapping[str, str]
+    time: str = ""
+    unit: Unit = "seconds"
+    label: str = ""
+    where: str = "true"
+    lists: Mapping[str, str] = field(default_factory=dict)
+    delimiter: str = ""
+    missing: tuple[str, ...] = ()
+    zone: str = "UTC"
+
+    def __post_init__(self) -> None:
+        if self.unit not in (*PER, "datetime"):
+            raise unknown("unit of time", self.unit, (*PER, "datetime"))
+        if self.zone != "UTC" and self.unit != "datetime":
+            raise InputError(
+                f"a mapping of {self.files} has zone {self.zone!r} and times in {self.unit}, which "
+                "are UTC; expected a zone of datetime alone; set unit='datetime' or leave zone out"
+            )
+
+
+class Term(NamedTuple):
+    """A column to be made. said: the expression as it was written. text: SQL of what to show of it
+    in an error. sql: its value. wrong: holds for a row that is refused. optional: it may be NULL."""
+
+    column: str
+    said: str
+    text: str
+    sql: str
+    wrong: str
+    expected: str
+    optional: bool = False
+
+
+def _terms(
+    engine: Engine,
+    file: File,
+    rows: Rows,
+    schema: Schema,
+    columns: Collection[str],
+    where: str,
+    base: str,
+) -> list[Term]:
+    """The terms of a mapping over some columns of the relation `base`."""
+    made = [
+        _term(engine, rows, schema, schema.feature(f), said, columns)
+        for f, said in rows.columns.items()
+    ]
+    if where in TIMED:
+        if not rows.time:
+            raise InputError(
+                f"{where} has no time; expected the expression of a row's time; add it"
+            )
+    if rows.time:
+        sql = _sql(rows.time, columns)
+        _demand(engine, file, base, sql, f"{where} for 'timestamp' has {rows.time!r}")
+        if rows.unit == "datetime":
+            instants.demand_zone(engine, rows.zone, where)
+        kind = engine.one(f"SELECT typeof({sql}) FROM {base} LIMIT 1")
+        made.append(_time(engine, rows, sql, kind[0] if kind else ""))
+    if where == "impressions()":
+        if not rows.label:
+            raise InputError(f"{where} has no label; expected what is 1 for a click; add it")
+        text = f"lower(CAST({_sql(rows.label, columns)} AS STRING))"
+        value = f"CASE WHEN {text} IN ('1', 'true') THEN 1 WHEN {text} IN ('0', 'false') THEN 0 END"
+        made.append(Term("label", rows.label, text, f"({value})::TINYINT",
+                         f"({value}) IS NULL", "0, 1, true or false"))  # fmt: skip
+    return made
+
+
+def _sql(said: str, columns: Collection[str]) -> str:
+    """An expression as it can stand anywhere; a column's bare name may be a word of SQL's own."""
+    return name(said) if said in columns else f"({said})"
+
+
+def _term(
+    engine: Engine, rows: Rows, schema: Schema, f: Feature, said: str, columns: Collection[str]
+) -> Term:
+    dtype, sql = schema.table(f.table).dtype, _sql(said, columns)
+    kind, missing, expected = KIND[dtype], ("", *rows.missing), EXPECTED[dtype]
+    if f.length is not None:
+        value = engine.texts(sql, kind, missing)
+        wrong = engine.some(value, lambda one: unnameable_sql(engine, one, dtype))
+        text = f"CAST({sql} AS STRING)"
+        return Term(f.name, said, text, value, wrong, f"a list, each {expected}", True)
+    raw = f"CAST({sql} AS STRING)"
+    text = f"CASE WHEN {raw} NOT IN ({listed(missing)}) THEN {raw} END"
+    value = engine.whole(text) if kind == "BIGINT" else text
+    optional = f not in (schema.user_id, schema.item_id)
+    given = f"({text}) IS NOT NULL AND " if optional else ""
+    wrong = f"{given}({value}) IS NULL OR {unnameable_sql(engine, f'({value})', dtype)}"
+    return Term(f.name, said, text, value, f"coalesce({wrong}, false)", expected, optional)
+
+
+def _time(engine: Engine, rows: Rows, sql: str, kind: str) -> Term:
+    text = f"CAST({sql} AS STRING)"
+    if rows.unit == "datetime":
+        value = instants.seconds(engine, sql, kind, rows.zone)
+        wrong = f"({value}) IS NULL OR ({value}) NOT BETWEEN 0 AND {instants.LAST - 1}"
+        return Term("timestamp", rows.time, text, value, wrong, instants.EXPECTED)
+    low, high = RANGE[rows.unit]
+    whole = engine.whole(text)
+    wrong = f"{whole} IS NULL OR {whole} NOT BETWEEN {low} AND {high - 1}"
+    expected = f"{rows.unit} since 1970, a whole number from {low} to {high - 1}"
+    value = engine.quotient(whole, PER[rows.unit])
+    return Term("timestamp", rows.time, text, value, wrong, expected)
+
+
+@dataclass(frozen=True)
+class File:
+    """A raw file that the engine reads as the relation ``raw``, with ``ord``; see `opened`."""
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: int
+    delimiter: str
+
+    @property
+    def text(self) -> bool:
+        return self.path.suffix != BINARY
+
+    def at(self, row: int) -> str:
+        """Where a row is, for a person: counted from 1, a line of a CSV file."""
+        if not self.text:
+            return f"{self.path} row {row + 1}"
+        line, _ = line_at(self.path, row, delimiter=self.delimiter, header=True, quote='"')
+        return f"{self.path} line {line}"
+
+
+def opened(engine: Engine, path: Path, delimiter: str) -> File:
+    """Makes the view ``raw`` of a file; InputError for one that cannot be read."""
+    check_file(path)
+    if path.suffix != BINARY:
+        delimiter = delimiter or ("\t" if ".tsv" in path.suffixes else ",")
+        columns = header(path, delimiter)
+        _demand_names(path, columns)
+        kinds = dict.fromkeys(columns, "STRING")
+        rows = engine.read_csv("raw", path, kinds, delimiter=delimiter, header=True, quote='"')
+        return File(path, tuple(columns), rows, delimiter)
+    try:
+        columns = engine.read_parquet("raw", path)
+        rows = int(engine.one("SELECT count(*) FROM raw")[0])
+    except (*engine.failures, pa.ArrowException) as error:
+        raise InputError(
+            f"{path} cannot be read as Parquet ({first_line(str(error))}); expected a whole "
+            "Parquet file; write it again"
+        ) from error
+    _demand_names(path, columns)
+    return File(path, tuple(columns), rows, delimiter)
+
+
+def _demand_names(path: Path, columns: list[str]) -> None:
+    """Raises InputError for columns that an expression could not name."""
+    lower = [c.lower() for c in columns]
+    for column in columns:
+        if column.strip() == "" or lower.count(column.lower()) > 1 or column.lower() == "ord":
+            raise InputError(
+                f"{path} has a column called {column!r}; expected names that are not empty, differ "
+                "(case does not count) and are not 'ord', which is a row's number here; rename it"
+            )
+
+
+def select(engine: Engine, file: File, rows: Rows, schema: Schema, where: str, start: int) -> str:
+    """SQL of the mapped rows of ``raw`` with ``ord``, from `start` on, after all checks of them.
+
+    Prints from when to when a file's rows are. Raises InputError for an expression that the engine
+    refuses, for a row that a term refuses, and where most Unix times are dates in digits.
+    """
+    columns = (*file.columns, *rows.lists, *([PLACE] if rows.lists else []))
+    with said_plainly(engine, file, where):
+        base = _base(engine, file, rows, where)
+        made = _terms(engine, file, rows, schema, columns, where, base)
+        for term in made:
+            sql = _sql(term.said, columns)
+            _demand(engine, file, base, sql, f"{where} for {term.column!r} has {term.said!r}")
+        wrong = " OR ".join(f"({t.wrong})" for t in made) or "false"
+        shown = "".join(f", ({t.wrong}), {t.text}" for t in made)
+        bad = engine.one(f"SELECT ord{shown} FROM {base} WHERE {wrong} ORDER BY ord LIMIT 1")
+        if bad:
+            _refuse(file, rows, where, bad, made)
+        if where in TIMED:
+            _demand_unix(engine, file, rows, where, base, made)
+    number = f"ord * {LONGEST} + {PLACE}" if rows.lists else "ord"
+    values = "".join(f"{t.sql} AS {name(t.column)}, " for t in made)
+    first = start * LONGEST if rows.lists else start
+    return f"SELECT {values}({number} + {first})::BIGINT AS ord FROM {base}"
+
+
+def _base(engine: Engine, file: File, rows: Rows, where: str) -> str:
+    """SQL of the rows that are asked for, lists in rows of their own."""
+    _demand(engine, file, "raw", rows.where, f"{where} as its where has {rows.where!r}")
+    source = f"(SELECT * FROM raw t WHERE ({rows.where})) r"  # without t, Spark names raw WHERE
+    if not rows.lists:
+        return source
+    lists = {c: _sql(said, file.columns) for c, said in rows.lists.items()}
+    for column, said in lists.items():
+        if column.lower() in (*(c.lower() for c in file.columns), PLACE, "ord"):
+            raise InputError(
+                f"{where} calls a list {column!r}, a name that is taken; expected another than "
+                f"{PLACE}, ord and the columns {', '.join(file.columns)}; rename it"
+            )
+        _demand(
+            engine,
+            file,
+            "raw",
+            engine.elements({column: said}),
+            f"{where} for the list {column!r} has {said!r}",
+        )
+    sizes = [f"coalesce(array_size({said}), 0)" for said in lists.values()]
+    unequal = " OR ".join(f"{size} <> {sizes[0]}" for size in sizes)
+    shown = f"SELECT ord, {', '.join(sizes)} FROM {source} WHERE {unequal}"
+    bad = engine.one(f"{shown} OR {sizes[0]} >= {LONGEST} ORDER BY ord LIMIT 1")
+    if bad:
+        lengths = " and ".join(f"{n} in {c!r}" for n, c in zip(bad[1:], rows.lists, strict=True))
+        raise InputError(
+            f"{file.at(bad[0])} has lists of {lengths}; expected equally many elements, fewer than "
+            f"{LONGEST}; correct or delete the row"
+        )
+    return f"(SELECT *, {engine.elements(lists)} FROM {source}) e"
+
+
+def _demand(engine: Engine, file: File, source: str, sql: str, what: str) -> None:
+    """Raises InputError for an expression that does not fit the columns of a relation."""
+    try:
+        engine.described(f"SELECT {sql} FROM {source}")
+    except engine.failures as error:
+        raise InputError(
+            f"{what}, which is no expression over {file.path} ({first_line(str(error))}); its "
+            f"columns are {', '.join(file.columns)}; correct the mapping (a name that is a word of "
+            "SQL's own needs double quotes)"
+        ) from error
+
+
+def _refuse(file: File, rows: Rows, where: str, bad: tuple[Any, ...], made: list[Term]) -> None:
+    term, value = next((t, bad[2 + 2 * k]) for k, t in enumerate(made) if bad[1 + 2 * k])
+    expected = term.expected
+    if term.column == "timestamp" and (unit := _unit(str(value), rows.unit)):
+        expected += f" (it looks like {unit}; set unit={unit!r} in {where})"
+    shown = "nothing" if value is None else repr(value)
+    named = ", name the value in missing" if term.optional else ""
+    raise InputError(
+        f"{file.at(bad[0])} has {shown} as {term.column!r} ({term.said}); expected {expected}; "
+        f"correct the row or the mapping{named}, or leave such rows out with where in {where}"
+    )
+
+
+def _unit(text: str, declared: str) -> str | None:
+    """The unit that a time seems to be in, if it is not the one declared."""
+    text = text.strip()
+    dated = re.match(r"\d{4}[-/]\d", text, re.ASCII) or re.fullmatch(instants.DIGITS, text)
+    if dated:
+        found = "datetime"
+    elif re.fullmatch(r"\d{1,18}", text, re.ASCII):
+        found = next((u for u, (a, b) in RANGE.items() if a <= int(text) < b), declared)
+    else:
+        return None
+    return None if found == declared else found
+
+
+def _demand_unix(
+    engine: Engine, file: File, rows: Rows, where: str, base: str, made: list[Term]
+) -> None:
+    """Prints the first and last time of the rows, and raises InputError where most Unix times are
+    dates in digits: 20181020 is a second of 1970 too."""
+    time = next(t for t in made if t.column == "timestamp")
+    dated = "false" if rows.unit == "datetime" else engine.matches(time.text, instants.DIGITS)
+    count, first, last, dates, at = engine.one(
+        f"""SELECT count(*), min(s), max(s), count(*) FILTER (WHERE dated),
+        min_by(shown, ord) FILTER (WHERE dated)
+        FROM (SELECT ord, {time.sql} AS s, {time.text} AS shown, {dated} AS dated FROM {base}) t"""
+    )
+    if dates * 2 > count:
+        raise InputError(
+            f"{file.path} has times such as {at!r} as 'timestamp' ({time.said}) in most rows, which "
+            f"are dates in digits and no {rows.unit} since 1970; expected what unit says; set "
+            f"unit='datetime' in {where}"
+        )
+    report_span(f"{where} of {file.path.name}", count, first, last)
+
+
+@contextmanager
+def said_plainly(engine: Engine, file: File, where: str) -> Iterator[None]:
+    """An engine's error over a value, such as one it cannot convert, in one sentence."""
+    try:
+        yield
+    except engine.failures as error:
+        bad = None if file.text else _undecodable(file.path)
+        if bad:
+            raise InputError(
+                f"{file.at(bad[0])} has {bad[2]!r} in column {bad[1]!r}; expected UTF-8; correct "
+                "the row, and write the file again"
+            ) from error
+        raise InputError(
+            f"{where} cannot be read from {file.path} ({first_line(str(error))}); expected values "
+            "that its expressions fit; correct the file or the mapping"
+        ) from error
+
+
+def _undecodable(path: Path) -> tuple[int, str, bytes] | None:
+    """Row, from 0, column and value of the first text of a Parquet file that is not UTF-8."""
+    start = 0
+    with pq.ParquetFile(path) as file:
+        texts = [f.name for f in file.schema_arrow if f.type in (pa.string(), pa.binary())]
+        for batch in file.iter_batches(columns=texts):
+            for column in texts:
+                for row, value in enumerate(batch.column(column).cast(pa.binary()).to_pylist()):
+                    try:
+                        (value or b"").decode()
+                    except UnicodeDecodeError:
+                        return start + row, column, value
+            start += batch.num_rows
+    return None

@@ -1,0 +1,240 @@
+"""The contents of a store from ``log`` and ``impressions``: runs the steps in order."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from at4ctr.data.dataset import SPLITS, Options
+from at4ctr.data.days import NoData
+from at4ctr.data.engines.base import Engine, name, report
+from at4ctr.data.preparation import attributes, negatives, parts, shortcuts, vocabulary
+from at4ctr.data.preparation import sql as steps
+from at4ctr.data.sampling import PRIME, uniform31_sql
+from at4ctr.errors import InputError
+from at4ctr.schema import Schema
+
+
+def build(engine: Engine, config: Options, folder: Path) -> dict[str, Any]:
+    """Writes all of a store but its manifest; returns what it knows of that.
+
+    Raises InputError when no user is left; NoData, which is one, when a split has no rows or rows
+    of one class only.
+    """
+    schema = config.schema()
+    shown = engine.columns("impressions")
+    impressions, truth = bool(shown), "probability" in shown
+    _sample(engine, config)
+    logged = int(engine.one("SELECT count(*) FROM log")[0])
+    chunks = _index(engine, config, impressions)
+    late, notes = _place(engine, config, impressions, chunks)
+    rows = vocabulary.build(engine, config, impressions, late)
+    aucs: dict[str, Any] = {}
+    if not impressions:
+        notes += negatives.notes(config, negatives.draw(engine, config, late))
+        aucs, errors = shortcuts.measure(engine)
+        notes += shortcuts.warnings(config, aucs, errors)
+    ids = {f.name: vocabulary.ids(engine, schema, f) for f in schema.features}
+    vocabulary.write(engine, schema, folder / "vocabulary")
+    _write_dims(engine, schema, folder, ids, late)
+    ranges = _parts(engine, config, impressions)
+    writer = parts.Writer(folder / "data", ranges, schema, ids, truth)
+    counts = _write_parts(engine, writer, config.seed, impressions, late)
+    _demand_classes(config, counts)
+    behaviours = int(engine.one("SELECT count(*) FROM behaviours")[0])
+    dropped = engine.dropped | {"min_behaviours": logged - behaviours}
+    raw = logged + sum(engine.dropped.values())
+    splits = {s: {"rows": counts.rows[s], "positives": counts.positives[s],
+                  "unknown": counts.unknown[s]} for s in SPLITS}  # fmt: skip
+    size = {g: int(engine.one(f"SELECT count(*) FROM {g}s")[0]) for g in attributes.GROUPS}
+    return {
+        "truth": truth,
+        "options": config.preparation(),
+        "schema": schema.to_json(),
+        "counts": {
+            "users": size["user"],
+            "items": size["item"],
+            "behaviours": behaviours,
+            "raw": raw,
+            "dropped": dropped,
+            **splits,
+        },
+        "versions": {
+            g: len(ids[f.name]) - size[g]
+            for g, f in (("user", schema.user_id), ("item", schema.item_id))
+        },
+        "vocabulary": rows,
+        "parts": counts.parts,
+        "shortcuts": aucs,
+        "notes": [_left_out(raw, dropped), *notes],
+    }
+
+
+def _parts(engine: Engine, config: Options, impressions: bool) -> list[tuple[int, int]]:
+    """The ranges of users of the parts."""
+    instances, each = ("shown", 1) if impressions else ("behaviours", 1 + config.negatives)
+    found = engine.arrow(
+        f"""SELECT u.n + {each} * coalesce(c.n, 0) AS size FROM users u LEFT JOIN (
+            SELECT "user", count(*) AS n FROM {instances} WHERE split IS NOT NULL GROUP BY "user") c
+            ON c."user" = u.idx ORDER BY u.idx"""
+    )
+    return parts.ranges(found.column("size").to_numpy())
+
+
+def _sample(engine: Engine, config: Options) -> None:
+    """Leaves in ``log`` the share of users that is asked for, and counts what it leaves out."""
+    if config.user_rate == 1:
+        return
+    schema = config.schema()
+    user = name(schema.user_id.name)
+    key = engine.key(user, schema.table(schema.user_id.table).dtype)
+    draw = uniform31_sql([key], f"{config.seed}/share", PRIME)
+    found = int(engine.one("SELECT count(*) FROM log")[0])
+    keep = f"WHERE {draw} < {math.floor(config.user_rate * PRIME)}"
+    kept = engine.run("share of users", f"CREATE TABLE sampled AS SELECT * FROM log {keep}")
+    engine.execute("DROP TABLE log")
+    engine.execute("ALTER TABLE sampled RENAME TO log")
+    engine.dropped["users"] = found - kept
+    if config.min_behaviours == 0:  # their users need not be in the log
+        engine.replace("impressions", f"SELECT * FROM impressions {keep}")
+        kept += int(engine.one("SELECT count(*) FROM impressions")[0])
+    if not kept:
+        raise InputError(
+            f"data options of {config.name}: user_rate {config.user_rate} keeps none of the log's "
+            "users; expected some; raise data.user_rate"
+        )
+
+
+def _index(engine: Engine, config: Options, impressions: bool) -> list[tuple[int, int]]:
+    """Numbers users, items and values; returns ranges of users with bounded behaviours."""
+    schema = config.schema()
+    user, item = (schema.table(f.table).dtype for f in (schema.user_id, schema.item_id))
+    shown = engine.columns("impressions")
+    if not engine.run("users", steps.users(schema, config.min_behaviours, shown)):
+        column = name(schema.user_id.name)
+        sizes = f"SELECT count(*) AS n FROM log GROUP BY {column}"
+        found, most = engine.one(f"SELECT count(*), coalesce(max(n), 0) FROM ({sizes}) s")
+        raise InputError(
+            f"data options of {config.name}: none of the log's {found:,} users has "
+            f"min_behaviours={config.min_behaviours} behaviours; the most active has {most}; lower "
+            "data.min_behaviours or use a longer log"
+        )
+    engine.run("user index", steps.numbered("users", "user_raw", engine.key("raw", user)))
+    engine.run("items", steps.items(schema, impressions))
+    engine.run("item index", steps.numbered("items", "item_raw", engine.key("raw", item)))
+    for f in schema.group("behaviour") + schema.group("context"):
+        relation = "impressions" if impressions and f.group == "context" else "log"
+        key = engine.key("raw", schema.table(f.table).dtype)
+        engine.run(f"values {f.name}", steps.values(f, relation, key))
+    sizes = engine.arrow("SELECT n FROM users ORDER BY idx").column("n").to_numpy()
+    return parts.ranges(sizes)
+
+
+def _place(
+    engine: Engine, config: Options, impressions: bool, chunks: list[tuple[int, int]]
+) -> tuple[attributes.Late, list[str]]:
+    """Makes ``behaviours``, and ``shown`` of impressions: rows with place, cut and split.
+
+    Returns which attributes are late, and notes of attributes.
+    """
+    schema = config.schema()
+    late, several = attributes.find(engine, config)
+    behaviour, context = schema.group("behaviour"), schema.group("context")
+    carried = behaviour if impressions else behaviour + context
+    hidden = attributes.hidden(engine, late, "log")
+    engine.run("events", steps.encoded("events", "log", schema, carried, hidden))
+    engine.execute("DROP TABLE log")
+    if impressions:
+        truth = "probability" in engine.columns("impressions")
+        more = ", l.label" + (", l.probability" if truth else "")
+        more += attributes.hidden(engine, late, "impressions")
+        engine.run("impressions", steps.encoded("shown_bare", "impressions", schema, context, more))
+    late, missing = attributes.number(
+        engine, late, ("events", "shown_bare") if impressions else ("events",)
+    )
+    attributes.rows(engine, schema, late)
+    engine.execute(
+        "CREATE TABLE behaviours AS " + steps.placed("events", config, config.cut(), "< 0")
+    )
+    engine.each(
+        "behaviours",
+        chunks,
+        lambda within: (
+            "INSERT INTO behaviours " + steps.placed("events", config, config.cut(), within)
+        ),
+    )
+    if impressions:
+        engine.run("cuts", steps.sees())
+        engine.execute(
+            """CREATE VIEW shown_events AS SELECT b.*, s.cut AS seen
+            FROM shown_bare b JOIN seen s ON s.ord = b.ord"""
+        )
+        engine.run(
+            "instances",
+            "CREATE TABLE shown AS " + steps.placed("shown_events", config, "seen", ">= 0"),
+        )
+    engine.execute("DROP TABLE events")
+    return late, several + missing
+
+
+def _write_dims(
+    engine: Engine,
+    schema: Schema,
+    folder: Path,
+    ids: dict[str, np.ndarray],
+    late: attributes.Late,
+) -> None:
+    """``dims/*.parquet`` and ``ids/*.npy``."""
+    (folder / "dims").mkdir()
+    (folder / "ids").mkdir()
+    for table, group in attributes.GROUPS.items():
+        features = [f for f in schema.features if f.group == group]
+        columns = ", ".join(f"{steps.column(schema, f)} AS {name(f.name)}" for f in features)
+        if getattr(late, table):
+            columns += f", entity AS {table}_index"
+        found = engine.arrow(f"SELECT {columns} FROM {table}_rows ORDER BY idx")
+        pq.write_table(found, folder / "dims" / f"{table}.parquet", compression="zstd")
+        for f in features:
+            np.save(folder / "ids" / f"{f.name}.npy", ids[f.name])
+
+
+def _write_parts(
+    engine: Engine, writer: parts.Writer, seed: int, impressions: bool, late: attributes.Late
+) -> parts.Counts:
+    writer.folder.mkdir()
+    begin, schema = time.monotonic(), writer.schema
+    rows = parts.instances(schema, seed, late, impressions=impressions, truth=writer.truth)
+    found = engine.parts(writer.ranges, parts.behaviours(schema, late), rows, writer)
+    for aside in writer.folder.glob(".*"):  # of a task that was killed
+        aside.unlink()
+    counts = parts.Counts.of(found)
+    report("parts", sum(counts.rows.values()), time.monotonic() - begin)
+    return counts
+
+
+def _demand_classes(config: Options, counts: parts.Counts) -> None:
+    """Raises NoData for an empty training or test split, or a split of one class only."""
+    for split in SPLITS:
+        rows, positives = counts.rows[split], counts.positives[split]
+        if rows == 0 and split != "validation":
+            out = "fewer" if split == "train" else "more"
+            raise NoData(
+                f"data options of {config.name}: the {split} split has no row; expected some; use "
+                f"a longer log, or lower data.min_history, or hold out {out} rows"
+            )
+        if rows and positives in (0, rows):
+            what = "positives" if positives else "negatives"
+            raise NoData(
+                f"data options of {config.name}: the {split} split has {rows:,} rows, all "
+                f"{what}; expected both classes; use a longer log or another split"
+            )
+
+
+def _left_out(raw: int, dropped: dict[str, int]) -> str:
+    reasons = ", ".join(f"{rows:,} ({reason})" for reason, rows in dropped.items())
+    return f"of {raw:,} behaviours of the log these were left out, by reason: {reasons}"

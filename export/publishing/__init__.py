@@ -1,0 +1,1 @@
+"""Versions of a served model: publish, roll back, delete."""

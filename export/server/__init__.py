@@ -1,0 +1,1 @@
+"""A server of exported versions by gRPC and REST."""

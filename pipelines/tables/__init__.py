@@ -1,0 +1,1 @@
+"""Tables and figures of papers: what they compare, the queue that trains it, and their pages."""
