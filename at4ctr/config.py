@@ -67,9 +67,9 @@ def dataset(name: str) -> type[Options]:
 
 
 def datasets() -> dict[str, type[Options]]:
-    """Name -> Config of every dataset of ``at4ctr/data`` and of ``configs``."""
+    """Name -> Config of every dataset of ``at4ctr/data/datasets`` and of ``configs``."""
     known: dict[str, type[Options]] = {}
-    for package in ("at4ctr.data", "configs"):
+    for package in ("at4ctr.data.datasets", "configs"):
         for module in modules(package):
             found = importlib.import_module(f"{package}.{module}")
             config = getattr(found, "Config", None)
@@ -77,7 +77,7 @@ def datasets() -> dict[str, type[Options]]:
                 continue
             if module in known:
                 raise InputError(
-                    f"dataset {module!r} stands in at4ctr/data/{module}.py and in "
+                    f"dataset {module!r} stands in at4ctr/data/datasets/{module}.py and in "
                     f"configs/{module}.py; expected one of that name; rename the second"
                 )
             known[module] = config

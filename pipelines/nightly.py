@@ -43,7 +43,7 @@ from pipelines.night.places import Places
 COMMANDS = {"run": 0, "backfill": 0, "status": 0, "compare": 2, "rollback": 0, "gc": 0}  # words
 YEARS = (1970, 9998)  # of a night: there is a day before and after it
 CHAIN = {
-    "dataset": "a module of at4ctr/data, or of configs",
+    "dataset": "a module of at4ctr/data/datasets, or of configs",
     "config": "a recipe: a module of configs, or backbone+task+task",
     "data": "folder with the day folders dt=YYYY-MM-DD; data/<dataset> by default",
     "set": "overrides of the recipe, such as 'data.history=50 fit.batch_size=2048'",

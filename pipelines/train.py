@@ -35,7 +35,7 @@ from pipelines.words import split
 
 log = logging.getLogger("at4ctr.train")
 
-flags.DEFINE_string("dataset", "taobao", "a module of at4ctr/data")
+flags.DEFINE_string("dataset", "taobao", "a module of at4ctr/data/datasets")
 flags.DEFINE_string("config", "din_at4ctr", "a module of configs/")
 flags.DEFINE_string("raw", "", "the raw log's file or folder; empty: data/raw/<dataset>")
 flags.DEFINE_string("set", "", "overrides, such as 'fit.batch_size=2048 data.history=200'")

@@ -19,8 +19,8 @@ from at4ctr.errors import InputError
 
 def datasets() -> list[str]:
     found = []
-    for name in modules("at4ctr.data"):
-        kind = getattr(importlib.import_module(f"at4ctr.data.{name}"), "Config", None)
+    for name in modules("at4ctr.data.datasets"):
+        kind = getattr(importlib.import_module(f"at4ctr.data.datasets.{name}"), "Config", None)
         if isinstance(kind, type) and issubclass(kind, Options):
             found.append(name)
     return found

@@ -23,7 +23,7 @@ from at4ctr.errors import InputError
 
 TEXT = b"a,b\n1,2\n" * 1000
 HOW = "put it there by hand"
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 needs_pip = pytest.mark.skipif(importlib.util.find_spec("pip") is None, reason="no pip here")
 
 

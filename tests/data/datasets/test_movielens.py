@@ -30,7 +30,7 @@ from at4ctr.schema import history_name
 from tests.data.datasets.test_amazon_beauty import decoded
 
 GENRES = ("Action", "Children's", "Comedy", "Drama", "Film-Noir", "War")
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 USERS, MOVIES, EACH = 40, 60, 20
 
 

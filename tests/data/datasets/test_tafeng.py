@@ -17,7 +17,7 @@ from at4ctr.errors import InputError
 from tests.conftest import DATA
 from tests.data.datasets.test_amazon_beauty import SEPARABLE, decoded, separation
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def row(day, user, item, age="35-39", pin="115", subclass="110411"):

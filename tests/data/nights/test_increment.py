@@ -21,7 +21,7 @@ from tests.oracles import increment as oracle
 
 NIGHTS, T = 5, 6
 CONFIG = taobao.Config(history=T, negatives=2, seed=3)
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")

@@ -258,7 +258,7 @@ def test_a_disk_that_becomes_full_is_not_the_logs_fault(tmp_path):
         file.writelines(f"{k * 7919 % 99991},{k * 104729 % 999983},{k},pv,{START + k}\n"
                         for k in range(300_000))  # fmt: skip
     command = [sys.executable, "-c", FULL, str(path), str(tmp_path / "data")]
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)
     assert "for want of disk" in done.stdout, done.stdout + done.stderr
     assert "CSV" not in done.stdout
