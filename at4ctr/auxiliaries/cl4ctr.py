@@ -97,7 +97,7 @@ class FieldContrast(tf.Module):
             x = layer(x, count, self._dropped(self.config.dropout))
         one, two = tf.split(tf.reshape(x, [2 * size, count * self.dimension]), 2)
         apart = self.views[0](one) - self.views[1](two)  # [B, D]
-        return 2.0 * tf.nn.l2_loss(apart) / tf.cast(size, apart.dtype)
+        return tf.math.divide_no_nan(2.0 * tf.nn.l2_loss(apart), tf.cast(size, apart.dtype))
 
     def loss(self, view: View) -> Tensor:
         fields = self.fields(view.embedded)

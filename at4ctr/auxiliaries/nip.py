@@ -12,16 +12,17 @@ from at4ctr.layers.replicas import WHOLE, gathered, share
 from at4ctr.layers.self_attention import Lengths, SelfAttention
 from at4ctr.layers.shape import Shape, history_required
 from at4ctr.losses import next_item_prediction
-from at4ctr.schema import Schema, history_name
+from at4ctr.schema import UNKNOWN, Schema, history_name
 
 
 @dataclass(frozen=True)
 class Config(AuxiliaryConfig):
     """weight: λ_NIP (Eq. 12). temperature: τ₂. mask_duplicates: candidates with the anchor's own
-    next item are left out. block: in-batch negatives come from blocks of so many samples at a
-    position (None: the whole batch, as the paper); the cost falls in proportion. gather: of several
-    replicas, they come from the rows of all and not only of the anchor's own; the loss is then that
-    of one replica with the whole batch, and the replicas share its work.
+    next item are left out; items without a model id count as different ones. block: in-batch
+    negatives come from blocks of so many samples at a position (None: the whole batch, as the
+    paper); the cost falls in proportion. gather: of several replicas, they come from the rows of
+    all and not only of the anchor's own; the loss is then that of one replica with the whole batch,
+    and the replicas share its work.
     """
 
     weight: float = 0.01
@@ -65,6 +66,7 @@ class NextItemPrediction(tf.Module):
         if config.gather:
             part, found = share(), gathered(*found)
         states, behaviours, sizes, *ids = found
+        ids = [_apart(own) for own in ids]
         return part.size * next_item_prediction(
             states,
             behaviours,
@@ -74,3 +76,8 @@ class NextItemPrediction(tf.Module):
             block=config.block,
             part=part,
         )
+
+
+def _apart(ids: Tensor) -> Tensor:
+    """Model ids [R], each unknown one as a number of its own: it stands for many items."""
+    return tf.where(ids == UNKNOWN, -1 - tf.range(tf.size(ids), dtype=ids.dtype), ids)

@@ -194,4 +194,4 @@ def touched_l2(x: Embedded, *, history: bool) -> Tensor:
     """
     parts = [x.fields, x.linear, x.output, *([x.packed.values] if history else [])]
     size = tf.cast(tf.shape(x.item)[0], x.item.dtype)
-    return 2.0 * tf.add_n([tf.nn.l2_loss(part) for part in parts]) / size
+    return tf.math.divide_no_nan(2.0 * tf.add_n([tf.nn.l2_loss(part) for part in parts]), size)

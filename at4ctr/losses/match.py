@@ -31,9 +31,10 @@ def user_item_match(
 
     Duplicates (not in the paper): with `item_ids` [B], other rows with the anchor's own item are no
     candidates in L_ui; with `user_ids` [B], other rows with the anchor's own user are none in L_iu.
-    Neither ever removes the anchor's own pair. A batch without positives gives 0 and zero
-    gradients. Vectors shorter than 1e-4 are shrunk instead of normalised, so the gradient at the
-    zero vector is finite. [n₊, B] logits a direction, in float32 whatever the inputs' type.
+    Neither ever removes the anchor's own pair. A batch without positives, or without rows, gives
+    0 and zero gradients. Vectors shorter than 1e-4 are shrunk instead of normalised, so the
+    gradient at the zero vector is finite. [n₊, B] logits a direction, in float32 whatever the
+    inputs' type.
     InputError for a temperature that is not positive, or static shapes that do not fit.
     """
     user, item, labels = unit(user), unit(item), tf.convert_to_tensor(labels)
@@ -41,10 +42,12 @@ def user_item_match(
     positive = tf.cast(labels, tf.float32) > 0.5
     own = positive if anchors is None else positive & anchors
     order = tf.concat([tf.where(own)[:, 0], tf.where(~own)[:, 0]], axis=0)
+    user_ids, item_ids = (_reorder(ids, order) for ids in (user_ids, item_ids))
     user, item = tf.gather(user, order), tf.gather(item, order)
+    user, item, user_ids, item_ids = (_never_empty(x) for x in (user, item, user_ids, item_ids))
     count = tf.math.count_nonzero(own, dtype=tf.int32)
-    total = _in_batch_softmax(user[:count], item, temperature, _reorder(item_ids, order))
-    total += _in_batch_softmax(item[:count], user, temperature, _reorder(user_ids, order))
+    total = _in_batch_softmax(user[:count], item, temperature, item_ids)
+    total += _in_batch_softmax(item[:count], user, temperature, user_ids)
     return tf.math.divide_no_nan(total, tf.reduce_sum(tf.cast(positive, tf.float32)))
 
 
@@ -61,6 +64,16 @@ def _reorder(ids: tf.Tensor | None, order: tf.Tensor) -> tf.Tensor | None:
     ids = tf.convert_to_tensor(ids)
     check_shape("user_item_match", "user_ids or item_ids", ids, order.shape)
     return tf.gather(ids, order)
+
+
+def _never_empty(rows: tf.Tensor | None) -> tf.Tensor | None:
+    """One row of zeros, or of an empty string, where there is none: Retrieval refuses a batch
+    without candidates, and without positives nothing reads that row."""
+    if rows is None:
+        return None
+    missing = tf.cast(tf.shape(rows)[0] == 0, tf.int32)
+    shape = tf.concat([[missing], tf.shape(rows)[1:]], 0)
+    return tf.concat([rows, tf.zeros(shape, rows.dtype)], 0)
 
 
 def _in_batch_softmax(

@@ -7,6 +7,7 @@ import tensorflow as tf
 from at4ctr.auxiliaries import nip, uim
 from at4ctr.backbones import din, widedeep
 from at4ctr.errors import InputError
+from at4ctr.schema import UNKNOWN
 from tests.model import toys
 from tests.model.toys import view
 from tests.oracles import losses
@@ -56,7 +57,10 @@ def expected_nip(model, task, arrays, config) -> float:
         history[i, :n] = s.history
         states[i, :n] = oracle.self_attention(s.history, *attention(task), causal=True)
     mask = np.arange(steps) < arrays["history_length"][:, None]
-    ids = arrays["history_item"] if config.mask_duplicates else None
+    ids = None
+    if config.mask_duplicates:  # an unknown item is nobody's duplicate
+        ids = arrays["history_item"].astype(object)
+        ids = np.array([[i if i != UNKNOWN else object() for i in row] for row in ids], object)
     return losses.next_item_prediction(states, history, mask, config.temperature, ids, config.block)
 
 
@@ -78,6 +82,7 @@ def test_nip_equals_equations_8_to_10(mask_duplicates, block):
     model, task = build(config)
     arrays = toys.batch(10, 6, lengths=[0, 1, 6, 6, 5, 4, 3, 6, 2, 5], seed=6)
     arrays["history_item"][2:5, 1:3] = 7
+    arrays["history_item"][5:8, 1:3] = UNKNOWN
     found = task.loss(view(model, arrays)).numpy()
     np.testing.assert_allclose(found, expected_nip(model, task, arrays, config), rtol=2e-4)
 
@@ -92,6 +97,18 @@ def test_masking_duplicates_changes_the_loss_where_there_are_some():
         values = [float(task.loss(view(m, arrays))) for m, task in (build(plain), build(masked))]
         assert values[1] < values[0]
     assert values[1] == pytest.approx(0.0, abs=1e-5)  # every next item is the same one
+
+
+def test_unknown_items_are_no_duplicates_of_one_another():
+    """As if each had an id of its own, with the same vector."""
+    arrays = toys.batch(6, 3, lengths=[3] * 6)
+    arrays["history_item"][:] = UNKNOWN
+    values = {}
+    for masked in (False, True):
+        model, task = build(nip.Config(temperature=0.3, mask_duplicates=masked))
+        values[masked] = float(task.loss(view(model, arrays)))
+    assert values[True] == pytest.approx(values[False], rel=1e-6)
+    assert values[True] > 0.5
 
 
 def gradients(model, arrays):

@@ -70,6 +70,17 @@ def test_a_batch_of_one_gives_zero():
     assert loss_and_gradients(user[:1], item[:1], [1])[0] == pytest.approx(0.0, abs=1e-6)
 
 
+@pytest.mark.parametrize("names", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_an_empty_batch_gives_zero_and_zero_gradient(masked, names):
+    ids = np.zeros(0, "U1" if names else np.int64)
+    masks = {"user_ids": ids, "item_ids": ids} if masked else {}
+    empty = np.zeros((0, D), np.float32)
+    loss, gradients = loss_and_gradients(empty, empty, np.zeros(0, np.int64), **masks)
+    assert loss == 0.0
+    assert [g.shape for g in gradients] == [(0, D)] * 2
+
+
 def test_the_order_and_the_scale_of_rows_do_not_matter():
     user, item, labels, user_ids, item_ids = batch(1)
     p = np.random.default_rng(2).permutation(B)
