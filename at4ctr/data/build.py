@@ -33,7 +33,7 @@ def build(engine: Engine, config: Options, folder: Path) -> dict[str, Any]:
     chunks = _index(engine, config, impressions)
     _place(engine, config, impressions, chunks)
     rows = vocabulary.build(engine, config, impressions)
-    notes, aucs = [], {}
+    notes, aucs = list[str](), shortcuts.AUCs()
     if not impressions:
         notes = negatives.notes(config, negatives.draw(engine, config))
         aucs, errors = shortcuts.measure(engine)
