@@ -112,7 +112,7 @@ soak-nightly: setup-dev
 	@$(PY) -m tests.soak_nightly soak-nightly.json
 
 ## make mutants     faults put into the code one by one: do the tests notice?   ARGS=
-mutants: setup
+mutants: setup-dev
 	@$(PY) -m tests.mutation $(ARGS)
 
 ## make test        the tests

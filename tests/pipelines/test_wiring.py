@@ -26,7 +26,7 @@ RATE = 0.3
 SETTINGS = (
     "data.users=200 data.items=150 data.categories=20 data.rows=5000 data.impressions=6000 "
     f"data.days=4 data.click_rate=0.2 data.negative_rate={RATE} data.history=8 "
-    "fit.batch_size=64 fit.epochs=3 fit.evaluations=3 fit.patience=2 fit.learning_rate=0.01 "
+    "fit.batch_size=64 fit.epochs=2 fit.evaluations=3 fit.patience=2 fit.learning_rate=0.01 "
     "embedding.dimension=4 calibrator=platt"
 )
 
@@ -110,14 +110,14 @@ def test_the_calibrator_is_fitted_to_what_it_is_given_when_served(runs):
     served = train.restored(e, store, folder)
     predict = evaluation.Predictor(served)
     found = predict(train.reader(e, store, "validation", 512))
-    z = found.logit.astype(np.float64) + np.log(RATE)
+    z = np.asarray(found.logit, np.float64) + np.log(RATE)
     slope, intercept = maximum_likelihood(z, labels_of(store, "validation").astype(float))
     kept = json.loads((folder / "calibrator.json").read_text())
     assert kept["slope"] == pytest.approx(slope, rel=1e-4)
     assert kept["intercept"] == pytest.approx(intercept, abs=1e-4)
     assert abs((slope - 1) * np.log(RATE)) > 1e-3  # the check has power
     test = predict(train.reader(e, store, "test", 512))
-    z = test.logit.astype(np.float64) + np.log(RATE)
+    z = np.asarray(test.logit, np.float64) + np.log(RATE)
     q = 1 / (1 + np.exp(-(slope * z + intercept)))
     np.testing.assert_allclose(test.probability, q, rtol=1e-3)
     y = labels_of(store, "test")
@@ -135,6 +135,7 @@ def test_a_night_fits_on_validation_and_is_judged_on_the_test(runs):
     e, store, folder, _ = runs[0]
     model = train.restored(e, store, folder)
     fitted, judged = learn._validated(e, store, model), learn.predicted(model, e, store)
+    assert fitted is not None
     np.testing.assert_array_equal(fitted.labels, labels_of(store, "validation"))
     np.testing.assert_array_equal(judged.labels, labels_of(store, "test"))
     assert learn._validated(replace(e, calibrator="none"), store, model) is None

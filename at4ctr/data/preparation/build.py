@@ -34,7 +34,7 @@ def build(engine: Engine, config: Options, folder: Path) -> dict[str, Any]:
     chunks = _index(engine, config, impressions)
     late, notes = _place(engine, config, impressions, chunks)
     rows = vocabulary.build(engine, config, impressions, late)
-    aucs: dict[str, Any] = {}
+    aucs = shortcuts.AUCs()
     if not impressions:
         notes += negatives.notes(config, negatives.draw(engine, config, late))
         aucs, errors = shortcuts.measure(engine)

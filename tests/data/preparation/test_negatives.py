@@ -225,7 +225,7 @@ def test_a_negative_is_in_the_history_where_its_positive_is(tmp_path, protocol, 
                     counts = Counter(i for i in past if i != own)
                     held.append((counts, item))
     assert len(held) > 1000
-    expected, got = Counter(), Counter(item for _, item in held)
+    expected, got = defaultdict(float), Counter(item for _, item in held)
     for counts, _ in held:
         for item, n in counts.items():
             expected[item] += n / counts.total()
