@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -105,12 +106,16 @@ def serving(backbone: Any, schema: Schema = SCHEMA, **changes: Any) -> Any:
 
 
 def training(
-    model: Any, auxiliaries: Mapping[str, Any], schema: Schema = SCHEMA, l2: float = 0.0
+    model: Any,
+    auxiliaries: Mapping[str, Any],
+    schema: Schema = SCHEMA,
+    l2: float = 0.0,
+    embedding: embedder.Config = EMBEDDING,
 ) -> Any:
     return training_model(
         model,
         schema,
-        embedding=embedder.Config(dimension=D, scale=0.5, l2=l2),
+        embedding=replace(embedding, l2=l2),
         auxiliaries=auxiliaries,
         half_bce=False,
         seed=3,
