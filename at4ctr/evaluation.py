@@ -56,7 +56,7 @@ class Predictor:
         ids = [f.name for f in (reader.schema.user_id, *now) if f.length is None]
         for batch in reader.dataset(0):
             found = {
-                "labels": batch["label"],
+                "labels": batch[reader.label],
                 **self._answer(batch),
                 "users": batch["user_index"],
                 "lengths": batch["history_length"],

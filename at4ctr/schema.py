@@ -14,11 +14,30 @@ from at4ctr.errors import InputError, unknown
 
 PADDING, UNKNOWN, FIRST_ID = 0, 1, 2
 RESERVED = frozenset(
-    ("label", "probability", "user_index", "item_index", "timestamp", "ord", "u31", "cut")
+    ("probability", "user_index", "item_index", "timestamp", "ord", "u31", "cut", "owner", "weight")
 )
 
 Group = Literal["profile", "item", "context", "behaviour"]
 GROUPS: tuple[Group, ...] = ("profile", "item", "context", "behaviour")
+
+
+@dataclass(frozen=True)
+class Label:
+    """One response of the log, 0 or 1, or unknown.
+
+    within: the label without which this one is unknown. A conversion is known within a click: its
+        model is P(conversion | click), and a row without a click says nothing about it.
+    sampled: whether ``data.negative_rate`` keeps its negatives at the rate w < 1.
+    """
+
+    name: str
+    within: str | None = None
+    sampled: bool = False
+
+    @property
+    def column(self) -> str:
+        """Its name in the store and in a reader's batch."""
+        return f"label_{self.name}"
 
 
 @dataclass(frozen=True)
@@ -59,21 +78,25 @@ class Schema:
     features: profile, item, context and behaviour features. The first profile feature is the
         user's id, the first item feature the item's id.
     history: which item features describe a past behaviour, in order; () for a log without any.
+    labels: what is predicted; the first is known in every row.
     """
 
     tables: tuple[Table, ...]
     features: tuple[Feature, ...]
     history: tuple[str, ...] = ()
+    labels: tuple[Label, ...] = (Label("click", sampled=True),)
 
     def __post_init__(self) -> None:
+        self._demand_labels()
         names = [f.name for f in self.features]
         tables = [t.name for t in self.tables]
-        for kind, declared in (("feature", names), ("table", tables)):
+        labels = [label.name for label in self.labels]
+        for kind, declared in (("feature", names), ("table", tables), ("label", labels)):
             for name in declared:
                 if declared.count(name) > 1:
                     raise InputError(f"schema: {kind} {name!r} is declared twice; declare it once")
         for f in self.features:
-            if f.name in RESERVED or f.name.startswith(history_name("")):
+            if f.name in RESERVED or f.name.startswith((history_name(""), "label_")):
                 raise InputError(
                     f"schema: a feature cannot be called {f.name!r}, a name of the reader's own; "
                     "call it something else"
@@ -98,6 +121,34 @@ class Schema:
                 f"schema: history feature {hidden[0]!r} has serve=False; expected features that "
                 "are served; take it out of Schema.history or serve it"
             )
+
+    def _demand_labels(self) -> None:
+        known: list[str] = []
+        for label in self.labels:
+            if label.within is not None and label.within not in known:
+                raise InputError(
+                    f"schema: label {label.name!r} is known within {label.within!r}; expected a "
+                    f"label declared before it ({', '.join(known) or 'none is'}); declare "
+                    f"{label.within!r} first"
+                )
+            known.append(label.name)
+        sampled = [label.name for label in self.labels if label.sampled]
+        if len(sampled) > 1:
+            raise InputError(
+                f"schema: labels {' and '.join(sampled)} are both sampled; expected at most one, "
+                "as a row is kept or left out as a whole; drop sampled=True of the others"
+            )
+        if not self.labels or self.labels[0].within is not None:
+            raise InputError(
+                "schema: no label is known in every row; expected the first label without within; "
+                "declare labels=(Label('click', sampled=True), …)"
+            )
+
+    def label(self, name: str) -> Label:
+        for label in self.labels:
+            if label.name == name:
+                return label
+        raise unknown("label", name, [label.name for label in self.labels])
 
     def group(self, group: Group) -> tuple[Feature, ...]:
         """The features of a group, in order of declaration."""
@@ -140,6 +191,7 @@ class Schema:
             tables=tuple(Table(**t) for t in value["tables"]),
             features=tuple(Feature(**f) for f in value["features"]),
             history=tuple(value["history"]),
+            labels=tuple(Label(**label) for label in value["labels"]),
         )
 
 

@@ -32,18 +32,25 @@ def compose(name: str, data: Options) -> Experiment:
             )
     t = tuned(data.name)
     backbone = _config("backbones", first, t.parts.get(first, {}))
-    made = Experiment(
-        data=data,
-        backbone=backbone,
+    made = Experiment.of(
+        data,
+        backbone,
+        t.embedding,
         auxiliaries={
             task: _reading(_config("auxiliaries", task, t.parts.get(task, {})), backbone)
             for task in tasks
         },
-        embedding=t.embedding,
+        head=_head(data, t.parts.get("head", {})),
         fit=t.fit,
         calibrator=t.calibrator,
     )
     return config.override(made, t.fits.get(first, ()))
+
+
+def _head(data: Options, settings: Mapping[str, Any]) -> Any:
+    """``single`` for a dataset of one label, ``shared_bottom`` for several."""
+    name = "single" if len(data.schema().labels) == 1 else "shared_bottom"
+    return _config("heads", name, settings)
 
 
 def _config(folder: str, name: str, settings: Mapping[str, Any]) -> Any:

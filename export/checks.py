@@ -19,7 +19,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 TOLERANCE = 1e-6
 MANIFEST = "MANIFEST.json"
-SERVING_PARTS = ("embedder", "backbone", "head", "shift", "calibrator")
+SERVING_PARTS = ("spaces", "backbones", "head", "shift", "calibrators")
 SIGNATURES = ("serving_default", "examples", "candidates")
 OUTPUTS = ("probability", "logit")
 TRAINING_ONLY = ("label", "user_index", "u31", "cut")

@@ -24,7 +24,7 @@ from export.lookup import Front
 MANIFEST = "MANIFEST.json"
 GOLDEN = Path("assets.extra") / "golden"
 STORE = ("format", "inputs", "options", "counts", "vocabulary", "notes")  # of the data's manifest
-PARTS = ("embedder", "backbone", "head", "shift", "calibrator")  # of a ServingModel, no other
+PARTS = ("spaces", "backbones", "head", "shift", "calibrators")  # of a ServingModel, no other
 
 
 def save(
@@ -108,7 +108,6 @@ def variables(model: ServingModel, served: Mapping[str, Any]) -> dict[str, tf.Va
     seen: set[int] = set()
     view = tf.train.TrackableView(model)
     queue: list[tuple[str, Any]] = [(part, getattr(model, part)) for part in PARTS]
-    queue = [(part, node) for part, node in queue if node is not None]  # no fitted calibrator
     for path, node in queue:
         if id(node) in seen:
             continue
@@ -129,7 +128,7 @@ def _manifest(
     model: ServingModel, store: Store, front: Front, weights: Mapping[str, tf.Variable]
 ) -> dict[str, Any]:
     size = sum(v.shape.num_elements() * v.dtype.size for v in weights.values())
-    shift, fitted = float(model.shift.numpy()), model.calibrator
+    shift, fitted = float(model.shift.numpy()), model.calibrators
     return {
         "simulated": store.simulated,
         "dataset": store.manifest["dataset"],
@@ -140,7 +139,7 @@ def _manifest(
         "reads_history": front.reads_past,
         "logit_shift": shift,
         "negative_rate": math.exp(shift),
-        "calibrator": fitted.name if fitted else None,
+        "calibrators": {label: module.name for label, module in fitted.items()},
         "variables": {
             path: {"shape": v.shape.as_list(), "dtype": v.dtype.name} for path, v in weights.items()
         },

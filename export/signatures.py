@@ -52,7 +52,7 @@ def functions(
         size, user = tf.shape(raw[item])[0], tf.constant(1)
         found = front.ids(profile, one, user) | front.histories(past, user)
         found |= front.ids(rest, raw, size) | front.unserved(size, user)
-        return model.answer(found, shared=True)
+        return model.answer(found | {"owner": tf.zeros([size], tf.int32)})
 
     text = tf.TensorSpec([None], tf.string, "examples")
     specs = (inputs(front, "serving_default"), text, inputs(front, "candidates"))

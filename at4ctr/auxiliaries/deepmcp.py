@@ -101,7 +101,7 @@ class DeepMCP(tf.Module):
         return MLP(width, self.config.units, "relu", seed=seed, last="linear", name=name)
 
     def loss(self, view: View) -> Tensor:
-        (labels,) = view.labels.values()
+        labels = view.labels
         config, found = self.config, tf.constant(0.0)
         if config.matching:
             found += config.matching * self.match(view.embedded, labels)

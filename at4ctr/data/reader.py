@@ -40,8 +40,8 @@ class Reader:
     Every profile, item and context feature ``[B]`` or ``[B, length]``; ``history_<f>`` ``[B, T]``
     or ``[B, T, length]`` of item features in ``schema.history`` and of behaviour features, oldest
     first, left-aligned, zero padded, the latest T before the instance's cut and never past it;
-    ``history_length``, ``user_index``, ``item_index`` ``[B]``; ``label`` ``[B]`` float32; ``probability`` ``[B]``
-    float64 with ``truth``.
+    ``history_length``, ``user_index``, ``item_index`` ``[B]``; ``label_<name>`` ``[B]`` float32;
+    ``probability`` ``[B]`` float64 with ``truth``.
 
     batch_size: rows of a batch of this worker.
     history: T.
@@ -78,6 +78,7 @@ class Reader:
         block_users: int = 32_768,
     ) -> None:
         self.store, self.split, self.schema = store, split, store.schema
+        self.label = store.schema.labels[0].column
         self.batch_size, self.history, self.negative_rate = batch_size, history, negative_rate
         self.seed, self.shuffle, self.truth, self.block_users = seed, shuffle, truth, block_users
         self.drop_remainder = shuffle if drop_remainder is None else drop_remainder
@@ -163,7 +164,7 @@ class Reader:
         past = [*self.schema.history, *(f.name for f in self.schema.group("behaviour"))]
         spec: dict[str, tuple[type, tuple[int, ...]]] = {n: (np.int32, wide(n)) for n in now}
         spec |= {history_name(n): (np.int32, (self.history, *wide(n))) for n in past}
-        spec |= {"history_length": (np.int32, ()), "label": (np.float32, ())}
+        spec |= {"history_length": (np.int32, ()), self.label: (np.float32, ())}
         spec |= {"user_index": (np.int32, ()), "item_index": (np.int32, ())}
         return spec | ({"probability": (np.float64, ())} if self.truth else {})
 
@@ -193,7 +194,7 @@ class Reader:
             mask = real if values.ndim == 2 else real[:, :, None]
             batch[name] = np.bitwise_and(values, mask, out=aligned(shape))
         batch["history_length"] = at["length"].copy()
-        batch["label"] = at["label"].astype(np.float32)
+        batch[self.label] = at["label"].astype(np.float32)
         batch["user_index"], batch["item_index"] = at["user"].copy(), at["item"].copy()
         if self.truth:
             batch["probability"] = at["probability"].copy()

@@ -119,16 +119,18 @@ class Embedder(tf.Module):
         *,
         training: bool = False,
         history: bool = True,
-        shared: bool = False,
     ) -> Embedded:
         """The reader's batch (ids) -> what a backbone sees; training-only features stay out.
 
         history: False for who reads none: behaviours are then not looked up, and 0 wide.
-        shared: the batch has one row of profile and history for all candidates.
+        A batch with ``owner`` [B] has rows of profile and history for H users, not for B rows.
         """
         schema = self.schema
         count = tf.shape(batch[schema.item_id.name])[0]
-        size = tf.constant(1) if shared else count  # of users
+        owner = batch.get("owner")
+        users = batch[schema.user_id.name]
+        one_user = owner is not None and users.shape[0] == 1
+        size = count if owner is None else tf.constant(1) if one_user else tf.shape(users)[0]  # H
         names = {g: [f.name for f in schema.served(g)] for g in _GROUPS}
         fields = [*names["profile"], *names["item"], *names["context"]]
         extras = [f.name for f in schema.served("behaviour")]
@@ -143,11 +145,12 @@ class Embedder(tf.Module):
             keys = map(history_name, names_of)
             behaviours = {k: tf.gather_nd(batch[k][:, :steps], where) for k in keys}
             vectors |= self._rows({n: batch[n] for n in now} | behaviours, training)
-        alone = names["profile"] if shared else []
-        vectors |= {n: tf.ensure_shape(vectors[n], [1, self.dimension]) for n in alone}
+        of_user = names["profile"] if owner is not None else []
+        if one_user:
+            vectors |= {n: tf.ensure_shape(vectors[n], [1, self.dimension]) for n in of_user}
         packed = self._concat([history_name(n) for n in past], vectors, where)
         return Embedded(
-            fields=tf.stack([_all(vectors[n], count, n in alone) for n in fields], 1),
+            fields=tf.stack([_each(vectors[n], owner, n in of_user) for n in fields], 1),
             profile=self._concat(names["profile"], vectors, size),
             item=self._concat(names["item"], vectors, count),
             context=self._concat(names["context"], vectors, count),
@@ -155,18 +158,23 @@ class Embedder(tf.Module):
             mask=mask,
             packed=Packed(packed, where[:, 0], where[:, 1]),
             extras={n: scatter(vectors[history_name(n)], where, size, steps) for n in extras},
-            linear=self._linear({name: batch[name] for name in fields}, training, count, alone),
+            linear=self._linear({n: batch[n] for n in fields}, training, count, owner, of_user),
             output=self._output(batch[schema.item_id.name]),
-            shared=shared,
+            owner=owner,
         )
 
     def _linear(
-        self, ids: Mapping[str, Tensor], training: bool, size: Tensor, alone: Sequence[str]
+        self,
+        ids: Mapping[str, Tensor],
+        training: bool,
+        size: Tensor,
+        owner: Tensor | None,
+        of_user: Sequence[str],
     ) -> Tensor:
         if not self.embeds.first_order:
             return tf.zeros([size, 0])
         found = self._rows(ids, training, _LINEAR)
-        return tf.concat([_all(found[name], size, name in alone) for name in ids], -1)
+        return tf.concat([_each(found[name], owner, name in of_user) for name in ids], -1)
 
     def _output(self, ids: Tensor) -> Tensor:
         return self.lookup(self.output, ids) if self.output else tf.zeros([tf.size(ids), 0])
@@ -177,9 +185,9 @@ class Embedder(tf.Module):
         return tf.zeros([like if like.shape.rank == 0 else tf.shape(like)[0], 0])
 
 
-def _all(rows: Tensor, size: Tensor, alone: bool) -> Tensor:
-    """[size, W]: the one row of a shared user for every candidate."""
-    return tf.repeat(rows, size, 0) if alone else rows
+def _each(rows: Tensor, owner: Tensor | None, of_user: bool) -> Tensor:
+    """[B, W]: of users, each row's owner's."""
+    return tf.gather(rows, owner) if of_user else rows
 
 
 def touched_l2(x: Embedded, *, history: bool) -> Tensor:

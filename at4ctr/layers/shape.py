@@ -48,24 +48,24 @@ def history_required(who: str, shape: Shape, instead: str) -> None:
 
 
 def each(x: Embedded, of_user: Tensor) -> Tensor:
-    """[B, W] of what the user has, which is [1, W] where candidates share one."""
-    return tf.repeat(of_user, tf.shape(x.item)[0], 0) if x.shared else of_user
+    """[H, W] of users -> [B, W] of rows."""
+    return of_user if x.owner is None else tf.gather(of_user, x.owner)
 
 
 def lengths(x: Embedded) -> Tensor:
-    """How many behaviours each sample has. [B] int32; [1] of a shared user."""
+    """How many behaviours each user has. [H] int32."""
     return tf.reduce_sum(tf.cast(x.mask, tf.int32), 1)
 
 
 def total(x: Embedded) -> Tensor:
-    """Sum of the real behaviours. [B, J]; [1, J] of a shared user."""
-    if x.shared:
+    """Sum of the real behaviours. [H, J]."""
+    if x.one_user:
         return tf.reduce_sum(x.packed.values, 0, keepdims=True)
-    return sums(x.packed.values, x.packed.rows, tf.shape(x.item)[0])
+    return sums(x.packed.values, x.packed.rows, tf.shape(x.mask)[0])
 
 
 def mean(x: Embedded) -> Tensor:
-    """Mean of the real behaviours, 0 without one. [B, J]."""
+    """Mean of the real behaviours, 0 without one. [H, J]."""
     return tf.math.divide_no_nan(total(x), tf.cast(lengths(x), x.item.dtype)[:, None])
 
 

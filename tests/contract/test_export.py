@@ -11,8 +11,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from at4ctr.data.reader import Reader
-from at4ctr.heads import single
-from at4ctr.model.build import serving_model, training_model
+from at4ctr.model.build import Plan, serving_model, training_model
 from at4ctr.optimizers import LazyAdam
 from export import saved_model, warmup
 from export.checks import like, nodes
@@ -29,23 +28,19 @@ def exported(store, backbone: str, names: tuple[str, ...], path: Path) -> dict[s
     """Of a model after one training step: operations, variables, signatures, the graph byte for
     byte and the size of every file. Golden answers as JSON are of other lengths, not as binary.
     """
-    serving = serving_model(
-        store.schema,
-        {t.name: store.rows(t.name) for t in store.schema.tables},
-        embedding=EMBEDDING,
-        backbone=BACKBONES[backbone],
-        head=single.Config(),
+    plan = Plan.of(
+        BACKBONES[backbone],
+        EMBEDDING,
+        auxiliaries={name: AUXILIARIES[name] for name in names},
         negative_rate=0.5,
         seed=3,
     )
-    training = training_model(
-        serving,
+    serving = serving_model(
         store.schema,
-        embedding=EMBEDDING,
-        auxiliaries={name: AUXILIARIES[name] for name in names},
-        half_bce=False,
-        seed=3,
+        {t.name: store.rows(t.name) for t in store.schema.tables},
+        plan,
     )
+    training = training_model(serving, store.schema, plan)
     reader = Reader(store, "train", batch_size=32, history=T)
     batch = {k: tf.constant(v) for k, v in reader.batch(0, 0).items()}
     before = [v.numpy() for v in training.trainable_variables]

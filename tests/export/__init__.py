@@ -13,9 +13,8 @@ import tensorflow as tf
 
 from at4ctr.backbones import dien, din, widedeep
 from at4ctr.data.store import Store
-from at4ctr.heads import single
 from at4ctr.layers.embedder import Config as Embedding
-from at4ctr.model.build import serving_model
+from at4ctr.model.build import Plan, serving_model
 from at4ctr.model.serving import ServingModel
 from at4ctr.schema import Schema
 from tests.data import toy_store
@@ -64,11 +63,7 @@ def model(store: Store, backbone: str = "din", *, rate: float = 1.0, seed: int =
     return serving_model(
         store.schema,
         {t.name: store.rows(t.name) for t in store.schema.tables},
-        embedding=EMBEDDING,
-        backbone=(BACKBONES | OTHERS)[backbone],
-        head=single.Config(),
-        negative_rate=rate,
-        seed=seed,
+        Plan.of((BACKBONES | OTHERS)[backbone], EMBEDDING, negative_rate=rate, seed=seed),
     )
 
 

@@ -23,9 +23,8 @@ from at4ctr.backbones import din
 from at4ctr.data.reader import Reader
 from at4ctr.data.store import Store
 from at4ctr.fit import Fit, Trainer
-from at4ctr.heads import single
 from at4ctr.layers import embedder
-from at4ctr.model.build import serving_model, training_model
+from at4ctr.model.build import Plan, serving_model, training_model
 
 HISTORY = 8
 DROPOUT = din.Config(attention=(8, 4), units=(12, 6), dropout=0.3)
@@ -72,18 +71,13 @@ def trainer(
             context=context,
         )
 
+    plan = Plan.of(backbone, embedding, auxiliaries=auxiliaries, negative_rate=negative_rate)
     serving = serving_model(
         store.schema,
         {t.name: store.rows(t.name) for t in store.schema.tables},
-        embedding=embedding,
-        backbone=backbone,
-        head=single.Config(),
-        negative_rate=negative_rate,
-        seed=0,
+        plan,
     )
-    model = training_model(
-        serving, store.schema, embedding=embedding, auxiliaries=auxiliaries, half_bce=False, seed=0
-    )
+    model = training_model(serving, store.schema, plan)
     if validate == "store":
         predict, split = evaluation.Predictor(serving), reader("validation", 64)
         validate = lambda: evaluation.report(predict(split))  # noqa: E731

@@ -12,7 +12,7 @@ import tensorflow as tf
 from at4ctr.heads import single
 from at4ctr.layers import embedder
 from at4ctr.layers.mlp import MLP, Dense, Dice, PReLU
-from at4ctr.model.build import serving_model, training_model
+from at4ctr.model.build import Plan, serving_model, training_model
 from at4ctr.schema import Feature, Schema, Table
 from tests.oracles import models as oracle
 
@@ -36,6 +36,7 @@ PLAIN = Schema(
 ROWS = {"user": 30, "city": 9, "item": 40, "category": 8, "tag": 12, "type": 6, "position": 9}
 D = 4
 EMBEDDING = embedder.Config(dimension=D, scale=0.5)
+SETTINGS = {"embedding": EMBEDDING, "seed": 3}
 
 
 def batch(
@@ -50,8 +51,8 @@ def batch(
     rng = np.random.default_rng(seed)
     if lengths is None:
         lengths = [0, 1, steps, *rng.integers(0, steps + 1, size)][:size]
-    made: dict[str, np.ndarray] = {"label": (rng.random(size) < 0.5).astype(np.float32)}
-    made["label"][0], made["label"][-1] = 1.0, 0.0
+    made: dict[str, np.ndarray] = {"label_click": (rng.random(size) < 0.5).astype(np.float32)}
+    made["label_click"][0], made["label_click"][-1] = 1.0, 0.0
     past = [*schema.history, *(f.name for f in schema.group("behaviour"))]
     for f in schema.features:
         wide = () if f.length is None else (f.length,)
@@ -100,9 +101,8 @@ def take(arrays: Mapping[str, np.ndarray], rows: Any) -> dict[str, np.ndarray]:
 
 
 def serving(backbone: Any, schema: Schema = SCHEMA, **changes: Any) -> Any:
-    settings = {"embedding": EMBEDDING, "head": single.Config(), "negative_rate": 1.0, "seed": 3}
     rows = {t.name: ROWS[t.name] for t in schema.tables}
-    return serving_model(schema, rows, backbone=backbone, **{**settings, **changes})
+    return serving_model(schema, rows, Plan.of(backbone, **{**SETTINGS, **changes}))
 
 
 def training(
@@ -112,14 +112,10 @@ def training(
     l2: float = 0.0,
     embedding: embedder.Config = EMBEDDING,
 ) -> Any:
-    return training_model(
-        model,
-        schema,
-        embedding=replace(embedding, l2=l2),
-        auxiliaries=auxiliaries,
-        half_bce=False,
-        seed=3,
+    plan = Plan(
+        {}, single.Config(), {"main": replace(embedding, l2=l2)}, auxiliaries=auxiliaries, seed=3
     )
+    return training_model(model, schema, plan)
 
 
 def view(model: Any, arrays: Mapping[str, np.ndarray]) -> Any:
