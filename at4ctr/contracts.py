@@ -190,12 +190,56 @@ class AuxiliaryConfig(Protocol):
         """schema: ``schema.Schema``. shape: ``layers.shape.Shape``. InputError as above."""
 
 
+class PerturbationConfig(Protocol):
+    """What a perturbation's Config derives from: a frozen dataclass with defaults."""
+
+    @abstractmethod
+    def build(self, schema: Any, seed: int) -> Perturbation:
+        """schema: ``schema.Schema``. InputError as above."""
+
+
+class Perturbation(Protocol):
+    """What changes a training batch before it is embedded. Nothing of it is served."""
+
+    def __call__(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The batch of the same names and shapes."""
+        ...
+
+
 class HeadConfig(Protocol):
     """What a head's Config derives from: a frozen dataclass with defaults for every field."""
 
     @abstractmethod
     def build(self, experts: Mapping[str, Interface], labels: tuple[str, ...], seed: int) -> Head:
         """experts: what each expert gives. labels: one tower each. InputError as above."""
+
+
+class Numbers(NamedTuple):
+    """What preparation knows of a number in the training rows where it is known.
+
+    quantiles: at equal steps from the smallest value to the largest; () where none is known.
+    whole: whether every value is a whole number. largest: the 99.9 % quantile of |x|.
+    """
+
+    quantiles: tuple[float, ...] = ()
+    whole: bool = True
+    largest: float = 0.0
+
+
+class EncodingConfig(Protocol):
+    """What an encoding's Config derives from: a frozen dataclass with defaults for every field."""
+
+    @abstractmethod
+    def build(self, numbers: Numbers, dimension: int, seed: int) -> Encoding:
+        """numbers: of the training rows alone, so that nothing is learned of later ones."""
+
+
+class Encoding(Protocol):
+    """From a number to a vector; part of the embedder, and so of the exported graph."""
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """[B] float32, NaN where missing -> [B, D], finite for every input."""
+        ...
 
 
 class Interface(NamedTuple):
@@ -234,6 +278,10 @@ class Head(Protocol):
         self, x: Mapping[str, Encoded], *, training: bool, labels: tuple[str, ...]
     ) -> Outputs:
         """labels: those whose towers are computed. Nothing else of the others is read."""
+        ...
+
+    def bias(self, label: str) -> tf.Variable:
+        """The constant of a label's logit: adding c to it adds c to every logit of that label."""
         ...
 
 

@@ -58,7 +58,8 @@ def save(
     served = signatures.functions(model, front)
     weights = variables(model, served)
     rows = answers(model, front, store, split, golden)
-    manifest = _manifest(model, store, front, weights) | {"facts": dict(facts)}
+    outputs = list(rows["serving_default"]["outputs"])
+    manifest = _manifest(model, store, front, weights, outputs) | {"facts": dict(facts)}
     staged = folder / f".{final.name}-{os.getpid()}"
     try:
         _write(staged, front, store, served, weights, rows, manifest)
@@ -125,7 +126,11 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def _manifest(
-    model: ServingModel, store: Store, front: Front, weights: Mapping[str, tf.Variable]
+    model: ServingModel,
+    store: Store,
+    front: Front,
+    weights: Mapping[str, tf.Variable],
+    outputs: list[str],
 ) -> dict[str, Any]:
     size = sum(v.shape.num_elements() * v.dtype.size for v in weights.values())
     shift, fitted = float(model.shift.numpy()), model.calibrators
@@ -135,6 +140,8 @@ def _manifest(
         "store": {key: store.manifest[key] for key in STORE if key in store.manifest},
         "item": front.schema.item_id.name,
         "schema": front.schema.to_json(),
+        "labels": list(model.served),
+        "outputs": outputs,
         "history": front.history,
         "reads_history": front.reads_past,
         "logit_shift": shift,

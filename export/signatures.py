@@ -29,7 +29,7 @@ def functions(
     ``candidates``: one user with N candidates: profile ``[1]`` (``[M]``), ``history_<f>`` ``[L]``
         (``[L, M]``), item and context features ``[N]`` (``[N, M]``). What the user has is looked
         up and computed once.
-    All answer with ``probability`` and ``logit``, ``[B]`` or ``[N]`` float32.
+    All answer as ``ServingModel.answer``, ``[B]`` or ``[N]`` float32.
     """
     item = front.schema.item_id.name
     profile = [f for f in front.now if f.group == "profile"]

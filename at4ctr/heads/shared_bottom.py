@@ -66,3 +66,6 @@ class SharedBottom(tf.Module):
         towers = {k: self.towers[k](shared, training=training) for k in labels}
         hidden = {k: tf.concat([h, *direct], -1) if direct else h for k, h in towers.items()}
         return Outputs({k: self.logits[k](h) + wide for k, h in hidden.items()}, hidden)
+
+    def bias(self, label: str) -> tf.Variable:
+        return self.logits[label].bias

@@ -62,3 +62,7 @@ class Single(tf.Module):
         logit = self.logit(tower) + wide
         empty = tf.zeros([tf.shape(logit)[0], 0])
         return Outputs({self.label: logit}, {self.label: empty if tower is None else tower})
+
+    def bias(self, label: str) -> tf.Variable:
+        assert label == self.label
+        return self.logit.bias

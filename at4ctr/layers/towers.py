@@ -37,7 +37,7 @@ class Logit(tf.Module):
     def __init__(self, width: int, seed: tuple[int, int], name: str) -> None:
         super().__init__(name=name)
         self.dense = Dense(width, 1, seed, name) if width else None
-        self.bias = None if width else tf.Variable(0.0, name="bias")
+        self.bias = self.dense.bias if self.dense else tf.Variable(0.0, name="bias")
 
     def __call__(self, hidden: Tensor | None) -> Tensor:
         """hidden [B, width] -> [B]; None where the width is 0 -> a scalar."""
