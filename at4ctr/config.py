@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import math
-import pkgutil
 import types
 import typing
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from at4ctr.contracts import BackboneConfig, HeadConfig
 from at4ctr.data.dataset import Options
 from at4ctr.errors import InputError, unknown
 from at4ctr.fit import Fit
+from at4ctr.folders import modules
 from at4ctr.heads import single
 from at4ctr.layers import embedder
 from at4ctr.model.build import ExpertConfig, Plan
@@ -31,7 +31,8 @@ class Experiment:
     spaces: name -> the options of an embedding space; auxiliaries read the first one.
     head: from all experts to one logit per label.
     tasks: label -> how it is learned; {} learns every label of the dataset by default settings.
-    auxiliaries: name -> what only training has.
+    auxiliaries: name -> a loss that only training has.
+    perturbations: name -> what changes a training batch before it is embedded.
     calibrator: the map fitted to each label on validation rows, after the sampling correction.
         ``none`` fits none. Use it when the base rate may drift after validation, or to compare log
         losses with published numbers.
@@ -47,6 +48,7 @@ class Experiment:
     head: HeadConfig = field(default_factory=single.Config)
     tasks: Mapping[str, Task] = field(default_factory=dict)
     auxiliaries: Mapping[str, Any] = field(default_factory=dict)
+    perturbations: Mapping[str, Any] = field(default_factory=dict)
     fit: Fit = field(default_factory=Fit)
     calibrator: Asked = "none"
     seed: int = 0
@@ -83,6 +85,7 @@ class Experiment:
             spaces=self.spaces,
             tasks=self.tasks,
             auxiliaries=self.auxiliaries,
+            perturbations=self.perturbations,
             negative_rate=self.data.negative_rate,
             half_bce=self.fit.half_bce,
             seed=self.seed,
@@ -101,13 +104,6 @@ class Experiment:
                     f"never find what it reads in a history; expected at least {least}; set "
                     f"data.history={least} or choose another backbone"
                 )
-
-
-def modules(package: str) -> list[str]:
-    """The names that a folder offers: its modules, but for those that begin with ``_``."""
-    folder = importlib.import_module(package)
-    found = (m.name for m in pkgutil.iter_modules(folder.__path__) if not m.ispkg)
-    return sorted(name for name in found if not name.startswith("_"))
 
 
 def dataset(name: str) -> type[Options]:

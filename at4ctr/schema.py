@@ -47,11 +47,16 @@ class Table:
     dtype: how its raw ids stand in the log, ``int64`` or ``string``.
     buckets: 0 for a vocabulary built from the log; otherwise raw ids are hashed into so many
         rows, ``2 + FarmHash64(str(raw)) mod buckets``, and nothing is unknown.
+    vectors: a Parquet file beside the raw log with columns ``id`` and ``vector``: pre-trained
+        vectors of one width, where the rows begin. A learned linear layer brings them to D.
+    frozen: whether those rows stay as they are.
     """
 
     name: str
     dtype: Literal["int64", "string"] = "int64"
     buckets: int = 0
+    vectors: str = ""
+    frozen: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class Feature:
     group: ``profile`` (of the user), ``item`` (of the candidate, and of every behaviour),
         ``context`` (of the impression) or ``behaviour`` (of a past behaviour, such as its type).
     length: None for one value; otherwise at most so many values, whose rows are averaged.
+    weighted: whether each of several values has a weight of that average, in ``weights_<name>``.
     serve: False for an input that only training reads; it never enters a signature.
     """
 
@@ -68,6 +74,23 @@ class Feature:
     group: Group
     table: str
     length: int | None = None
+    serve: bool = True
+    weighted: bool = False
+
+
+@dataclass(frozen=True)
+class Number:
+    """A column of numbers: float32, NaN where missing.
+
+    group: ``profile``, ``item`` or ``context``; an item's numbers stand among the context, since a
+        behaviour has none.
+    encoding: a module of ``at4ctr/encodings``, which makes a vector of it.
+    serve: as of a `Feature`.
+    """
+
+    name: str
+    group: Group
+    encoding: str = "mns"
     serve: bool = True
 
 
@@ -79,35 +102,64 @@ class Schema:
         user's id, the first item feature the item's id.
     history: which item features describe a past behaviour, in order; () for a log without any.
     labels: what is predicted; the first is known in every row.
+    numbers: columns that are no ids.
+    weighted: whether a row has a weight in training, in the column ``weight``.
     """
 
     tables: tuple[Table, ...]
     features: tuple[Feature, ...]
     history: tuple[str, ...] = ()
     labels: tuple[Label, ...] = (Label("click", sampled=True),)
+    numbers: tuple[Number, ...] = ()
+    weighted: bool = False
 
     def __post_init__(self) -> None:
         self._demand_labels()
-        names = [f.name for f in self.features]
+        names = [f.name for f in (*self.features, *self.numbers)]
         tables = [t.name for t in self.tables]
         labels = [label.name for label in self.labels]
         for kind, declared in (("feature", names), ("table", tables), ("label", labels)):
             for name in declared:
                 if declared.count(name) > 1:
                     raise InputError(f"schema: {kind} {name!r} is declared twice; declare it once")
-        for f in self.features:
-            if f.name in RESERVED or f.name.startswith((history_name(""), "label_")):
+        for number in self.numbers:
+            if number.group == "behaviour":
+                raise InputError(
+                    f"schema: number {number.name!r} is of group behaviour; expected profile, item "
+                    "or context; declare the behaviour's value as a feature of buckets"
+                )
+        for f in (*self.features, *self.numbers):
+            if f.name in RESERVED or f.name.startswith(
+                (history_name(""), weights_name(""), "label_")
+            ):
                 raise InputError(
                     f"schema: a feature cannot be called {f.name!r}, a name of the reader's own; "
                     "call it something else"
                 )
             if f.group not in GROUPS:
                 raise unknown(f"group of feature {f.name!r}", f.group, GROUPS)
+        for f in self.features:
             if f.table not in tables:
                 raise unknown(f"table of feature {f.name!r}", f.table, tables)
             if f.length is not None and f.length < 1:
                 raise InputError(
                     f"schema: feature {f.name!r} has length {f.length}; expected None or at least 1"
+                )
+            if f.weighted and (f.length is None or f.name in self.history):
+                raise InputError(
+                    f"schema: feature {f.name!r} is weighted; expected a feature of several values "
+                    "(length=…) that the history does not name; take weighted=True away"
+                )
+        for t in self.tables:
+            if t.frozen and not t.vectors:
+                raise InputError(
+                    f"schema: table {t.name!r} is frozen without vectors; expected the file of its "
+                    "pre-trained vectors; add vectors='items.parquet' or drop frozen=True"
+                )
+            if t.vectors and t.buckets:
+                raise InputError(
+                    f"schema: table {t.name!r} has vectors and {t.buckets} hash buckets; expected "
+                    "a vocabulary, as each id has its own vector; set buckets=0"
                 )
         for name in self.history:
             if name not in {f.name for f in self.group("item")}:
@@ -158,6 +210,10 @@ class Schema:
         """Those of a group that the serving model reads."""
         return tuple(f for f in self.group(group) if f.serve)
 
+    def served_numbers(self, group: Group) -> tuple[Number, ...]:
+        """The numbers of a group that the serving model reads."""
+        return tuple(n for n in self.numbers if n.group == group and n.serve)
+
     def feature(self, name: str) -> Feature:
         for f in self.features:
             if f.name == name:
@@ -192,7 +248,14 @@ class Schema:
             features=tuple(Feature(**f) for f in value["features"]),
             history=tuple(value["history"]),
             labels=tuple(Label(**label) for label in value["labels"]),
+            numbers=tuple(Number(**number) for number in value["numbers"]),
+            weighted=value["weighted"],
         )
+
+
+def weights_name(feature: str) -> str:
+    """The batch key of the weights of a feature's several values."""
+    return f"weights_{feature}"
 
 
 def history_name(feature: str) -> str:

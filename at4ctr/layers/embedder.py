@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
+import numpy as np
 import tensorflow as tf
 
-from at4ctr.contracts import Embedded, Embeds, Packed, Tensor
+from at4ctr.contracts import Embedded, Embeds, Encoding, Packed, Tensor
 from at4ctr.errors import InputError
 from at4ctr.layers.segments import deal
 from at4ctr.layers.shape import scatter
-from at4ctr.schema import PADDING, Feature, Group, Schema, history_name
+from at4ctr.schema import PADDING, Feature, Group, Schema, history_name, weights_name
 
 _GROUPS: tuple[Group, ...] = ("profile", "item", "context")  # of a sample's own fields
 _LINEAR = "/linear"  # after a table's name: its first-order weights
@@ -42,7 +44,7 @@ class Embedder(tf.Module):
 
     Padding (id 0) is a zero vector everywhere. Behaviours are looked up at real positions only;
     the dense history is scattered from them, which costs nothing where nobody reads it.
-    A multi-valued feature is the mean of its real values' rows.
+    A multi-valued feature is the mean of its real values' rows, weighted where it has weights.
     """
 
     def __init__(
@@ -52,14 +54,28 @@ class Embedder(tf.Module):
         config: Config,
         seed: int = 0,
         embeds: Embeds = Embeds(),  # noqa: B008  (immutable)
+        encodings: Mapping[str, Encoding] = MappingProxyType({}),
+        vectors: Mapping[str, np.ndarray] = MappingProxyType({}),
     ) -> None:
-        """rows: of each table, padding and unknown included. embeds: what the backbone asks."""
+        """rows: of each table, padding and unknown included. embeds: what the backbone asks.
+        encodings: of each number that is served. vectors: table -> pre-trained rows [rows, W].
+        """
         super().__init__(name="embedder")
         self.schema, self.dimension, self.embeds = schema, config.dimension, embeds
+        self.encodings = dict(encodings)
         self.output = f"{schema.item_id.table}/output" if embeds.output else ""
         self.tables = {
-            table.name: self._table(table.name, rows[table.name], config.scale, [seed, i])
+            table.name: tf.Variable(
+                vectors[table.name], trainable=not table.frozen, name=f"table_{table.name}"
+            )
+            if table.vectors
+            else self._table(table.name, rows[table.name], config.scale, [seed, i])
             for i, table in enumerate(schema.tables)
+        }
+        self.projections = {
+            table.name: _projection(vectors[table.name], self.dimension, [seed, 1000 + i])
+            for i, table in enumerate(schema.tables)
+            if table.vectors
         }
         if self.output:
             size, seeds = rows[schema.item_id.table], [seed, len(schema.tables)]
@@ -74,8 +90,12 @@ class Embedder(tf.Module):
         return tf.Variable(start, name=f"table_{name.replace('/', '_')}")
 
     def lookup(self, table: str, ids: Tensor) -> Tensor:
-        """Rows of a table: ids [...] -> [..., D]; padding gives zeros."""
+        """Rows of a table: ids [...] -> [..., D]; padding gives zeros. Pre-trained rows of another
+        width come to D by one learned product.
+        """
         found = tf.gather(self.tables[table], ids)
+        if table in self.projections:
+            found = tf.linalg.matmul(found, self.projections[table])
         return found * tf.cast(ids != PADDING, found.dtype)[..., None]
 
     def _rows(self, ids: Mapping[str, Tensor], training: bool, kind: str = "") -> dict[str, Tensor]:
@@ -86,7 +106,7 @@ class Embedder(tf.Module):
         tables, ``_LINEAR`` for first-order weights [n, 1].
         """
         by_table: dict[str, list[str]] = {}
-        for key in ids:
+        for key in (k for k in ids if not k.startswith(weights_name(""))):
             by_table.setdefault(self._feature(key).table + kind, []).append(key)
         vectors: dict[str, Tensor] = {}
         for table, keys in by_table.items():
@@ -95,7 +115,8 @@ class Embedder(tf.Module):
                 self._distinct(table, flat) if training else [self.lookup(table, i) for i in flat]
             )
             for key, part in zip(keys, found, strict=True):
-                vectors[key] = self._pool(self._feature(key), ids[key], part)
+                weights = ids.get(weights_name(key))
+                vectors[key] = self._pool(self._feature(key), ids[key], part, weights)
         return vectors
 
     def _distinct(self, table: str, ids: list[Tensor]) -> list[Tensor]:
@@ -106,11 +127,15 @@ class Embedder(tf.Module):
     def _feature(self, key: str) -> Feature:
         return self.schema.feature(key.removeprefix(history_name("")))
 
-    def _pool(self, feature: Feature, ids: Tensor, flat: Tensor) -> Tensor:
+    def _pool(self, feature: Feature, ids: Tensor, flat: Tensor, weights: Tensor | None) -> Tensor:
         if feature.length is None:
             return flat
         values = tf.reshape(flat, [-1, feature.length, flat.shape[-1]])
-        real = tf.reduce_sum(tf.cast(ids != PADDING, values.dtype), -1, keepdims=True)
+        real = tf.cast(ids != PADDING, values.dtype)
+        if weights is not None:
+            real *= weights
+            values *= weights[..., None]
+        real = tf.reduce_sum(real, -1, keepdims=True)
         return tf.math.divide_no_nan(tf.reduce_sum(values, -2), real)
 
     def __call__(
@@ -132,6 +157,10 @@ class Embedder(tf.Module):
         one_user = owner is not None and users.shape[0] == 1
         size = count if owner is None else tf.constant(1) if one_user else tf.shape(users)[0]  # H
         names = {g: [f.name for f in schema.served(g)] for g in _GROUPS}
+        ids = [*names["profile"], *names["item"], *names["context"]]
+        numbers = {g: [n.name for n in schema.served_numbers(g)] for g in _GROUPS}
+        names["profile"] += numbers["profile"]
+        names["context"] += [*numbers["item"], *numbers["context"]]
         fields = [*names["profile"], *names["item"], *names["context"]]
         extras = [f.name for f in schema.served("behaviour")]
         lengths = batch["history_length"] if schema.history else tf.zeros([size], tf.int32)
@@ -141,10 +170,12 @@ class Embedder(tf.Module):
         past, extras = (schema.history, extras) if history else ((), [])
         vectors: dict[str, Tensor] = {}
         # Apart, so that behaviour features nobody reads are not given zero gradients.
-        for now, names_of in ((fields, past), *(([], [n]) for n in extras)):
+        for now, names_of in ((ids, past), *(([], [n]) for n in extras)):
             keys = map(history_name, names_of)
             behaviours = {k: tf.gather_nd(batch[k][:, :steps], where) for k in keys}
-            vectors |= self._rows({n: batch[n] for n in now} | behaviours, training)
+            weights = {k: batch[k] for k in map(weights_name, now) if k in batch}
+            vectors |= self._rows({n: batch[n] for n in now} | weights | behaviours, training)
+        vectors |= {name: encode(batch[name]) for name, encode in self.encodings.items()}
         of_user = names["profile"] if owner is not None else []
         if one_user:
             vectors |= {n: tf.ensure_shape(vectors[n], [1, self.dimension]) for n in of_user}
@@ -158,7 +189,7 @@ class Embedder(tf.Module):
             mask=mask,
             packed=Packed(packed, where[:, 0], where[:, 1]),
             extras={n: scatter(vectors[history_name(n)], where, size, steps) for n in extras},
-            linear=self._linear({n: batch[n] for n in fields}, training, count, owner, of_user),
+            linear=self._linear({n: batch[n] for n in ids}, training, count, owner, of_user),
             output=self._output(batch[schema.item_id.name]),
             owner=owner,
         )
@@ -188,6 +219,14 @@ class Embedder(tf.Module):
 def _each(rows: Tensor, owner: Tensor | None, of_user: bool) -> Tensor:
     """[B, W]: of users, each row's owner's."""
     return tf.gather(rows, owner) if of_user else rows
+
+
+def _projection(vectors: np.ndarray, dimension: int, seed: list[int]) -> tf.Variable:
+    """[W, D], Glorot uniform."""
+    width = vectors.shape[1]
+    limit = math.sqrt(6.0 / (width + dimension))
+    start = tf.random.stateless_uniform([width, dimension], seed, -limit, limit)
+    return tf.Variable(start, name="projection")
 
 
 def touched_l2(x: Embedded, *, history: bool) -> Tensor:

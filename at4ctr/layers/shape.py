@@ -33,6 +33,8 @@ class Shape(NamedTuple):
         profile, item, context = (
             dimension * len(schema.served(g)) for g in ("profile", "item", "context")
         )
+        profile += dimension * len(schema.served_numbers("profile"))
+        context += dimension * sum(len(schema.served_numbers(g)) for g in ("item", "context"))
         alike = schema.history == tuple(f.name for f in schema.served("item"))
         history = dimension * len(schema.history)
         return cls(profile, item, context, history, dimension, alike, history)

@@ -6,6 +6,7 @@ import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,15 @@ from at4ctr.contracts import (
     AuxiliaryConfig,
     BackboneConfig,
     Embeds,
+    Encoding,
     HeadConfig,
     Interface,
+    Numbers,
     Part,
+    PerturbationConfig,
 )
 from at4ctr.errors import InputError, unknown
+from at4ctr.folders import config_of
 from at4ctr.heads import single
 from at4ctr.layers.embedder import Config as Space
 from at4ctr.layers.embedder import Embedder
@@ -44,8 +49,8 @@ class Plan:
 
     experts: name -> expert; the first one's weights have the seed that a lone backbone would have.
     spaces: name -> its options; auxiliaries read the first one. tasks: label -> task; {} is every
-    label of the schema, by default settings. auxiliaries: name -> the Config of a module in that
-    folder.
+    label of the schema, by default settings. auxiliaries, perturbations: name -> the Config of a
+    module in that folder.
     """
 
     experts: Mapping[str, ExpertConfig]
@@ -53,6 +58,7 @@ class Plan:
     spaces: Mapping[str, Space] = field(default_factory=lambda: {"main": Space()})
     tasks: Mapping[str, Task] = field(default_factory=dict)
     auxiliaries: Mapping[str, AuxiliaryConfig] = field(default_factory=dict)
+    perturbations: Mapping[str, PerturbationConfig] = field(default_factory=dict)
     negative_rate: float = 1.0
     half_bce: bool = False
     seed: int = 0
@@ -67,8 +73,16 @@ class Plan:
         )
 
 
-def serving_model(schema: Schema, rows: Mapping[str, int], plan: Plan) -> ServingModel:
-    """rows: size of each table."""
+def serving_model(
+    schema: Schema,
+    rows: Mapping[str, int],
+    plan: Plan,
+    numbers: Mapping[str, Numbers] = MappingProxyType({}),
+    vectors: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> ServingModel:
+    """rows: size of each table. numbers: what the training rows hold of each number. vectors: the
+    pre-trained rows [rows, W] of each table that has some.
+    """
     if not plan.experts or not plan.spaces:
         raise InputError(
             f"the experiment has {len(plan.experts)} experts and {len(plan.spaces)} embedding "
@@ -81,7 +95,13 @@ def serving_model(schema: Schema, rows: Mapping[str, int], plan: Plan) -> Servin
             raise unknown(f"space of expert {name}", space, plan.spaces)
     spaces = {
         name: Embedder(
-            schema, rows, config, _stream(plan.seed, i, name), _embeds(plan, space_of, name)
+            schema,
+            rows,
+            config,
+            _stream(plan.seed, i, name),
+            _embeds(plan, space_of, name),
+            _encodings(schema, numbers, config.dimension, _stream(plan.seed, i, name)),
+            vectors,
         )
         for i, (name, config) in enumerate(plan.spaces.items())
     }
@@ -133,6 +153,10 @@ def training_model(serving: ServingModel, schema: Schema, plan: Plan) -> Trainin
         serving,
         label_tasks(schema, plan.tasks),
         auxiliaries,
+        perturbations={
+            name: config.build(schema, _seed(plan.seed, zlib.crc32(f"perturb {name}".encode())))
+            for name, config in plan.perturbations.items()
+        },
         history=any(c.use_history for c in plan.auxiliaries.values() if c.weight),
         l2={name: space.l2 for name, space in plan.spaces.items()},
         half_bce=plan.half_bce,
@@ -157,6 +181,20 @@ def label_tasks(schema: Schema, chosen: Mapping[str, Task]) -> dict[str, Task]:
             "no task of the experiment is served; expected at least one; set "
             f"tasks.{known[0]}.serve=true"
         )
+    return found
+
+
+def _encodings(
+    schema: Schema, numbers: Mapping[str, Numbers], dimension: int, seed: int
+) -> dict[str, Encoding]:
+    """The encoding of each served number in a space; its seed comes from the number's name."""
+    found: dict[str, Encoding] = {}
+    for number in schema.numbers:
+        if not number.serve:
+            continue
+        config = config_of("encodings", number.encoding, f"encoding of number {number.name!r}")
+        own = _seed(seed, zlib.crc32(f"number {number.name}".encode()))
+        found[number.name] = config.build(numbers.get(number.name, Numbers()), dimension, own)
     return found
 
 

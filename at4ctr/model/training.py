@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import tensorflow as tf
 
 from at4ctr import tasks
-from at4ctr.contracts import Auxiliary, Embedded, Encoded, Tensor, View
+from at4ctr.contracts import Auxiliary, Embedded, Encoded, Perturbation, Tensor, View
 from at4ctr.layers.embedder import touched_l2
 from at4ctr.layers.mlp import frozen_averages
 from at4ctr.model.serving import ServingModel
@@ -27,24 +28,28 @@ class TrainingModel(tf.keras.Model):
         label_tasks: Mapping[str, Task],
         auxiliaries: Mapping[str, tuple[Auxiliary, float]],
         *,
+        perturbations: Mapping[str, Perturbation] = MappingProxyType({}),
         history: bool = True,
         l2: Mapping[str, float] | None = None,
         half_bce: bool = False,
     ) -> None:
-        """auxiliaries: name -> (auxiliary, λ). history: whether one of them reads the history. l2:
-        of each space. half_bce: halves every L_k, as the public code's losses do (its λ are then
-        relative to half a log loss).
+        """auxiliaries: name -> (auxiliary, λ). perturbations: applied in order of their names.
+        history: whether an auxiliary reads the history. l2: of each space. half_bce: halves every
+        L_k, as the public code's losses do (its λ are then relative to half a log loss).
         """
         super().__init__(name="training")
         self.serving, self.label_tasks = serving, dict(label_tasks)
         used = {name: pair for name, pair in auxiliaries.items() if pair[1]}  # λ = 0 is none
         self.weights_of = {name: weight for name, (_, weight) in used.items()}
         self.auxiliaries = {name: auxiliary for name, (auxiliary, _) in used.items()}
+        self.perturbations = dict(sorted(perturbations.items()))
         self.history, self.half = history, 0.5 if half_bce else 1.0
         self.l2 = {space: weight for space, weight in (l2 or {}).items() if weight}
 
     def view(self, batch: Mapping[str, Tensor]) -> View:
         """A training pass, as the auxiliaries read it."""
+        for perturb in self.perturbations.values():
+            batch = perturb(batch)
         found = self.serving.forward(batch, training=True, history=self.history)
         return View(
             batch=batch,
