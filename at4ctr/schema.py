@@ -100,7 +100,8 @@ class Schema:
 
     features: profile, item, context and behaviour features. The first profile feature is the
         user's id, the first item feature the item's id.
-    history: which item features describe a past behaviour, in order; () for a log without any.
+    history: which item features describe a past behaviour, and after them which behaviour features
+        join its vector; () for a log without any. Other behaviour features stand in ``extras``.
     labels: what is predicted; the first is known in every row.
     numbers: columns that are no ids.
     weighted: whether a row has a weight in training, in the column ``weight``.
@@ -161,9 +162,7 @@ class Schema:
                     f"schema: table {t.name!r} has vectors and {t.buckets} hash buckets; expected "
                     "a vocabulary, as each id has its own vector; set buckets=0"
                 )
-        for name in self.history:
-            if name not in {f.name for f in self.group("item")}:
-                raise unknown("history feature", name, [f.name for f in self.group("item")])
+        self._demand_history()
         for group in ("profile", "item"):
             if not self.group(group):
                 raise InputError(f"schema: no {group} feature; declare at least its id")
@@ -172,6 +171,19 @@ class Schema:
             raise InputError(
                 f"schema: history feature {hidden[0]!r} has serve=False; expected features that "
                 "are served; take it out of Schema.history or serve it"
+            )
+
+    def _demand_history(self) -> None:
+        known = {f.name: f.group for g in ("item", "behaviour") for f in self.group(g)}
+        groups = []
+        for name in self.history:
+            if name not in known:
+                raise unknown("history feature", name, known)
+            groups.append(known[name])
+        if self.history and (groups[0] != "item" or groups != sorted(groups, reverse=True)):
+            raise InputError(
+                f"schema: the history is {self.history}; expected item features first and behaviour "
+                "features after them; put them in that order"
             )
 
     def _demand_labels(self) -> None:
@@ -209,6 +221,12 @@ class Schema:
     def served(self, group: Group) -> tuple[Feature, ...]:
         """Those of a group that the serving model reads."""
         return tuple(f for f in self.group(group) if f.serve)
+
+    @property
+    def behaviour(self) -> tuple[Feature, ...]:
+        """The features of a past behaviour: those of ``history``, then other behaviour features."""
+        named = tuple(self.feature(name) for name in self.history)
+        return named + tuple(f for f in self.group("behaviour") if f not in named)
 
     def served_numbers(self, group: Group) -> tuple[Number, ...]:
         """The numbers of a group that the serving model reads."""

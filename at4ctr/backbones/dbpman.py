@@ -10,7 +10,7 @@ from at4ctr.contracts import BackboneConfig, Embedded, Encoded, Packed, Part, Te
 from at4ctr.errors import InputError
 from at4ctr.layers.attention import TargetAttention, pool, pool_all
 from at4ctr.layers.paths import PathEnhancing, Paths, Weighed, directions, recent, replaced
-from at4ctr.layers.shape import Shape, history_required, lengths, total
+from at4ctr.layers.shape import Shape, history_required, lengths, product, total
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class DBPMaN(tf.Module):
         pooled = total(x)
         parts = [x.profile, x.context, x.item, pooled, of_paths, of_clicks, mean, now]
         if self.product:
-            parts.append(x.item * pooled)
+            parts.append(product(x, pooled))
         extras = {
             "paths": directions(weighed, past.shares),
             "path_mask": paths.mask,

@@ -12,7 +12,7 @@ from at4ctr.errors import unknown
 from at4ctr.layers.attention import TargetAttention, segment_softmax
 from at4ctr.layers.gru import AUGRU, FORMS, GRU, Form
 from at4ctr.layers.mlp import PReLU
-from at4ctr.layers.shape import Shape, history_required, total
+from at4ctr.layers.shape import Shape, history_required, product, total
 from at4ctr.layers.steps import Steps
 
 
@@ -73,5 +73,5 @@ class DIEN(tf.Module):
             final = steps.final(self.evolution(states, weights, steps, training=training))
         parts = [x.profile, x.context, x.item, pooled, final]
         if self.product:
-            parts.append(x.item * pooled)
+            parts.append(product(x, pooled))
         return Encoded(tuple(parts), steps.dense(states, tf.shape(x.mask)[1]))

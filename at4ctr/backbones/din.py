@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from at4ctr.contracts import BackboneConfig, Embedded, Encoded, Part
 from at4ctr.layers.attention import TargetAttention
-from at4ctr.layers.shape import Shape, history_required, total
+from at4ctr.layers.shape import Shape, history_required, product, total
 
 
 @dataclass(frozen=True)
@@ -43,5 +43,5 @@ class DIN(tf.Module):
         interest = self.attention(x.item, x.packed, training=training, one_user=x.one_user)
         parts = [x.profile, x.context, x.item, pooled, interest]
         if self.product:
-            parts.append(x.item * pooled)
+            parts.append(product(x, pooled))
         return Encoded(tuple(parts), x.history)

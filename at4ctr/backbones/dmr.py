@@ -20,7 +20,7 @@ from at4ctr.contracts import (
 from at4ctr.errors import InputError
 from at4ctr.layers.attention import TargetAttention, pool, pool_all
 from at4ctr.layers.mlp import Dense, PReLU
-from at4ctr.layers.shape import Shape, history_required, lengths, scatter, total
+from at4ctr.layers.shape import Shape, history_required, lengths, product, scatter, total
 
 _POSITION = 8  # width of a position's embedding
 _DEPTH = 40.0  # e⁻⁴⁰ is nothing beside 1 in float32, and its square is still a normal number
@@ -86,7 +86,7 @@ class DMR(tf.Module):
         parts = [x.profile, x.context, x.item, pooled, interest]
         parts += [matched[:, None], scored[:, None]]
         if self.product:
-            parts.append(x.item * pooled)
+            parts.append(product(x, pooled))
         return Encoded(tuple(parts), states)
 
 

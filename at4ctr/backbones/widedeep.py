@@ -8,7 +8,7 @@ from typing import ClassVar
 import tensorflow as tf
 
 from at4ctr.contracts import Activation, BackboneConfig, Embedded, Encoded, Part
-from at4ctr.layers.shape import Shape, each, history_required, total
+from at4ctr.layers.shape import Shape, each, history_required, product, total
 
 
 @dataclass(frozen=True)
@@ -56,5 +56,5 @@ class WideDeep(tf.Module):
             deep.append(pooled)
             direct.append(each(x, pooled))
         if self.product:
-            direct.append(x.item * pooled)
+            direct.append(product(x, pooled))
         return Encoded(tuple(deep), x.history, direct=tuple(direct))

@@ -161,7 +161,7 @@ class Reader:
             return () if length is None else (length,)
 
         now = [f.name for g in ("profile", "item", "context") for f in self.schema.group(g)]
-        past = [*self.schema.history, *(f.name for f in self.schema.group("behaviour"))]
+        past = [f.name for f in self.schema.behaviour]
         spec: dict[str, tuple[type, tuple[int, ...]]] = {n: (np.int32, wide(n)) for n in now}
         spec |= {history_name(n): (np.int32, (self.history, *wide(n))) for n in past}
         spec |= {"history_length": (np.int32, ()), self.label: (np.float32, ())}
@@ -220,10 +220,14 @@ class Reader:
             columns[name] = rng.random(len(kept)) < self.unknown_rate
         sequences = dict(users.behaviours)
         items = sequences.pop("item")
-        sequences |= {n: np.take(self.store.ids(n), items, axis=0) for n in self.schema.history}
+        sequences |= {
+            f.name: np.take(self.store.ids(f.name), items, axis=0)
+            for f in self.schema.behaviour
+            if f.group == "item"
+        }
         windows = {
-            history_name(n): sliding(sequences[n], self.history)
-            for n in [*self.schema.history, *(f.name for f in self.schema.group("behaviour"))]
+            history_name(f.name): sliding(sequences[f.name], self.history)
+            for f in self.schema.behaviour
         }
         return Block(columns, windows)
 

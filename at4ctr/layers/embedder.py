@@ -162,7 +162,7 @@ class Embedder(tf.Module):
         names["profile"] += numbers["profile"]
         names["context"] += [*numbers["item"], *numbers["context"]]
         fields = [*names["profile"], *names["item"], *names["context"]]
-        extras = [f.name for f in schema.served("behaviour")]
+        extras = [f.name for f in schema.served("behaviour") if f.name not in schema.history]
         lengths = batch["history_length"] if schema.history else tf.zeros([size], tf.int32)
         steps = tf.reduce_max(tf.concat([lengths, [1]], 0))
         mask = tf.sequence_mask(lengths, steps)  # [B, T], T the longest history of this batch

@@ -16,8 +16,8 @@ class Shape(NamedTuple):
     """Widths of an ``Embedded``: P, J of the candidate, C, J of a behaviour (0 without).
 
     states: S of ``Encoded.states``, for auxiliaries: J where the backbone does not say otherwise.
-    alike: a behaviour has the candidate's very features in the same order, so that the two can be
-    multiplied element by element.
+    alike: a behaviour begins with the candidate's very features in the same order, so that the two
+    can be multiplied element by element (``product``).
     """
 
     profile: int
@@ -35,7 +35,8 @@ class Shape(NamedTuple):
         )
         profile += dimension * len(schema.served_numbers("profile"))
         context += dimension * sum(len(schema.served_numbers(g)) for g in ("item", "context"))
-        alike = schema.history == tuple(f.name for f in schema.served("item"))
+        item_names = tuple(f.name for f in schema.served("item"))
+        alike = schema.history[: len(item_names)] == item_names
         history = dimension * len(schema.history)
         return cls(profile, item, context, history, dimension, alike, history)
 
@@ -69,6 +70,11 @@ def total(x: Embedded) -> Tensor:
 def mean(x: Embedded) -> Tensor:
     """Mean of the real behaviours, 0 without one. [H, J]."""
     return tf.math.divide_no_nan(total(x), tf.cast(lengths(x), x.item.dtype)[:, None])
+
+
+def product(x: Embedded, pooled: Tensor) -> Tensor:
+    """candidate ⊙ the part of pooled behaviours [H or B, J] that has its features. [B, J]."""
+    return x.item * pooled[:, : x.item.shape[-1]]
 
 
 def scatter(values: Tensor, where: Tensor, size: Tensor, steps: Tensor) -> Tensor:
