@@ -182,8 +182,8 @@ class Schema:
             groups.append(known[name])
         if self.history and (groups[0] != "item" or groups != sorted(groups, reverse=True)):
             raise InputError(
-                f"schema: the history is {self.history}; expected item features first and behaviour "
-                "features after them; put them in that order"
+                f"schema: the history is {self.history}; expected item features first and "
+                "behaviour features after them; put them in that order"
             )
 
     def _demand_labels(self) -> None:

@@ -131,7 +131,7 @@ def test_overriding_a_mapping_at_the_top_is_refused_too():
 def test_a_snapshot_comes_back_equal(name, dataset):
     made = recipe(name, config.dataset(dataset)())
     made = override(
-        made, ["seed=5", "fit.devices=CPU:0,CPU:1", "backbone.units=7", "data.history=9"]
+        made, ["seed=5", "fit.devices=CPU:0,CPU:1", "head.units=7", "data.history=9"]
     )
     text = json.dumps(to_json(made), allow_nan=False)
     back = from_json(json.loads(text))
@@ -188,7 +188,7 @@ def snapshot() -> dict:
 )
 def test_a_snapshot_makes_nothing_but_configurations_of_at4ctr(kind):
     value = snapshot()
-    value["backbone"]["type"] = kind
+    value["experts"]["din"]["backbone"]["type"] = kind
     with pytest.raises(InputError, match="is not a configuration of this version"):
         from_json(value)
 
@@ -210,8 +210,8 @@ def test_an_unknown_or_missing_field_is_refused():
     with pytest.raises(InputError, match=r"bach_size.*did you mean batch_size"):
         from_json(value)
     value = snapshot()
-    del value["backbone"]
-    with pytest.raises(InputError, match="backbone"):
+    del value["experts"]
+    with pytest.raises(InputError, match="experts"):
         from_json(value)
     value = snapshot()
     value["fit"]["batch_size"] = "many"

@@ -19,12 +19,14 @@ from at4ctr.backbones import widedeep
 from at4ctr.data.store import Store
 from at4ctr.errors import InputError
 from at4ctr.fit import Fit
+from at4ctr.heads import single
 from tests.data import toy_store
 from tests.model import job
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL: dict[str, Any] = {
-    "backbone": widedeep.Config(units=(4,)),
+    "backbone": widedeep.Config(),
+    "head": single.Config(units=(4,)),
     "auxiliaries": {},
     "negative_rate": 1.0,
 }

@@ -74,7 +74,8 @@ def mean(x: Embedded) -> Tensor:
 
 def product(x: Embedded, pooled: Tensor) -> Tensor:
     """candidate ⊙ the part of pooled behaviours [H or B, J] that has its features. [B, J]."""
-    return x.item * pooled[:, : x.item.shape[-1]]
+    width = x.item.shape[-1]
+    return x.item * (pooled if pooled.shape[-1] == width else pooled[:, :width])
 
 
 def scatter(values: Tensor, where: Tensor, size: Tensor, steps: Tensor) -> Tensor:

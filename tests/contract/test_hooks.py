@@ -46,14 +46,14 @@ def test_a_part_has_no_class_attribute_of_another_name(folder, name):
     for kind in (k for k in vars(module).values() if isinstance(k, type)):
         if kind.__module__ != module.__name__ or dataclasses.is_dataclass(kind):
             continue
-        known = {"gives", "shares", "states", "width"} if kind is built else set()
+        known = {"direct", "gives", "parts", "shares", "states"} if kind is built else set()
         assert public(kind) <= known, kind
 
 
 def test_what_a_backbone_gives_is_what_it_fills():
     for name, config in BACKBONES.items():
         model = toys.serving(config)
-        encoded = model.forward(toys.tensors(toys.batch(5, 20)), training=False)[1]
+        encoded = toys.encoded(model, toys.batch(5, 20))
         assert set(getattr(model.backbone, "gives", ())) == set(encoded.extras), name
         states = getattr(model.backbone, "states", None)
         if model.reads_history:

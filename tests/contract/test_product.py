@@ -75,7 +75,7 @@ def test_one_step(backbone, names, head):
     assert np.isfinite(float(after["total"]))
     assert float(after["total"]) != float(losses["total"])
     served = {id(v) for v in serving.variables}
-    for task in model.tasks.values():
+    for task in model.auxiliaries.values():
         assert not served & {id(v) for v in getattr(task, "variables", ())}
     for name, values in serving.answer(arrays).items():
         assert np.isfinite(values.numpy()).all(), name

@@ -44,7 +44,7 @@ def test_no_two_weights_start_from_the_same_draws(backbone):
     plain = backbone.removesuffix("_pooled")
     names = [name for name in AUXILIARIES if fits(plain, [name])]
     model = toys.training(toys.serving(CASES[backbone]), tasks(names))
-    assert len(model.tasks) == len(names) >= 6
+    assert len(model.auxiliaries) == len(names) >= 6
     assert clashes(model.variables) == []
 
 

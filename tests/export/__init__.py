@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from at4ctr.backbones import dien, din, widedeep
 from at4ctr.data.store import Store
+from at4ctr.heads import single
 from at4ctr.layers.embedder import Config as Embedding
 from at4ctr.model.build import Plan, serving_model
 from at4ctr.model.serving import ServingModel
@@ -23,8 +24,9 @@ T = 10
 EMBEDDING = Embedding(dimension=4, scale=0.5)
 SIZES = {"user": 40, "item": 30, "category": 5, "tags": 10, "type": 4, "position": 7}
 PAST = ("item", "category", "tags", "type")
-BACKBONES = {"din": din.Config(units=(16, 8)), "widedeep": widedeep.Config(pool_history=True)}
-OTHERS = {"fields_only": widedeep.Config(), "dien": dien.Config(units=(16, 8))}  # with loops
+BACKBONES = {"din": din.Config(), "widedeep": widedeep.Config(pool_history=True)}
+OTHERS = {"fields_only": widedeep.Config(), "dien": dien.Config()}  # with loops
+HEAD = single.Config(units=(16, 8))
 
 
 def toy(path: Path, *, hidden: str = "") -> Store:
@@ -63,7 +65,7 @@ def model(store: Store, backbone: str = "din", *, rate: float = 1.0, seed: int =
     return serving_model(
         store.schema,
         {t.name: store.rows(t.name) for t in store.schema.tables},
-        Plan.of((BACKBONES | OTHERS)[backbone], EMBEDDING, negative_rate=rate, seed=seed),
+        Plan.of((BACKBONES | OTHERS)[backbone], EMBEDDING, head=HEAD, negative_rate=rate, seed=seed),
     )
 
 

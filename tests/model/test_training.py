@@ -31,7 +31,7 @@ def test_the_main_loss_is_the_cross_entropy_of_the_logits():
         model = training_model(serving, toys.SCHEMA, half_bce=half, **settings)
         logits = toys.serving(din.Config())(toys.tensors(arrays), training=True)["click"].numpy()
         found = model.losses_of(toys.tensors(arrays))
-        expected = losses.binary_cross_entropy(arrays["label"], logits.astype(np.float64))
+        expected = losses.binary_cross_entropy(arrays["label_click"], logits.astype(np.float64))
         assert float(found["click"]) == pytest.approx(expected, rel=1e-5)
         assert float(found["total"]) == pytest.approx(weight * expected, rel=1e-5)
 
@@ -47,7 +47,7 @@ def test_the_serving_model_holds_no_variable_of_a_task():
     model = toys.training(toys.serving(din.Config()), TASKS)
     served = {id(v) for v in model.serving.variables}
     extra = [v for v in model.variables if id(v) not in served]
-    assert {id(v) for task in model.tasks.values() for v in task.variables} == {
+    assert {id(v) for task in model.auxiliaries.values() for v in task.variables} == {
         id(v) for v in extra
     }
     assert len(extra) == 3 + 8 + 3

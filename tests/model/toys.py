@@ -154,6 +154,25 @@ def samples(model: Any, arrays: dict[str, np.ndarray]) -> list[oracle.Sample]:
     return oracle.samples(arrays, tables(model), groups, history)
 
 
+def encoded(model: Any, arrays: Mapping[str, np.ndarray], **options: Any) -> Any:
+    """What the one expert of a model makes of a batch."""
+    (found,) = model.forward(tensors(arrays), **{"training": False, **options}).experts.values()
+    return found
+
+
+def logits(
+    model: Any, inputs: Sequence[np.ndarray], direct: Any = None, *, training: bool
+) -> np.ndarray:
+    """The oracle's pass of the head ``single``, from what its trunk reads [B, I] and what its last
+    layer reads beside that [B, W] to the logits [B].
+    """
+    head = model.head
+    x = np.array(inputs) * double(head.trunk.affine.gamma) + double(head.trunk.affine.beta)
+    hidden = trunk(head.trunk, x, training=training)
+    hidden = hidden if direct is None else np.concatenate([hidden, np.array(direct)], 1)
+    return oracle.dense(hidden, layer(head.logit.dense))[:, 0]
+
+
 def trunk(mlp: MLP, x: np.ndarray, *, training: bool) -> np.ndarray:
     """The oracle's forward pass of a stack without dropout, on a whole batch [B, I]."""
     for dense, activation in zip(mlp.dense, mlp.activations, strict=True):
