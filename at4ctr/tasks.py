@@ -83,6 +83,21 @@ def targets(labels: Iterable[Label], batch: Mapping[str, Tensor]) -> Targets:
     return Targets(values, weights)
 
 
+def composed_targets(labels: Iterable[Label], found: Targets) -> Targets:
+    """Of each label, whether a row has it and all that it is known within.
+
+    A row without one of these is known not to have them all.
+    """
+    values, weights = dict[str, Tensor](), dict[str, Tensor]()
+    for label in labels:
+        y, w = found.labels[label.name], found.weights[label.name]
+        if label.within is not None:
+            outer = values[label.within]
+            y, w = y * outer, tf.where(outer > 0, w, weights[label.within])
+        values[label.name], weights[label.name] = y, w
+    return Targets(values, weights)
+
+
 def loss(
     labels: Iterable[Label],
     tasks: Mapping[str, Task],
@@ -94,17 +109,14 @@ def loss(
     A row whose label is unknown has the weight 0 and no gradient.
     """
     labels = tuple(labels)
-    every = composed(labels, logits)
+    every, whole = composed(labels, logits), composed_targets(labels, found)
     losses = {}
     for label in labels:
         if label.name not in tasks:
             continue
-        y, w, logit = found.labels[label.name], found.weights[label.name], logits[label.name]
-        if label.within is not None and tasks[label.name].over == "all":
-            outer = found.labels[label.within]
-            y, logit = y * outer, every[label.name]
-            # A row without the outer label is known not to have both.
-            w = tf.where(outer > 0, w, found.weights[label.within])
+        over_all = label.within is not None and tasks[label.name].over == "all"
+        truth, logit = (whole, every[label.name]) if over_all else (found, logits[label.name])
+        y, w = truth.labels[label.name], truth.weights[label.name]
         rows = tf.nn.sigmoid_cross_entropy_with_logits(labels=y, logits=logit)
         size = tf.cast(tf.size(rows), tf.float32)
         losses[label.name] = tf.math.divide_no_nan(tf.reduce_sum(w * rows), size)

@@ -11,10 +11,11 @@ from typing import Any, Literal
 import pytest
 
 from at4ctr import config
-from at4ctr.config import Experiment, from_json, modules, override, recipe, to_json
+from at4ctr.config import Experiment, from_json, override, recipe, to_json
 from at4ctr.data import taobao
 from at4ctr.data.dataset import Options
 from at4ctr.errors import InputError
+from at4ctr.folders import modules
 
 
 def datasets() -> list[str]:

@@ -152,7 +152,10 @@ def test_gradients_are_finite_and_reach_the_user_net_and_the_output_table_alone(
     assert {n for n, t in tables.items() if found[id(t)].any()} == {
         "item", "category", "tag", "item/output"
     }  # fmt: skip
-    untouched = [*body.item_to_item.trainable_variables, *model.serving.head.trunk.trainable_variables]
+    untouched = [
+        *body.item_to_item.trainable_variables,
+        *model.serving.head.trunk.trainable_variables,
+    ]
     assert not any(found[id(v)].any() for v in untouched)
 
 

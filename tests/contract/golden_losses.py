@@ -1,14 +1,16 @@
 """The losses of twenty training steps, to be compared bit for bit when the house changes.
 
-``python -m tests.contract.golden_losses`` prints them; ``--write`` replaces ``golden_losses.json``.
-The batches come from a numpy generator and the initial weights from seeds, so that neither the
-store nor the reader is part of the comparison.
+``python -m tests.contract.golden_losses`` prints them. ``--check`` compares every bit with
+``golden_losses.json``, which ``--write`` replaces. ``test_golden.py`` compares five digits, as the
+kernels of another machine may round otherwise. The batches come from a numpy generator and the
+initial weights from seeds, so that neither the store nor the reader is part of the comparison.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,8 +47,29 @@ def losses() -> dict[str, list[str]]:
     return found
 
 
-if __name__ == "__main__":
-    text = json.dumps(losses(), indent=1) + "\n"
-    if "--write" in sys.argv:
+def differing(found: Mapping[str, list[str]], kept: Mapping[str, list[str]]) -> list[str]:
+    """The steps whose loss is another one, as text."""
+    assert found.keys() == kept.keys(), (sorted(found), sorted(kept))
+    return [
+        f"{name}, step {step}: {before} is now {now}"
+        for name, values in kept.items()
+        for step, (before, now) in enumerate(zip(values, found[name], strict=True))
+        if before != now
+    ]
+
+
+def main(arguments: Sequence[str]) -> int:
+    found = losses()
+    if "--check" in arguments:
+        lines = differing(found, json.loads(PLACE.read_text()))
+        print("\n".join(lines) if lines else f"{len(found)} losses, {STEPS} steps: bit for bit")
+        return 1 if lines else 0
+    text = json.dumps(found, indent=1) + "\n"
+    if "--write" in arguments:
         PLACE.write_text(text)
     print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -5,12 +5,12 @@ import importlib
 
 import pytest
 
-from at4ctr.contracts import AuxiliaryConfig, BackboneConfig
-from tests.contract.test_product import AUXILIARIES, BACKBONES, HEADS
+from at4ctr.contracts import AuxiliaryConfig, BackboneConfig, HeadConfig
+from tests.contract.parts import AUXILIARIES, BACKBONES, HEADS
 from tests.model import toys
 
 HOOKS = {
-    "backbones": {"build", "embeds", "least_history", "reads_history"},
+    "backbones": {"activation", "build", "embeds", "least_history", "reads_history"},
     "auxiliaries": {"build", "needs", "weight", "use_history"},
     "heads": {"build"},
 }
@@ -33,10 +33,9 @@ def test_a_config_has_its_fields_and_known_hooks(folder, name):
     config = PARTS[folder][name]
     fields = {f.name for f in dataclasses.fields(config)}
     assert own(type(config)) <= fields | HOOKS[folder]
-    if folder != "heads":
-        base = BackboneConfig if folder == "backbones" else AuxiliaryConfig
-        assert base in type(config).__mro__
-        assert own(base) == HOOKS[folder]
+    bases = {"backbones": BackboneConfig, "auxiliaries": AuxiliaryConfig, "heads": HeadConfig}
+    assert bases[folder] in type(config).__mro__
+    assert own(bases[folder]) == HOOKS[folder]
 
 
 @pytest.mark.parametrize(("folder", "name"), NAMES)

@@ -13,7 +13,7 @@ from at4ctr.heads import single
 from at4ctr.layers import embedder
 from at4ctr.layers.mlp import MLP, Dense, Dice, PReLU
 from at4ctr.model.build import Plan, serving_model, training_model
-from at4ctr.schema import Feature, Schema, Table
+from at4ctr.schema import Feature, Label, Schema, Table
 from tests.oracles import models as oracle
 
 SCHEMA = Schema(
@@ -29,6 +29,8 @@ SCHEMA = Schema(
     ),
     history=("item", "category", "tags"),
 )
+LABELS = (Label("click", sampled=True), Label("conversion", within="click"))
+TWO = replace(SCHEMA, labels=LABELS)
 PLAIN = Schema(
     tables=(Table("user"), Table("item")),
     features=(Feature("user", "profile", "user"), Feature("item", "item", "item")),
@@ -47,7 +49,10 @@ def batch(
     schema: Schema = SCHEMA,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """What a reader yields; two samples have an empty history and a single behaviour."""
+    """What a reader yields; two samples have an empty history and a single behaviour.
+
+    A label within another one is unknown (-1) without that one.
+    """
     rng = np.random.default_rng(seed)
     if lengths is None:
         lengths = [0, 1, steps, *rng.integers(0, steps + 1, size)][:size]
@@ -66,6 +71,10 @@ def batch(
     if past:
         made["history_length"] = np.asarray(lengths, np.int32)
     made["user_index"], made["item_index"] = made["user"].copy(), made["item"].copy()
+    for label in schema.labels[1:]:
+        drawn = (rng.random(size) < 0.5).astype(np.float32)
+        known = made[f"label_{label.within}"] == 1 if label.within else True
+        made[label.column] = np.where(known, drawn, -1).astype(np.float32)
     return made
 
 
