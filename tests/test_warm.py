@@ -19,7 +19,7 @@ from at4ctr.fit import Fit
 from at4ctr.heads import shared_bottom, single
 from at4ctr.schema import Schema
 from tests.data import toy_store
-from tests.model import job
+from tests.model import job, toys
 
 FIT = Fit(batch_size=16, epochs=1, learning_rate=0.01, evaluations=1)
 UIM: dict[str, Any] = {"uim": uim.Config()}
@@ -125,6 +125,16 @@ def test_the_served_probability_stays_when_w_changes(stores, trained, tmp_path):
     moved = after["logit"].numpy() - before["logit"].numpy()
     np.testing.assert_allclose(moved, math.log(0.7 / 0.2), atol=1e-5)
     assert float(made.model.serving.shift) == pytest.approx(math.log(0.2))
+
+
+def test_of_several_labels_the_sampled_ones_bias_moves_alone():
+    model = toys.serving(deepfm.Config(), toys.TWO, head=shared_bottom.Config())
+    arrays = toys.tensors(toys.batch(5, 4))
+    before = model(arrays)
+    assert warm._move_bias(model, 0.75) == 0.75
+    after = model(arrays)
+    np.testing.assert_allclose(after["click"] - before["click"], 0.75, atol=1e-6)
+    np.testing.assert_array_equal(after["conversion"], before["conversion"])
 
 
 def test_a_nights_own_checkpoint_comes_before_the_parents(stores, trained, tmp_path):
