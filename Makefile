@@ -31,7 +31,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-spark data train eval serve verify-c verify-tfserving days nightly nightly-status rollback \
-	reproduce bench bench-peers soak soak-publish soak-nightly test lint lock clean
+	reproduce bench bench-peers soak soak-publish soak-nightly test contract lint lock clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -120,6 +120,10 @@ soak-nightly: setup
 ## make test        the tests
 test: setup
 	@$(PY) -m pytest -n 2 -q
+
+## make contract    every backbone with every head and every set of auxiliaries; make test tries a sample
+contract: setup
+	@AT4CTR_CONTRACT=all $(PY) -m pytest -n 2 -q tests/contract
 
 ## make lint        ruff, mypy, import-linter
 lint: setup
