@@ -131,9 +131,7 @@ def test_overriding_a_mapping_at_the_top_is_refused_too():
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_snapshot_comes_back_equal(name, dataset):
     made = recipe(name, config.dataset(dataset)())
-    made = override(
-        made, ["seed=5", "fit.devices=CPU:0,CPU:1", "head.units=7", "data.history=9"]
-    )
+    made = override(made, ["seed=5", "fit.devices=CPU:0,CPU:1", "head.units=7", "data.history=9"])
     text = json.dumps(to_json(made), allow_nan=False)
     back = from_json(json.loads(text))
     assert back == made

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from at4ctr.contracts import Activation, Encoded, Head, HeadConfig, Interface, Outputs
+from at4ctr.contracts import Activation, Encoded, HeadConfig, Interface, Outputs
 from at4ctr.errors import InputError
 from at4ctr.layers.mlp import MLP, Trunk
 from at4ctr.layers.towers import Logit, direct_of, parts_of, wide_of
@@ -25,7 +25,9 @@ class Config(HeadConfig):
     activation: Activation | None = None
     dropout: float = 0.0
 
-    def build(self, experts: Mapping[str, Interface], labels: tuple[str, ...], seed: int) -> Head:
+    def build(
+        self, experts: Mapping[str, Interface], labels: tuple[str, ...], seed: int
+    ) -> SharedBottom:
         if not any(e.parts for e in experts.values()):
             raise InputError(
                 f"head shared_bottom has no layer to share: {', '.join(experts)} gives terms of a "

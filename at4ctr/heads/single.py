@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from at4ctr.contracts import Activation, Encoded, Head, HeadConfig, Interface, Outputs
+from at4ctr.contracts import Activation, Encoded, HeadConfig, Interface, Outputs
 from at4ctr.errors import InputError
 from at4ctr.layers.mlp import Trunk
 from at4ctr.layers.towers import Logit, direct_of, parts_of, wide_of
@@ -21,7 +21,7 @@ class Config(HeadConfig):
     activation: Activation | None = None
     dropout: float = 0.0
 
-    def build(self, experts: Mapping[str, Interface], labels: tuple[str, ...], seed: int) -> Head:
+    def build(self, experts: Mapping[str, Interface], labels: tuple[str, ...], seed: int) -> Single:
         if len(labels) != 1:
             raise InputError(
                 f"head single serves one label and the experiment has {', '.join(labels)}; "

@@ -137,7 +137,7 @@ def test_padding_with_garbage_never_matters(name):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_an_unread_history_neither_matters_nor_names_a_row(name):
     config, arrays, other = CONFIGS[name], toys.batch(9, 6), toys.batch(9, 6, seed=8)
-    model = made(config)
+    model = made(name)
     assert config.reads_history is config.pool_history
     mixed = {k: other[k] if k.startswith("history") else v for k, v in arrays.items()}
     plain, found = (model(toys.tensors(a))["click"].numpy() for a in (arrays, mixed))

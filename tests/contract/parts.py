@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from functools import cache
 from itertools import combinations, product
 from typing import Any, NamedTuple
@@ -114,6 +114,6 @@ def sample() -> tuple[Case, ...]:
     return tuple(found)
 
 
-def cases(but: Sequence[str] = ()) -> tuple[Case, ...]:
+def cases(but: Collection[str] = ()) -> tuple[Case, ...]:
     """What is tried. but: sets of auxiliaries that are left out."""
     return tuple(c for c in (every() if WHOLE else sample()) if c.auxiliaries not in but)

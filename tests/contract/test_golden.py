@@ -12,8 +12,8 @@ def test_the_losses_are_the_golden_ones():
     assert found.keys() == kept.keys() == {"click", "uim", "nip", "total"}
     for name, values in kept.items():
         assert len(values) == golden_losses.STEPS
-        numbers = [[float.fromhex(v) for v in side] for side in (found[name], values)]
-        np.testing.assert_allclose(*numbers, rtol=1e-5, err_msg=name)
+        now, then = ([float.fromhex(v) for v in side] for side in (found[name], values))
+        np.testing.assert_allclose(now, then, rtol=1e-5, err_msg=name)
 
 
 def test_a_difference_of_one_bit_is_seen():

@@ -54,7 +54,7 @@ def direct(x: Mapping[str, Encoded]) -> np.ndarray:
 
 
 def wide(x: Mapping[str, Encoded]) -> np.ndarray:
-    return np.sum([e.wide.numpy().astype(np.float64) for e in x.values()], 0)
+    return np.sum([np.asarray(e.wide, np.float64) for e in x.values()], 0)
 
 
 def affine(x: np.ndarray, layer: tf.Module) -> np.ndarray:

@@ -1,5 +1,7 @@
 """The head of one label."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -16,7 +18,8 @@ from tests.model import toys
 @pytest.mark.parametrize("names", ["a", "b", "ab"])
 def test_it_is_a_trunk_and_one_linear_layer(names, activation, training):
     config = single.Config(units=(5, 3), activation=activation)
-    head, x = config.build(heads.interfaces(*names), ("click",), 1), heads.drawn(*names)
+    head: Any = config.build(heads.interfaces(*names), ("click",), 1)
+    x = heads.drawn(*names)
     np.testing.assert_array_equal(
         head.trunk.affine.gamma,
         [part.scale for n in names for part in heads.PARTS[n] for _ in range(part.width)],

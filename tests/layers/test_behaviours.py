@@ -8,7 +8,7 @@ import pytest
 from at4ctr.errors import InputError
 from at4ctr.layers.shape import Shape
 from at4ctr.model.build import Plan, serving_model
-from tests.contract.test_product import BACKBONES
+from tests.contract.parts import BACKBONES
 from tests.model import toys
 
 TYPED = replace(toys.SCHEMA, history=(*toys.SCHEMA.history, "type"))

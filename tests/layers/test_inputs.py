@@ -12,7 +12,7 @@ from at4ctr.layers.embedder import Config, Embedder
 from at4ctr.layers.shape import Shape
 from at4ctr.model.build import Plan, serving_model
 from at4ctr.schema import Feature, Number, Schema, Table
-from tests.contract.test_product import BACKBONES
+from tests.contract.parts import BACKBONES
 from tests.model import toys
 
 D = toys.D

@@ -46,8 +46,8 @@ def expected(model, arrays, *, training: bool) -> np.ndarray:
     found = toys.logits(model, inputs, [wide for _, wide in second], training=training)
     if "fm" in model.backbones:
         tables = toys.tables(SimpleNamespace(embedder=model.spaces["small"]))
-        groups = ("profile", "item", "context")
-        features = [(f.name, f.table) for g in groups for f in toys.SCHEMA.group(g)]
+        fields = [f for f in toys.SCHEMA.features if f.group != "behaviour"]
+        features = [(f.name, f.table) for f in fields]
         for i in range(len(found)):
             now = {name: values[i] for name, values in arrays.items()}
             vectors, weights = oracle_of_fm.fields(now, tables, features)

@@ -169,9 +169,7 @@ def encoded(model: Any, arrays: Mapping[str, np.ndarray], **options: Any) -> Any
     return found
 
 
-def logits(
-    model: Any, inputs: Sequence[np.ndarray], direct: Any = None, *, training: bool
-) -> np.ndarray:
+def logits(model: Any, inputs: Any, direct: Any = None, *, training: bool) -> np.ndarray:
     """The oracle's pass of the head ``single``, from what its trunk reads [B, I] and what its last
     layer reads beside that [B, W] to the logits [B].
     """
