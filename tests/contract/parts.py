@@ -106,11 +106,12 @@ def pairs(case: Case) -> set[tuple[tuple[str, str], ...]]:
 @cache
 def sample() -> tuple[Case, ...]:
     """Cases in which each pair that occurs in the product occurs, chosen greedily."""
-    left, found = {pair for case in every() for pair in pairs(case)}, []
+    has, found = {case: pairs(case) for case in every()}, []
+    left = set().union(*has.values())
     while left:
-        best = max(every(), key=lambda case: len(pairs(case) & left))
+        best = max(has, key=lambda case: len(has[case] & left))
         found.append(best)
-        left -= pairs(best)
+        left -= has[best]
     return tuple(found)
 
 
