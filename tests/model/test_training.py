@@ -105,7 +105,7 @@ def test_another_seed_gives_another_start():
     a, b = toys.serving(din.Config()), toys.serving(din.Config(), seed=4)
     for name in ("item", "user"):
         assert (a.embedder.tables[name].numpy() != b.embedder.tables[name].numpy()).all()
-    assert (a.head.logit.kernel.numpy() != b.head.logit.kernel.numpy()).any()
+    assert (a.head.logit.dense.kernel.numpy() != b.head.logit.dense.kernel.numpy()).any()
 
 
 def test_l2_counts_only_what_the_batch_touched():
