@@ -184,7 +184,7 @@ def test_weights_that_are_not_finite_are_never_saved(store, tmp_path, every):
         losses = step(batch)
         if made.cursor.step == last:
             head: Any = made.model.serving.head
-            kernel = head.logit.kernel
+            kernel = head.logit.dense.kernel
             kernel.assign(tf.fill(kernel.shape, np.inf))
         return losses
 

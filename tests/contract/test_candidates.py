@@ -43,12 +43,13 @@ def both(model: ServingModel, batch: dict, users: list[int], owner: list[int]) -
 
     Candidates are those of the batch's first rows.
     """
+    rows_of = tf.constant(owner, tf.int32)
     found = {
         k: tf.gather(v, users) if is_user(k, model) else v[: len(owner)] for k, v in batch.items()
     }
-    rows = {k: tf.gather(v, owner) if is_user(k, model) else v for k, v in found.items()}
+    rows = {k: tf.gather(v, rows_of) if is_user(k, model) else v for k, v in found.items()}
     answer = tf.function(model.answer, reduce_retracing=True)
-    return [answer(found | {"owner": tf.constant(owner, tf.int32)}), answer(rows)]
+    return [answer(found | {"owner": rows_of}), answer(rows)]
 
 
 def assert_close(found: dict, expected: dict) -> None:
