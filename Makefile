@@ -16,7 +16,7 @@ override install = $(PY) -m pip install --quiet --require-hashes -r $1 2> >(grep
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev setup-spark data train eval serve verify-c verify-tfserving days nightly nightly-status rollback \
-	reproduce bench bench-peers soak soak-publish soak-nightly mutants test lint lock clean
+	reproduce bench bench-peers soak soak-publish soak-nightly mutants test contract lint lock clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -118,6 +118,10 @@ mutants: setup-dev
 ## make test        the tests
 test: setup-dev
 	@$(PY) -m pytest -n 2 -q
+
+## make contract    every backbone with every head and every set of auxiliaries; make test tries a sample
+contract: setup
+	@AT4CTR_CONTRACT=all $(PY) -m pytest -n 2 -q tests/contract
 
 ## make lint        ruff, mypy, import-linter
 lint: setup-dev

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import math
-import pkgutil
 import types
 import typing
 from collections.abc import Mapping
@@ -13,49 +12,98 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from at4ctr.calibration import Asked
+from at4ctr.contracts import BackboneConfig, HeadConfig
 from at4ctr.data.dataset import Options
 from at4ctr.errors import InputError, unknown
 from at4ctr.fit import Fit
+from at4ctr.folders import modules
 from at4ctr.heads import single
 from at4ctr.layers import embedder
+from at4ctr.model.build import ExpertConfig, Plan
+from at4ctr.tasks import Task
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that a run depends on. ``backbone``, ``head`` and each auxiliary is the Config of
-    a module in the folder of that name. ``calibrator`` is fitted on the validation rows, after
-    training and the sampling correction; none: a later base rate or a comparison with published
-    log losses is left alone."""
+    """Everything that a run depends on.
+
+    experts: name -> a backbone and the embedding space that it reads.
+    spaces: name -> the options of an embedding space; auxiliaries read the first one.
+    head: from all experts to one logit per label.
+    tasks: label -> how it is learned; {} learns every label of the dataset by default settings.
+    auxiliaries: name -> a loss that only training has.
+    perturbations: name -> what changes a training batch before it is embedded.
+    calibrator: the map fitted to each label on validation rows, after the sampling correction.
+        ``none`` fits none. Use it when the base rate may drift after validation, or to compare log
+        losses with published numbers.
+
+    A backbone, a head and an auxiliary are each the Config of a module in the folder of that name.
+    """
 
     data: Options
-    backbone: Any
+    experts: Mapping[str, ExpertConfig]
+    spaces: Mapping[str, embedder.Config] = field(
+        default_factory=lambda: {"main": embedder.Config()}
+    )
+    head: HeadConfig = field(default_factory=single.Config)
+    tasks: Mapping[str, Task] = field(default_factory=dict)
     auxiliaries: Mapping[str, Any] = field(default_factory=dict)
-    head: Any = field(default_factory=single.Config)
-    embedding: embedder.Config = field(default_factory=embedder.Config)
+    perturbations: Mapping[str, Any] = field(default_factory=dict)
     fit: Fit = field(default_factory=Fit)
     calibrator: Asked = "none"
     seed: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        data: Options,
+        backbone: BackboneConfig,
+        embedding: embedder.Config | None = None,
+        **settings: Any,
+    ) -> Experiment:
+        """The experiment of one expert in one space, named after its backbone.
+
+        Its head is ``single`` unless the settings name one.
+        """
+        lone = Plan.of(backbone, embedding)
+        return cls(data, lone.experts, lone.spaces, **settings)
+
+    @property
+    def shortcuts(self) -> dict[str, str]:
+        """Short names in overrides: the first expert's ``backbone``, the first space's options."""
+        return {
+            "backbone": f"experts.{next(iter(self.experts))}.backbone",
+            "embedding": f"spaces.{next(iter(self.spaces))}",
+        }
+
+    @property
+    def plan(self) -> Plan:
+        """What its models are built of."""
+        return Plan(
+            experts=self.experts,
+            head=self.head,
+            spaces=self.spaces,
+            tasks=self.tasks,
+            auxiliaries=self.auxiliaries,
+            perturbations=self.perturbations,
+            negative_rate=self.data.negative_rate,
+            half_bce=self.fit.half_bce,
+            seed=self.seed,
+        )
 
     def __post_init__(self) -> None:
         if self.calibrator not in typing.get_args(Asked):
             raise unknown("calibrator", self.calibrator, typing.get_args(Asked))
         if not 0 <= self.seed < 2**31:
             raise InputError(f"seed is {self.seed}; expected 0 to 2147483647")
-        least = getattr(self.backbone, "least_history", 1)
-        if self.data.history < least:
-            name = type(self.backbone).__module__.rsplit(".", 1)[-1]
-            raise InputError(
-                f"data.history is {self.data.history}, too short for {name}, which would never "
-                f"find what it reads in a history; expected at least {least}; set "
-                f"data.history={least} or choose another backbone"
-            )
-
-
-def modules(package: str) -> list[str]:
-    """The names that a folder offers: its modules, but for those that begin with ``_``."""
-    folder = importlib.import_module(package)
-    found = (m.name for m in pkgutil.iter_modules(folder.__path__) if not m.ispkg)
-    return sorted(name for name in found if not name.startswith("_"))
+        for name, expert in self.experts.items():
+            least = expert.backbone.least_history
+            if self.data.history < least:
+                raise InputError(
+                    f"data.history is {self.data.history}, too short for {name}, which would "
+                    f"never find what it reads in a history; expected at least {least}; set "
+                    f"data.history={least} or choose another backbone"
+                )
 
 
 def dataset(name: str) -> type[Options]:
@@ -110,6 +158,8 @@ def override(value: Any, assignments: typing.Iterable[str]) -> Any:
                 f"override {assignment!r} is not of the form field=value; "
                 'for example SET="fit.batch_size=2048 data.history=200"'
             )
+        first, dot, rest = path.partition(".")
+        path = getattr(value, "shortcuts", {}).get(first, first) + dot + rest
         *above, last = path.split(".")
         node = tree
         for name in above:

@@ -1,4 +1,8 @@
-"""The types that every room shares. B batch, F fields, T history, D embedding, J behaviour width.
+"""The types that every room shares.
+
+Sizes: B rows, H users (a user at one moment: profile and history), R real behaviours of all H
+histories, T the longest history, F fields, D the width of an embedding space, J the width of a
+behaviour, W any width of a part.
 
 Imports nothing of ours.
 """
@@ -9,22 +13,20 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
 import tensorflow as tf
 
 Tensor: TypeAlias = tf.Tensor
+Activation = Literal["dice", "prelu", "relu", "sigmoid", "linear"]
 
 
 class Packed(NamedTuple):
-    """The real positions of a batch of histories, row after row; padding costs nothing here.
-
-    R is the number of real positions in the batch.
-    """
+    """The real positions of a batch of histories, row after row; padding costs nothing here."""
 
     values: Tensor  # [R, J] behaviours
-    rows: Tensor  # [R] int32, non-decreasing: which sample a behaviour belongs to
-    positions: Tensor  # [R] int32: its position in that sample's history
+    rows: Tensor  # [R] int32, non-decreasing: which history a behaviour belongs to
+    positions: Tensor  # [R] int32: its position in that history
 
 
 class Embeds(NamedTuple):
@@ -40,41 +42,73 @@ class Embeds(NamedTuple):
 
 
 class Embedded(NamedTuple):
-    """All that a backbone sees.
+    """A batch in one embedding space: all that a backbone sees.
 
-    shared: one user for all B candidates. Then profile, history, mask, packed and extras have one
-    row, which stands for every candidate, and all else has B. Only a backbone that says ``shares``
-    is given such a one, and only in serving.
+    ``profile``, ``history``, ``mask``, ``packed`` and ``extras`` have H rows, everything else B.
+    ``owner`` names the user of each row. It is None where row b is user b's, so that H = B.
     """
 
     fields: Tensor  # [B, F, D] one row per feature of profile, item and context
-    profile: Tensor  # [B, P] user profile features, concatenated
+    profile: Tensor  # [H, P] user profile features, concatenated
     item: Tensor  # [B, J] candidate item features, concatenated
     context: Tensor  # [B, C] may have width 0
-    history: Tensor  # [B, T, J] behaviours, oldest first, left-aligned, zero where padded
-    mask: Tensor  # [B, T] True where real
+    history: Tensor  # [H, T, J] behaviours, oldest first, left-aligned, zero where padded
+    mask: Tensor  # [H, T] True where real
     packed: Packed  # the same behaviours without padding
-    extras: Mapping[str, Tensor]  # other behaviour features by name, [B, T, D]
+    extras: Mapping[str, Tensor]  # other behaviour features by name, [H, T, D]
     linear: Tensor  # [B, F] first-order weight of each field; [B, 0] where none were asked for
     output: Tensor  # [B, D] the candidate's row of the output table; [B, 0] likewise
-    shared: bool = False
+    owner: Tensor | None = None  # [B] int32
+
+    @property
+    def one_user(self) -> bool:
+        """Whether all rows are candidates of one user: H is 1, and the graph knows it."""
+        return self.owner is not None and self.mask.shape[0] == 1
+
+
+class Part(NamedTuple):
+    """One input of a head's first layer.
+
+    width: W. scale: where that input layer's γ starts.
+    """
+
+    width: int
+    scale: float = 1.0
 
 
 class Encoded(NamedTuple):
-    """What a backbone makes of it; never None. Of a shared user, user and states have one row."""
+    """What a backbone makes of an ``Embedded``.
 
-    hidden: Tensor  # [B, H] all that the head sees
-    user: Tensor  # [B, U] target-independent user vector
-    states: Tensor  # [B, T, S] one state per behaviour
+    A part of one row, [1, W] statically, belongs to the one user and stands for every row.
+    """
+
+    parts: tuple[Tensor, ...]  # [B, W] each: what a head's layers read; () for an FM
+    states: Tensor  # [H, T, S] one state per behaviour
+    direct: tuple[Tensor, ...] = ()  # [B, W] each: read by a logit's last linear layer alone
     wide: Tensor | float = 0.0  # [B], terms of the logit that no head weighs
     extras: Mapping[str, Tensor] = MappingProxyType({})  # what the backbone's ``gives`` names
 
 
 class Outputs(NamedTuple):
-    """What a head makes of it."""
+    """What a head makes of every expert's ``Encoded``.
 
-    logits: Mapping[str, Tensor]  # task -> [B]
-    towers: Mapping[str, Tensor]  # task -> [B, W], the tower's last hidden layer
+    The logit of a label that is known ``within`` another one is that of P(label | other).
+    """
+
+    logits: Mapping[str, Tensor]  # label -> [B]
+    towers: Mapping[str, Tensor]  # label -> [B, W], the last hidden layer of its tower
+    extras: Mapping[str, Tensor] = MappingProxyType({})  # such as gates
+
+
+class Targets(NamedTuple):
+    """What a batch is trained towards.
+
+    A weight of 0 says that the label is unknown in that row, such as a conversion without a click;
+    the label is then 0.
+    """
+
+    labels: Mapping[str, Tensor]  # label -> [B] float32, 0 or 1
+    weights: Mapping[str, Tensor]  # label -> [B] float32, at least 0
 
 
 @dataclass(frozen=True)
@@ -82,12 +116,31 @@ class View:
     """All that an auxiliary task may read. Nothing here exists in the serving model."""
 
     batch: Mapping[str, Tensor]  # the reader's batch
-    labels: Mapping[str, Tensor]  # task -> [B] float32
-    embedded: Embedded
-    encoded: Encoded
+    targets: Targets
+    spaces: Mapping[str, Embedded]  # space -> the batch in it
+    experts: Mapping[str, Encoded]  # expert -> what its backbone makes of its space
     outputs: Outputs
-    lookup: Callable[[str, Tensor], Tensor]  # (table, ids) -> rows of a shared table
-    encode: Callable[[Embedded], Encoded]  # a second pass, without dropout
+    lookup: Callable[[str, Tensor], Tensor]  # (table, ids) -> rows of the first space
+    encode: Callable[[Embedded, str], Encoded]  # second pass of an expert, without dropout
+
+    @property
+    def embedded(self) -> Embedded:
+        """The batch in the first space."""
+        return next(iter(self.spaces.values()))
+
+    @property
+    def labels(self) -> Tensor:
+        """[B] float32: the first label, which is known in every row."""
+        return next(iter(self.targets.labels.values()))
+
+    @property
+    def encoded(self) -> Encoded:
+        """What the first expert makes of its space."""
+        return next(iter(self.experts.values()))
+
+    def expert(self, *needs: str) -> str:
+        """The first expert whose ``extras`` have all these names."""
+        return next(n for n, e in self.experts.items() if set(needs) <= set(e.extras))
 
 
 class BackboneConfig(Protocol):
@@ -97,6 +150,7 @@ class BackboneConfig(Protocol):
     """
 
     embeds: ClassVar[Embeds] = Embeds()  # what it asks of the embedder
+    activation: ClassVar[Activation] = "dice"  # of the head's hidden layers, unless the head says
 
     @property
     def reads_history(self) -> bool:
@@ -119,16 +173,16 @@ class AuxiliaryConfig(Protocol):
     ``weight`` is a field of every one; beyond its fields it has ``build`` and the hooks here.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ()  # of ``Encoded.extras``, by name
+    needs: ClassVar[tuple[str, ...]] = ()  # of one expert's ``Encoded.extras``, by name
 
     @property
     @abstractmethod
     def weight(self) -> float:
-        """λ: of the task in the total loss; 0 leaves it out."""
+        """λ: of the auxiliary in the total loss; 0 leaves it out."""
 
     @property
     def use_history(self) -> bool:
-        """Whether the task reads the history; a field of tasks that can do without."""
+        """Whether it reads the history; a field of those that can do without."""
         return True
 
     @abstractmethod
@@ -136,24 +190,99 @@ class AuxiliaryConfig(Protocol):
         """schema: ``schema.Schema``. shape: ``layers.shape.Shape``. InputError as above."""
 
 
-class Backbone(Protocol):
-    """What reaches a logit. Three class or instance attributes are read where a backbone has them:
+class PerturbationConfig(Protocol):
+    """What a perturbation's Config derives from: a frozen dataclass with defaults."""
 
-    ``gives``, the names of what it puts in ``Encoded.extras`` (an auxiliary whose Config ``needs``
-    others is refused beside it), ``states``, the width S where it is not the behaviours' own, and
-    ``shares``, whether it takes ``Embedded.shared``: of any other the user is repeated.
+    @abstractmethod
+    def build(self, schema: Any, seed: int) -> Perturbation:
+        """schema: ``schema.Schema``. InputError as above."""
+
+
+class Perturbation(Protocol):
+    """What changes a training batch before it is embedded. Nothing of it is served."""
+
+    def __call__(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The batch of the same names and shapes."""
+        ...
+
+
+class HeadConfig(Protocol):
+    """What a head's Config derives from: a frozen dataclass with defaults for every field."""
+
+    @abstractmethod
+    def build(self, experts: Mapping[str, Interface], labels: tuple[str, ...], seed: int) -> Head:
+        """experts: what each expert gives. labels: one tower each. InputError as above."""
+
+
+class Numbers(NamedTuple):
+    """What preparation knows of a number in the training rows where it is known.
+
+    quantiles: at equal steps from the smallest value to the largest; () where none is known.
+    whole: whether every value is a whole number. largest: the 99.9 % quantile of |x|.
+    """
+
+    quantiles: tuple[float, ...] = ()
+    whole: bool = True
+    largest: float = 0.0
+
+
+class EncodingConfig(Protocol):
+    """What an encoding's Config derives from: a frozen dataclass with defaults for every field."""
+
+    @abstractmethod
+    def build(self, numbers: Numbers, dimension: int, seed: int) -> Encoding:
+        """numbers: of the training rows alone, so that nothing is learned of later ones."""
+
+
+class Encoding(Protocol):
+    """From a number to a vector; part of the embedder, and so of the exported graph."""
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """[B] float32, NaN where missing -> [B, D], finite for every input."""
+        ...
+
+
+class Interface(NamedTuple):
+    """What a head knows of an expert when it is built.
+
+    parts, direct: of ``Encoded``, in its order. activation: of hidden layers on it. seed: of layers
+    that read this expert alone.
+    """
+
+    parts: tuple[Part, ...]
+    direct: tuple[Part, ...]
+    activation: Activation
+    seed: int
+
+
+class Backbone(Protocol):
+    """What makes parts of a batch, for a head to read.
+
+    Four more attributes are read where a backbone has them: ``direct``, the widths of
+    ``Encoded.direct``; ``gives``, the names of what it puts in ``Encoded.extras`` (an auxiliary
+    whose Config ``needs`` others is refused beside it); ``states``, the width S where it is not the
+    behaviours' own; and ``shares``, whether it takes an ``Embedded.one_user``: for any other the
+    user is repeated.
     """
 
     name: str
-    width: int  # of Encoded.hidden
+    parts: tuple[Part, ...]  # of Encoded.parts
 
     def __call__(self, x: Embedded, *, training: bool) -> Encoded: ...
 
 
 class Head(Protocol):
-    """From the backbone's hidden layer to one logit per task."""
+    """From the parts of every expert to one logit per label."""
 
-    def __call__(self, x: Encoded, *, training: bool) -> Outputs: ...
+    def __call__(
+        self, x: Mapping[str, Encoded], *, training: bool, labels: tuple[str, ...]
+    ) -> Outputs:
+        """labels: those whose towers are computed. Nothing else of the others is read."""
+        ...
+
+    def bias(self, label: str) -> tf.Variable:
+        """The constant of a label's logit: adding c to it adds c to every logit of that label."""
+        ...
 
 
 class Auxiliary(Protocol):

@@ -71,7 +71,7 @@ class Predictor:
         ids = [f.name for f in (reader.schema.user_id, *now) if f.length is None]
         for batch in reader.dataset(0).take(-1 if batches is None else batches):
             found = {
-                "labels": batch["label"],
+                "labels": batch[reader.label],
                 **self._scores(batch),
                 "users": batch["user_index"],
                 "lengths": batch["history_length"],

@@ -16,12 +16,31 @@ from at4ctr.errors import InputError, unknown
 PADDING, UNKNOWN, FIRST_ID = 0, 1, 2
 MISSING: Mapping[str, int | str] = {"int64": -1, "string": ""}  # in requests, by a table's dtype
 RESERVED = frozenset(
-    ("label", "probability", "user_index", "item_index", "user_row", "timestamp", "ord", "u31",
-     "cut")
+    ("probability", "user_index", "item_index", "user_row", "timestamp", "ord", "u31", "cut",
+     "owner", "weight")
 )  # fmt: skip
 
 Group = Literal["profile", "item", "context", "behaviour"]
 GROUPS: tuple[Group, ...] = ("profile", "item", "context", "behaviour")
+
+
+@dataclass(frozen=True)
+class Label:
+    """One response of the log, 0 or 1, or unknown.
+
+    within: the label without which this one is unknown. A conversion is known within a click: its
+        model is P(conversion | click), and a row without a click says nothing about it.
+    sampled: whether ``data.negative_rate`` keeps its negatives at the rate w < 1.
+    """
+
+    name: str
+    within: str | None = None
+    sampled: bool = False
+
+    @property
+    def column(self) -> str:
+        """Its name in the store and in a reader's batch."""
+        return f"label_{self.name}"
 
 
 @dataclass(frozen=True)
@@ -31,11 +50,16 @@ class Table:
     dtype: how its raw ids stand in the log, ``int64`` or ``string``.
     buckets: 0 for a vocabulary built from the log; otherwise raw ids are hashed into so many
         rows, ``2 + FarmHash64(str(raw)) mod buckets``, and nothing is unknown.
+    vectors: a Parquet file beside the raw log with columns ``id`` and ``vector``: pre-trained
+        vectors of one width, where the rows begin. A learned linear layer brings them to D.
+    frozen: whether those rows stay as they are.
     """
 
     name: str
     dtype: Literal["int64", "string"] = "int64"
     buckets: int = 0
+    vectors: str = ""
+    frozen: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,6 +69,7 @@ class Feature:
     group: ``profile`` (of the user), ``item`` (of the candidate, and of every behaviour),
         ``context`` (of the impression) or ``behaviour`` (of a past behaviour, such as its type).
     length: None for one value; otherwise at most so many values, whose rows are averaged.
+    weighted: whether each of several values has a weight of that average, in ``weights_<name>``.
     serve: False for an input that only training reads; it never enters a signature.
     """
 
@@ -52,6 +77,23 @@ class Feature:
     group: Group
     table: str
     length: int | None = None
+    serve: bool = True
+    weighted: bool = False
+
+
+@dataclass(frozen=True)
+class Number:
+    """A column of numbers: float32, NaN where missing.
+
+    group: ``profile``, ``item`` or ``context``; an item's numbers stand among the context, since a
+        behaviour has none.
+    encoding: a module of ``at4ctr/encodings``, which makes a vector of it.
+    serve: as of a `Feature`.
+    """
+
+    name: str
+    group: Group
+    encoding: str = "mns"
     serve: bool = True
 
 
@@ -61,37 +103,69 @@ class Schema:
 
     features: profile, item, context and behaviour features. The first profile feature is the
         user's id, the first item feature the item's id.
-    history: which item features describe a past behaviour, in order; () for a log without any.
+    history: which item features describe a past behaviour, and after them which behaviour features
+        join its vector; () for a log without any. Other behaviour features stand in ``extras``.
+    labels: what is predicted; the first is known in every row.
+    numbers: columns that are no ids.
+    weighted: whether a row has a weight in training, in the column ``weight``.
     """
 
     tables: tuple[Table, ...]
     features: tuple[Feature, ...]
     history: tuple[str, ...] = ()
+    labels: tuple[Label, ...] = (Label("click", sampled=True),)
+    numbers: tuple[Number, ...] = ()
+    weighted: bool = False
 
     def __post_init__(self) -> None:
-        names = [f.name for f in self.features]
+        self._demand_labels()
+        names = [f.name for f in (*self.features, *self.numbers)]
         tables = [t.name for t in self.tables]
-        for kind, declared in (("feature", names), ("table", tables)):
+        labels = [label.name for label in self.labels]
+        for kind, declared in (("feature", names), ("table", tables), ("label", labels)):
             for name in declared:
                 if declared.count(name) > 1:
                     raise InputError(f"schema: {kind} {name!r} is declared twice; declare it once")
-        for f in self.features:
-            if f.name in RESERVED or f.name.startswith(history_name("")):
+        for number in self.numbers:
+            if number.group == "behaviour":
+                raise InputError(
+                    f"schema: number {number.name!r} is of group behaviour; expected profile, item "
+                    "or context; declare the behaviour's value as a feature of buckets"
+                )
+        for f in (*self.features, *self.numbers):
+            if f.name in RESERVED or f.name.startswith(
+                (history_name(""), weights_name(""), "label_")
+            ):
                 raise InputError(
                     f"schema: a feature cannot be called {f.name!r}, a name of the reader's own; "
                     "call it something else"
                 )
             if f.group not in GROUPS:
                 raise unknown(f"group of feature {f.name!r}", f.group, GROUPS)
+        for f in self.features:
             if f.table not in tables:
                 raise unknown(f"table of feature {f.name!r}", f.table, tables)
             if f.length is not None and f.length < 1:
                 raise InputError(
                     f"schema: feature {f.name!r} has length {f.length}; expected None or at least 1"
                 )
-        for name in self.history:
-            if name not in {f.name for f in self.group("item")}:
-                raise unknown("history feature", name, [f.name for f in self.group("item")])
+            if f.weighted and (f.length is None or f.name in self.history):
+                raise InputError(
+                    f"schema: feature {f.name!r} is weighted; expected a feature of several values "
+                    "(length=…) that the history does not name; take weighted=True away"
+                )
+        for t in self.tables:
+            if t.frozen and not t.vectors:
+                raise InputError(
+                    f"schema: table {t.name!r} is frozen without vectors; expected the file of its "
+                    "pre-trained vectors; add vectors='items.parquet' or drop frozen=True"
+                )
+            if t.vectors and t.buckets:
+                raise InputError(
+                    f"schema: table {t.name!r} has vectors and {t.buckets} hash buckets; expected "
+                    "a vocabulary, as each id has its own vector; set buckets=0"
+                )
+        self._demand_history()
         for group in ("profile", "item"):
             if not self.group(group):
                 raise InputError(f"schema: no {group} feature; declare at least its id")
@@ -102,6 +176,47 @@ class Schema:
                 "are served; take it out of Schema.history or serve it"
             )
 
+    def _demand_history(self) -> None:
+        known = {f.name: f.group for g in ("item", "behaviour") for f in self.group(g)}
+        groups = []
+        for name in self.history:
+            if name not in known:
+                raise unknown("history feature", name, known)
+            groups.append(known[name])
+        if self.history and (groups[0] != "item" or groups != sorted(groups, reverse=True)):
+            raise InputError(
+                f"schema: the history is {self.history}; expected item features first and "
+                "behaviour features after them; put them in that order"
+            )
+
+    def _demand_labels(self) -> None:
+        known: list[str] = []
+        for label in self.labels:
+            if label.within is not None and label.within not in known:
+                raise InputError(
+                    f"schema: label {label.name!r} is known within {label.within!r}; expected a "
+                    f"label declared before it ({', '.join(known) or 'none is'}); declare "
+                    f"{label.within!r} first"
+                )
+            known.append(label.name)
+        sampled = [label.name for label in self.labels if label.sampled]
+        if len(sampled) > 1:
+            raise InputError(
+                f"schema: labels {' and '.join(sampled)} are both sampled; expected at most one, "
+                "as a row is kept or left out as a whole; drop sampled=True of the others"
+            )
+        if not self.labels or self.labels[0].within is not None:
+            raise InputError(
+                "schema: no label is known in every row; expected the first label without within; "
+                "declare labels=(Label('click', sampled=True), …)"
+            )
+
+    def label(self, name: str) -> Label:
+        for label in self.labels:
+            if label.name == name:
+                return label
+        raise unknown("label", name, [label.name for label in self.labels])
+
     def group(self, group: Group) -> tuple[Feature, ...]:
         """The features of a group, in order of declaration."""
         return tuple(f for f in self.features if f.group == group)
@@ -109,6 +224,16 @@ class Schema:
     def served(self, group: Group) -> tuple[Feature, ...]:
         """Those of a group that the serving model reads."""
         return tuple(f for f in self.group(group) if f.serve)
+
+    @property
+    def behaviour(self) -> tuple[Feature, ...]:
+        """The features of a past behaviour: those of ``history``, then other behaviour features."""
+        named = tuple(self.feature(name) for name in self.history)
+        return named + tuple(f for f in self.group("behaviour") if f not in named)
+
+    def served_numbers(self, group: Group) -> tuple[Number, ...]:
+        """The numbers of a group that the serving model reads."""
+        return tuple(n for n in self.numbers if n.group == group and n.serve)
 
     def feature(self, name: str) -> Feature:
         for f in self.features:
@@ -143,7 +268,15 @@ class Schema:
             tables=tuple(Table(**t) for t in value["tables"]),
             features=tuple(Feature(**f) for f in value["features"]),
             history=tuple(value["history"]),
+            labels=tuple(Label(**label) for label in value["labels"]),
+            numbers=tuple(Number(**number) for number in value["numbers"]),
+            weighted=value["weighted"],
         )
+
+
+def weights_name(feature: str) -> str:
+    """The batch key of the weights of a feature's several values."""
+    return f"weights_{feature}"
 
 
 def history_name(feature: str) -> str:

@@ -7,8 +7,8 @@ zero slots. Every other variable is copied as it is. What is not copied, and why
 - the state of random generators (dropout, `layers.mlp.Draws`): a night draws with its own seed;
 - the learning rate, which is the night's;
 - ``logit_shift``, which is ln w of the night. A logit learned on negatives kept at rate w estimates
-  the odds of that sample, logit_w = logit − ln w, so where w changes, the head's bias moves by
-  ln(w_old) − ln(w_new): the served σ(logit_w + ln w) is what it was.
+  the odds of that sample, logit_w = logit − ln w, so where w changes, the output bias of the
+  sampled label moves by ln(w_old) − ln(w_new): the served σ(logit_w + ln w) is what it was.
 
 The parent's state is its step checkpoint of the weights that it serves (`served`): the final
 checkpoint ``best`` has no optimizer slots. Without a choice by validation, as nightly models are
@@ -18,6 +18,7 @@ trained, that is the newest one.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,8 +42,8 @@ Optimizer: TypeAlias = tf.keras.optimizers.Optimizer
 Vocabularies = Mapping[str, pa.ChunkedArray]
 Variables = dict[str, tf.Variable]
 Slots = dict[str, list[tf.Variable]]
-TASKS, TABLES, HEAD_BIAS = "tasks/", "serving/embedder/tables/", "serving/head/logit/bias"
-SHIFT = "serving/shift"
+AUXILIARIES, SHIFT = "auxiliaries/", "serving/shift"
+TABLE = re.compile(r"serving/spaces/[^/]+/tables/([^/]+)")  # and /linear or /output after it
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ class Parent:
 @dataclass(frozen=True)
 class Warm:
     """What was done. path: the checkpoint. step: of the optimizer. new: table -> ids that the
-    parent did not know. fresh: tasks that the parent did not have. moved: of the output bias."""
+    parent did not know. fresh: auxiliaries that the parent did not have. moved: by how much the
+    output bias of the sampled label moved."""
 
     path: Path
     step: int
@@ -107,7 +109,7 @@ def start(
     own, found there, then replaces all of it, and an interrupted night goes on where it was.
 
     vocabularies: the night's, of which the parent's must be the beginning.
-    Raises InputError, naming the first difference, for another schema, backbone, head or shape, for
+    Raises InputError, naming the first difference, for another schema, expert, head or shape, for
     ids that moved, and for a learning rate that decays with the optimizer's step, which goes on.
     """
     serving, before = model.serving, parent.model.serving
@@ -130,12 +132,12 @@ def start(
         for slot, own in pairs:
             _copy(slot, own)
     optimizer.iterations.assign(parent.optimizer.iterations)
-    moved = _move_bias(new, float(before.shift.numpy()) - float(serving.shift.numpy()))
+    moved = _move_bias(serving, float(before.shift.numpy()) - float(serving.shift.numpy()))
     added = {t: len(v) - len(parent.vocabularies[t]) for t, v in vocabularies.items()}
     step = int(optimizer.iterations.numpy())
     log.info("warm start from %s, step %d; new ids: %s", path, step, added)
-    for task in fresh:
-        log.info("task %s is new to the parent and starts fresh", task)
+    for name in fresh:
+        log.info("auxiliary %s is new to the parent and starts fresh", name)
     return Warm(path, step, added, fresh, moved)
 
 
@@ -147,11 +149,17 @@ def _copy(old: tf.Variable, new: tf.Variable) -> None:
     new.assign(value)
 
 
-def _move_bias(new: Variables, by: float) -> float:
+def _move_bias(serving: ServingModel, by: float) -> float:
     """by: ln(w_old) − ln(w_new)."""
-    if by:
-        new[HEAD_BIAS].assign_add(tf.fill(new[HEAD_BIAS].shape, by))
-        log.info("the output bias moves by %+.6f, as negatives are kept at another rate", by)
+    for label in serving.labels:
+        if by and label.sampled:
+            bias = serving.head.bias(label.name)
+            bias.assign_add(tf.fill(bias.shape, by))
+            log.info(
+                "the output bias of %s moves by %+.6f, as negatives are kept at another rate",
+                label.name,
+                by,
+            )
     return by
 
 
@@ -217,35 +225,48 @@ def _recorded(optimizer: Optimizer, record: Any) -> Iterator[None]:
 
 def _demand_same_parts(new: ServingModel, old: ServingModel) -> None:
     found = difference(old.embedder.schema.to_json(), new.embedder.schema.to_json())
-    for part in ("backbone", "head"):
-        before, after = (type(getattr(m, part)).__name__ for m in (old, new))
-        if not found and before != after:
-            found = f"the {part} was {before} and is {after}"
+    before, after = _parts(old), _parts(new)
+    for part in before:
+        if not found and before[part] != after[part]:
+            found = f"{part} changed from {before[part]} to {after[part]}"
     if found:
         raise _refused(found)
 
 
+def _parts(model: ServingModel) -> dict[str, str]:
+    """The classes that a model is made of, in words."""
+    experts = (
+        f"{name} ({type(body).__name__} in {model.space_of[name]})"
+        for name, body in model.backbones.items()
+    )
+    return {"the experts": ", ".join(experts), "the head": type(model.head).__name__}
+
+
 def _demand_same_variables(old: Variables, new: Variables) -> tuple[str, ...]:
-    """Raises InputError unless both have the same variables but for whole tasks; the new tasks."""
-    tasks = {side: {_task(p) for p in paths} for side, paths in (("old", old), ("new", new))}
+    """Raises InputError unless both have the same variables but for those of whole auxiliaries.
+
+    Returns the new auxiliaries.
+    """
+    before, after = ({_auxiliary(path) for path in paths} for paths in (old, new))
     for path in new:
-        if path not in old and _task(path) in tasks["old"]:
+        if path not in old and _auxiliary(path) in before:
             raise _refused(f"variable {path} is new")
     for path in old:
-        if path not in new and _task(path) in tasks["new"]:
+        if path not in new and _auxiliary(path) in after:
             raise _refused(f"variable {path} is gone")
-    return tuple(sorted(tasks["new"] - tasks["old"]))
+    return tuple(sorted(after - before))
 
 
-def _task(path: str) -> str:
-    """The auxiliary task that a variable belongs to, or "" of the serving model."""
-    return path.removeprefix(TASKS).split("/")[0] if path.startswith(TASKS) else ""
+def _auxiliary(path: str) -> str:
+    """The auxiliary that a variable belongs to, or "" of the serving model."""
+    found = path.removeprefix(AUXILIARIES)
+    return found.split("/")[0] if found != path else ""
 
 
 def _demand_shapes(old: Variables, new: Variables) -> None:
     for path in (p for p in new if p in old):
         before, after = old[path].shape, new[path].shape
-        first = 1 if path.startswith(TABLES) else 0  # rows may be more: they were compared by id
+        first = 1 if TABLE.match(path) else 0  # rows may be more: they were compared by id
         if before.rank != after.rank or before[first:] != after[first:]:
             raise _refused(f"variable {path} was of shape {before} and is {after}")
 
@@ -257,8 +278,8 @@ def _demand_rows(
     for table in serving.embedder.schema.tables:
         size = table.buckets or (len(ids[table.name]) if table.name in ids else 0)
         for path, v in variables.items():
-            key = path.removeprefix(TABLES)
-            if key != path and key.split("/")[0] == table.name and v.shape[0] != FIRST_ID + size:
+            match = TABLE.match(path)
+            if match and match[1] == table.name and v.shape[0] != FIRST_ID + size:
                 raise InputError(
                     f"table {table.name!r} of {whose} has {v.shape[0]} rows and {size} ids; "
                     f"expected {FIRST_ID} rows more than ids; give the vocabularies of that model"

@@ -32,9 +32,7 @@ import at4ctr  # noqa: F401  # isort: skip  (before TensorFlow loads)
 import tensorflow as tf
 
 from at4ctr.data.store import Store
-from at4ctr.heads import single
-from at4ctr.layers import embedder
-from at4ctr.model.build import serving_model, training_model
+from at4ctr.model.build import Plan, serving_model, training_model
 from at4ctr.schema import FIRST_ID
 from benchmarks.bench_reader import make
 from export import saved_model
@@ -70,21 +68,13 @@ class Version:
 
 def exported(store: Store, args: argparse.Namespace, backbone: str, tasks: tuple[str, ...]) -> Path:
     """A fresh model's version; with tasks, of a training model that has them."""
-    embedding, config = embedder.Config(), importlib.import_module(f"at4ctr.backbones.{backbone}")
-    model = serving_model(
-        store.schema,
-        {t.name: store.rows(t.name) for t in store.schema.tables},
-        embedding=embedding,
-        backbone=config.Config(),
-        head=single.Config(),
-        negative_rate=1.0,
-        seed=0,
-    )
+    config = importlib.import_module(f"at4ctr.backbones.{backbone}")
+    found = {t: importlib.import_module(f"at4ctr.auxiliaries.{t}").Config() for t in tasks}
+    plan = Plan.of(config.Config(), auxiliaries=found)
+    rows = {t.name: store.rows(t.name) for t in store.schema.tables}
+    model = serving_model(store.schema, rows, plan)
     if tasks:
-        found = {t: importlib.import_module(f"at4ctr.auxiliaries.{t}").Config() for t in tasks}
-        training_model(
-            model, store.schema, embedding=embedding, auxiliaries=found, half_bce=False, seed=0
-        )
+        training_model(model, store.schema, plan)
     folder = store.path.parent / f"{backbone}-{'-'.join(tasks)}"
     facts: dict[str, Any] = {}
     return saved_model.save(model, store, folder, history=args.history, facts=facts, split="train")

@@ -121,7 +121,7 @@ def measure(store: Store, history: int, batch_size: int, rate: float) -> tuple[f
     )
     begin, cpu, rows = time.perf_counter(), time.process_time(), 0
     for batch in reader.dataset(epoch=0):
-        rows += batch["label"].shape[0]
+        rows += batch[reader.label].shape[0]
     return rows / (time.perf_counter() - begin), rows / (time.process_time() - cpu)
 
 

@@ -66,7 +66,7 @@ def batches(args: argparse.Namespace, count: int) -> list[dict[str, tf.Tensor]]:
             "history_item": (past + FIRST_ID) * real,
             "history_category": (past % CATEGORIES + FIRST_ID) * real,
             "history_length": lengths,
-            "label": (rng.random(size) < 0.1).astype(np.float32),
+            "label_click": (rng.random(size) < 0.1).astype(np.float32),
         }
         made.append({k: tf.constant(v.astype(v.dtype)) for k, v in arrays.items()})
     return made
@@ -74,23 +74,7 @@ def batches(args: argparse.Namespace, count: int) -> list[dict[str, tf.Tensor]]:
 
 def made(e: Experiment, rows: Mapping[str, int]) -> TrainingModel:
     """The model of an experiment, on the load's schema."""
-    serving = serving_model(
-        SCHEMA,
-        rows,
-        embedding=e.embedding,
-        backbone=e.backbone,
-        head=e.head,
-        negative_rate=1.0,
-        seed=0,
-    )
-    return training_model(
-        serving,
-        SCHEMA,
-        embedding=e.embedding,
-        auxiliaries=e.auxiliaries,
-        half_bce=False,
-        seed=0,
-    )
+    return training_model(serving_model(SCHEMA, rows, e.plan), SCHEMA, e.plan)
 
 
 def stepper(recipe: str, items: int, precision: Precision = "float32") -> Any:

@@ -105,7 +105,7 @@ def experiment(args: argparse.Namespace) -> Experiment:
     """The recipe at its defaults, whatever was tuned for a dataset."""
     tuned = compose(args.recipe, taobao.Config())
     fit = Fit(evaluations=args.rounds + 1, checkpoint_every=10**9)
-    return override(replace(tuned, fit=fit, embedding=embedder.Config()), args.set)
+    return override(replace(tuned, fit=fit, spaces={"main": embedder.Config()}), args.set)
 
 
 def peak() -> float:

@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from at4ctr.auxiliaries import nip, uim
 from at4ctr.backbones import din
+from at4ctr.heads import single
 from benchmarks.bench_step import CATEGORIES, batches, stepper, zipf
 
 D = 18  # of an embedding
@@ -37,7 +38,7 @@ def forward(args: argparse.Namespace) -> dict[str, float]:
     """Forward FLOPs of a batch by part; their sum over a backbone or task is a third of a step."""
     size, n = args.batch_size, lengths(args).astype(np.float64)
     rows = size * n.mean()
-    units, trunk = din.Config().attention, din.Config().units
+    units, trunk = din.Config().attention, single.Config().units
     inputs = D + 4 * WIDTH  # profile, candidate, sum, attention, candidate × sum
     first, *rest = [*units, 1]
     heads, tasks = uim.Config(), nip.Config()

@@ -78,7 +78,7 @@ class Log:
         return {"config": "din", **self.recipe, **asked}
 
 
-SMALL = "embedding.dimension=8 backbone.units=64,32 backbone.attention=32,16"
+SMALL = "embedding.dimension=8 head.units=64,32 backbone.attention=32,16"
 TAFENG = """
 - How they were chosen, outside of this run: of five pairs of batch and rate with one pass (128 rows
   at 0.002, 256 at 0.002 and 0.005, 512 at 0.005 and 0.01) by the mean AUC of cold trainings on

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
@@ -12,43 +11,48 @@ from at4ctr.config import Experiment
 from at4ctr.contracts import AuxiliaryConfig, BackboneConfig
 from at4ctr.data.dataset import Options
 from at4ctr.errors import InputError, unknown
+from at4ctr.folders import config_of, modules
 from configs._tuned import tuned
 
 
 def compose(name: str, data: Options) -> Experiment:
     """The experiment of ``din``, ``din+uim+nip`` or any other backbone and tasks."""
     first, *tasks = name.split("+")
-    known = [*config.modules("configs"), *config.modules("at4ctr.backbones")]
-    if first not in config.modules("at4ctr.backbones"):
+    if first not in modules("at4ctr.backbones"):
+        known = [*modules("configs"), *modules("at4ctr.backbones")]
         raise unknown("recipe (CONFIG)", first, known)
     for task in tasks:
-        if task not in config.modules("at4ctr.auxiliaries"):
-            raise unknown(
-                f"auxiliary task in CONFIG={name}", task, config.modules("at4ctr.auxiliaries")
-            )
         if tasks.count(task) > 1:
             raise InputError(
                 f"CONFIG={name} names {task!r} twice; expected each task once; drop one"
             )
     t = tuned(data.name)
-    backbone = _config("backbones", first, t.parts.get(first, {}))
-    made = Experiment(
-        data=data,
-        backbone=backbone,
-        auxiliaries={
-            task: _reading(_config("auxiliaries", task, t.parts.get(task, {})), backbone)
-            for task in tasks
+    backbone = config_of("backbones", first, "backbone", t.parts.get(first, {}))
+    what, others = f"auxiliary or perturbation in CONFIG={name}", modules("at4ctr.perturbations")
+    found = {
+        k: config_of("auxiliaries", k, what, t.parts.get(k, {}), others)
+        for k in tasks
+        if k not in others
+    }
+    made = Experiment.of(
+        data,
+        backbone,
+        t.embedding,
+        auxiliaries={task: _reading(settings, backbone) for task, settings in found.items()},
+        perturbations={
+            k: config_of("perturbations", k, what, t.parts.get(k, {})) for k in tasks if k in others
         },
-        embedding=t.embedding,
+        head=_head(data, t.parts.get("head", {})),
         fit=t.fit,
         calibrator=t.calibrator,
     )
     return config.override(made, t.fits.get(first, ()))
 
 
-def _config(folder: str, name: str, settings: Mapping[str, Any]) -> Any:
-    """The Config of a part, with what was tuned of it."""
-    return importlib.import_module(f"at4ctr.{folder}.{name}").Config(**settings)
+def _head(data: Options, settings: Mapping[str, Any]) -> Any:
+    """``single`` for a dataset of one label, ``shared_bottom`` for several."""
+    name = "single" if len(data.schema().labels) == 1 else "shared_bottom"
+    return config_of("heads", name, "head", settings)
 
 
 def _reading(task: AuxiliaryConfig, backbone: BackboneConfig) -> Any:

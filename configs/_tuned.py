@@ -19,7 +19,8 @@ from at4ctr.layers import embedder
 class Tuned:
     """Settings of one dataset.
 
-    fits: backbone -> overrides of every recipe on it. parts: backbone or task -> its fields.
+    fits: backbone -> overrides of every recipe on it. parts: backbone,
+    auxiliary or ``head`` -> its fields.
     """
 
     embedding: embedder.Config = field(default_factory=embedder.Config)
@@ -52,7 +53,7 @@ _TUNED: dict[str, Tuned] = {
     # A small log that is soon learnt by heart: its best weights come within the first epoch or two.
     "trivago": Tuned(
         fit=Fit(batch_size=128, epochs=2, evaluations=5, patience=3),
-        parts={"din": {"dropout": 0.2}, "nip": {"block": 128}},
+        parts={"head": {"dropout": 0.2}, "nip": {"block": 128}},
         calibrator="auto",
     ),
 }

@@ -19,10 +19,9 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 TOLERANCE = 1e-6
 MANIFEST = "MANIFEST.json"
-SERVING_PARTS = ("embedder", "backbone", "head", "shift", "calibrator")
+SERVING_PARTS = ("spaces", "backbones", "head", "shift", "calibrators")
 SIGNATURES = ("serving_default", "examples", "candidates")
-OUTPUTS = ("probability", "logit")
-TRAINING_ONLY = ("label", "user_index", "u31", "cut")
+TRAINING_ONLY = ("label", "weight", "user_index", "u31", "cut")  # and label_<name>
 FOLDERS = ("assets", "assets.extra", "assets.extra/golden", "variables")
 ALLOWED = re.compile(
     r"saved_model\.pb|SIGNATURES\.md|variables/variables\.(index|data-00000-of-00001)"
@@ -114,6 +113,7 @@ def training_only(graph: Any, manifest: Mapping[str, Any]) -> str:
     """No training-only name occurs in the graph, neither as an input nor as a parsed key."""
     names = {f["name"] for f in manifest["schema"]["features"]}
     hidden = {f["name"] for f in manifest["schema"]["features"] if not f["serve"]}
+    hidden |= {f"label_{label['name']}" for label in manifest["schema"]["labels"]}
     hidden |= set(TRAINING_ONLY) - names
     hidden |= {f"history_{name}" for name in hidden}
     found: set[str] = set()
@@ -162,7 +162,7 @@ def inputs(signatures: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
         found = {k: [s.dtype.name, s.shape.as_list()] for k, s in specs.items()}
         same(f"input of {name}", found, expected_inputs(manifest, name))
         outputs = dict.fromkeys(signatures[name].structured_outputs)
-        same(f"output of {name}", outputs, dict.fromkeys(OUTPUTS))
+        same(f"output of {name}", outputs, dict.fromkeys(manifest["outputs"]))
     return f"{', '.join(SIGNATURES)} take the served features only"
 
 
@@ -204,7 +204,9 @@ def like(folder: Path, reference: Path) -> str:
     return f"{reference} operation for operation, and in bytes"
 
 
-def replay(folder: Path, name: str, signatures: Mapping[str, Any]) -> str:
+def replay(
+    folder: Path, name: str, signatures: Mapping[str, Any], manifest: Mapping[str, Any]
+) -> str:
     """The golden rows get the answers that the model itself gave, to ``TOLERANCE``.
 
     A logit beyond ±1 may differ by so much of its size.
@@ -215,7 +217,9 @@ def replay(folder: Path, name: str, signatures: Mapping[str, Any]) -> str:
     raw = {key: tensor(value, specs[key]) for key, value in golden["inputs"].items()}
     answer = signatures[name](**raw)
     worst = {}
-    for key in OUTPUTS:
+    outputs = dict.fromkeys(manifest["outputs"])
+    same(f"golden output of {name}", dict.fromkeys(golden["outputs"]), outputs)
+    for key in outputs:
         expected = np.array(golden["outputs"][key], np.float64)
         found = answer[key].numpy().astype(np.float64)
         if found.shape != expected.shape or not found.size:

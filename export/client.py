@@ -224,6 +224,19 @@ def load(text: str) -> dict[str, Any]:
     return tensors.parse_json(data.encode())
 
 
+def table(answer: Arrays, server: str) -> list[str]:
+    """A line of probabilities per row; of several labels below a line of their names."""
+    names = sorted(name for name in answer if name.split("_")[0] == "probability")
+    if not names:
+        raise InputError(
+            f"{server} answers {', '.join(answer) or 'nothing'}; expected a probability; ask a "
+            "model that make train exported"
+        )
+    head = ["\t".join(names)] if len(names) > 1 else []
+    columns = zip(*(answer[name] for name in names), strict=True)
+    return head + ["\t".join(map(str, row)) for row in columns]
+
+
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m export.client", description=__doc__)
     add = made.add_argument
@@ -244,7 +257,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints the answer: of a request one probability a line. 1 where golden rows differ."""
+    """Prints the answer, of a request the probabilities of one row a line. 1 where golden rows
+    differ.
+    """
     server = options.server or f"localhost:{PORTS[options.protocol]}"
     client = connect(options.protocol, server, options.model, options.timeout)
     try:
@@ -257,9 +272,7 @@ def run(options: argparse.Namespace) -> int:
             print(json.dumps(ask(options.version), indent=2))
             return 0
         answer = client.predict(load(options.request), options.version)
-        if "probability" not in answer:
-            raise InputError(f"{server} answers {', '.join(answer)}; expected probability")
-        print("\n".join(str(p) for p in answer["probability"]))
+        print("\n".join(table(answer, server)))
         return 0
     finally:
         client.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -20,10 +20,6 @@ WHAT = {
     "leaves out is missing; a history of several values a behaviour is flat.",
     "candidates": "One user, one history of L behaviours, N candidate items.",
 }
-OUTPUTS = (
-    "`probability` float32: of a click, calibrated for the unsampled log",
-    "`logit` float32: before the calibration (probability = {formula})",
-)
 
 
 def page(
@@ -33,9 +29,7 @@ def page(
     golden: Mapping[str, Mapping[str, Any]],
 ) -> str:
     """Markdown. served: the traced signatures by name; golden: a request of each."""
-    shift, fitted = manifest["logit_shift"], manifest["calibrator"]
-    corrected = f"logit {'−' if shift < 0 else '+'} {abs(shift):.6g}"
-    formula = f"the fitted {fitted} map of {corrected}" if fitted else f"σ({corrected})"
+    answers = "; ".join(f"`{name}` float32: {what}" for name, what in _outputs(manifest))
     lines = ["# Signatures", ""]
     lines += ["Raw ids as they stand in the log. A missing value is -1, or the empty text."]
     lines += [
@@ -52,7 +46,7 @@ def page(
         else:
             lines += [_row(front, key, spec, name) for key, spec in specs.items()]
         size = "[N]" if name == "candidates" else "[B]"
-        lines += ["", f"Answers, each {size}: " + "; ".join(OUTPUTS).format(formula=formula) + "."]
+        lines += ["", f"Answers, each {size}: {answers}."]
     request = json.dumps(_short(golden["candidates"]["inputs"]), ensure_ascii=False)
     lines += [
         "",
@@ -63,6 +57,28 @@ def page(
     ]
     lines += [f'{{"signature_name": "candidates", "inputs": {request}}}', "```"]
     return "\n".join(lines) + "\n"
+
+
+def _outputs(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each answer and what it is, in the manifest's order."""
+    labels = {label["name"]: label for label in manifest["schema"]["labels"]}
+    named = len(manifest["labels"]) > 1
+    known = {}
+    for name in manifest["labels"]:
+        within, after = labels[name]["within"], f"_{name}" if named else ""
+        fitted = manifest["calibrators"].get(name)
+        logit = f"logit{after}{_shifted(manifest['logit_shift'] if labels[name]['sampled'] else 0)}"
+        formula = f"the fitted {fitted} map of {logit}" if fitted else f"σ({logit})"
+        of = f"P({name} | {within})" if within else f"P({name})"
+        known[f"probability{after}"] = f"{of}, calibrated for the unsampled log"
+        known[f"logit{after}"] = f"before the calibration (probability{after} = {formula})"
+        if within:
+            known[f"probability_{within}_and_{name}"] = f"P({within} and {name})"
+    return ((name, known[name]) for name in manifest["outputs"])
+
+
+def _shifted(by: float) -> str:
+    return f" {'−' if by < 0 else '+'} {abs(by):.6g}" if by else ""
 
 
 def _row(front: Front, key: str, spec: tf.TensorSpec, signature: str) -> str:

@@ -36,29 +36,32 @@ def answers(
         store, split, batch_size=rows, history=front.history, shuffle=False, block_users=1
     )
     batch = {name: tf.constant(array) for name, array in reader.batch(0, 0).items()}
-    size = tf.shape(batch["label"])[0]
+    count = len(batch["history_length"])  # fewer than ``rows`` where the split has fewer
+    size = tf.constant(count)
     batch |= front.unserved(size, size)
-    raw = requests(front, store, split, len(batch["label"]))
+    raw = requests(front, store, split, count)
     one = int(tf.argmax(batch["history_length"]))
     same = {n for n in batch if n.startswith(history_name(""))}
     same |= {f.name for f in front.schema.group("profile")}
     shown = {n: v[one : one + 1] if n in same else v for n, v in batch.items()}
+    shown["owner"] = tf.zeros([count], tf.int32)
     alone = of_user(front, raw, one, slice(None))
     answer = tf.function(model.answer)  # a graph, as what is served: eager kernels round otherwise
-    text = [base64.b64encode(example(front, raw, i)).decode() for i in range(len(batch["label"]))]
+    text = [base64.b64encode(example(front, raw, i)).decode() for i in range(count)]
     return {
         "serving_default": _request("serving_default", raw, answer(batch)),
         "examples": _request("examples", {"examples": [{"b64": t} for t in text]}, answer(batch)),
-        "candidates": _request("candidates", alone, answer(shown, shared=True)),
+        "candidates": _request("candidates", alone, answer(shown)),
     }
 
 
 def _request(name: str, inputs: Mapping[str, Any], outputs: Mapping[str, Tensor]) -> dict:
-    if not np.isfinite(outputs["logit"].numpy()).all():
-        raise InputError(
-            f"export: the model answers {name} with a logit that is not finite; expected numbers; "
-            "train it again with a smaller learning rate"
-        )
+    for key, values in outputs.items():
+        if not np.isfinite(values.numpy()).all():
+            raise InputError(
+                f"export: the model answers {name} with a {key} that is not finite; expected "
+                "numbers; train it again with a smaller learning rate"
+            )
     expected = {key: value.numpy().tolist() for key, value in outputs.items()}
     return {"signature_name": name, "inputs": dict(inputs), "outputs": expected}
 

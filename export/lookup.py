@@ -108,8 +108,7 @@ class Front(tf.Module):
         """The served features of a behaviour; the first decides which positions are real."""
         if not self.reads_past:
             return ()
-        named = (self.schema.feature(n) for n in self.schema.history)
-        return tuple(f for f in (*named, *self.schema.group("behaviour")) if f.serve)
+        return tuple(f for f in self.schema.behaviour if f.serve)
 
     @property
     def inputs(self) -> dict[str, Feature]:

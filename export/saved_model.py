@@ -24,7 +24,7 @@ from export.lookup import Front
 MANIFEST = "MANIFEST.json"
 GOLDEN = Path("assets.extra") / "golden"
 STORE = ("format", "inputs", "options", "counts", "vocabulary", "notes")  # of the data's manifest
-PARTS = ("embedder", "backbone", "head", "shift", "calibrator")  # of a ServingModel, no other
+PARTS = ("spaces", "backbones", "head", "shift", "calibrators")  # of a ServingModel, no other
 
 
 def save(
@@ -58,7 +58,8 @@ def save(
     served = signatures.functions(model, front)
     weights = variables(model, served)
     rows = answers(model, front, store, split, golden)
-    manifest = _manifest(model, store, front, weights) | {"facts": dict(facts)}
+    outputs = list(rows["serving_default"]["outputs"])
+    manifest = _manifest(model, store, front, weights, outputs) | {"facts": dict(facts)}
     staged = folder / f".{final.name}-{os.getpid()}"
     try:
         _write(staged, front, store, served, weights, rows, manifest)
@@ -108,7 +109,6 @@ def variables(model: ServingModel, served: Mapping[str, Any]) -> dict[str, tf.Va
     seen: set[int] = set()
     view = tf.train.TrackableView(model)
     queue: list[tuple[str, Any]] = [(part, getattr(model, part)) for part in PARTS]
-    queue = [(part, node) for part, node in queue if node is not None]  # no fitted calibrator
     for path, node in queue:
         if id(node) in seen:
             continue
@@ -126,21 +126,27 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def _manifest(
-    model: ServingModel, store: Store, front: Front, weights: Mapping[str, tf.Variable]
+    model: ServingModel,
+    store: Store,
+    front: Front,
+    weights: Mapping[str, tf.Variable],
+    outputs: list[str],
 ) -> dict[str, Any]:
     size = sum(v.shape.num_elements() * v.dtype.size for v in weights.values())
-    shift, fitted = float(model.shift.numpy()), model.calibrator
+    shift, fitted = float(model.shift.numpy()), model.calibrators
     return {
         "simulated": store.simulated,
         "dataset": store.manifest["dataset"],
         "store": {key: store.manifest[key] for key in STORE if key in store.manifest},
         "item": front.schema.item_id.name,
         "schema": front.schema.to_json(),
+        "labels": list(model.served),
+        "outputs": outputs,
         "history": front.history,
         "reads_history": front.reads_past,
         "logit_shift": shift,
         "negative_rate": math.exp(shift),
-        "calibrator": fitted.name if fitted else None,
+        "calibrators": {label: module.name for label, module in fitted.items()},
         "variables": {
             path: {"shape": v.shape.as_list(), "dtype": v.dtype.name} for path, v in weights.items()
         },

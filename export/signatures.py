@@ -29,7 +29,7 @@ def functions(
     ``candidates``: one user with N candidates: profile ``[1]`` (``[M]``), ``history_<f>`` ``[L]``
         (``[L, M]``), item and context features ``[N]`` (``[N, M]``). What the user has is looked
         up and computed once.
-    All answer with ``probability`` and ``logit``, ``[B]`` or ``[N]`` float32.
+    All answer as ``ServingModel.answer``, ``[B]`` or ``[N]`` float32.
     """
     item = front.schema.item_id.name
     profile = [f for f in front.now if f.group == "profile"]
@@ -52,7 +52,7 @@ def functions(
         size, user = tf.shape(raw[item])[0], tf.constant(1)
         found = front.ids(profile, one, user) | front.histories(past, user)
         found |= front.ids(rest, raw, size) | front.unserved(size, user)
-        return model.answer(found, shared=True)
+        return model.answer(found | {"owner": tf.zeros([size], tf.int32)})
 
     text = tf.TensorSpec([None], tf.string, "examples")
     specs = (inputs(front, "serving_default"), text, inputs(front, "candidates"))

@@ -96,7 +96,7 @@ def pending(folder: Path, like: Path | None) -> Iterator[tuple[str, Callable[[],
     yield "read variables", lambda: checks.read_variables(signatures, manifest)
     yield "signatures", lambda: checks.inputs(signatures, manifest)
     for name in checks.SIGNATURES:
-        yield f"golden {name}", partial(checks.replay, folder, name, signatures)
+        yield f"golden {name}", partial(checks.replay, folder, name, signatures, manifest)
 
 
 class _Forbidden(importlib.abc.MetaPathFinder):

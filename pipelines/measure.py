@@ -57,13 +57,13 @@ def calibrate(
     found: the model's predictions on validation; None where there is none.
     """
     (folder / CALIBRATOR).unlink(missing_ok=True)  # of an unfinished end
-    model.calibrate(None)
+    model.calibrate({})
     if found is None:
         return choose(asked, [], [], [])
     assert found.shifted is not None
     choice = choose(asked, found.shifted, found.labels, found.users, seed)
     if choice.calibrator is not None:
-        model.calibrate(choice.calibrator)
+        model.calibrate({model.served[0]: choice.calibrator})
         write_json(folder / CALIBRATOR, config.to_json(choice.calibrator))
     return choice
 
@@ -72,7 +72,8 @@ def recalibrate(model: ServingModel, folder: Path) -> None:
     """Gives the model the calibrator that its run kept, if any."""
     path = folder / CALIBRATOR
     if path.exists():
-        model.calibrate(config.from_json(json.loads(path.read_text()), str(path)))
+        found = config.from_json(json.loads(path.read_text()), str(path))
+        model.calibrate({model.served[0]: found})
 
 
 def mean_of_sample(sample: Predictions) -> dict[str, Any]:
@@ -122,7 +123,7 @@ def measured(model: ServingModel, found: Predictions, schema: Schema) -> Measure
     parts = segments.report(found, segments.ids(schema, found.ids))
     metrics = evaluation.report(found) | {"segments": segments.to_json(parts)}
     before = None
-    if model.calibrator is not None:
+    if model.calibrators:
         before = found.shifted
         values = evaluation.report(uncalibrated(found))
         metrics["uncalibrated"] = {k: v for k, v in values.items() if k != "activeness"}

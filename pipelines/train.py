@@ -167,11 +167,7 @@ def serving(e: Experiment, store: Store) -> ServingModel:
     return serving_model(
         store.schema,
         {table.name: store.rows(table.name) for table in store.schema.tables},
-        embedding=e.embedding,
-        backbone=e.backbone,
-        head=e.head,
-        negative_rate=e.data.negative_rate,
-        seed=e.seed,
+        e.plan,
     )
 
 
@@ -193,14 +189,7 @@ def _train(e: Experiment, store: Store, folder: Path) -> Callable[[bool], dict[s
     """Trains; what is left to the chief: export or not -> the run's metrics."""
     with cluster.strategy(e.fit.devices).scope():
         model = serving(e, store)
-        training = training_model(
-            model,
-            store.schema,
-            embedding=e.embedding,
-            auxiliaries=e.auxiliaries,
-            half_bce=e.fit.half_bce,
-            seed=e.seed,
-        )
+        training = training_model(model, store.schema, e.plan)
         predict = evaluation.Predictor(model)
         validate = validation = None
         seen: list[dict[str, Any]] = []  # by this process, of every evaluation

@@ -11,10 +11,11 @@ from typing import Any, Literal
 import pytest
 
 from at4ctr import config
-from at4ctr.config import Experiment, from_json, modules, override, recipe, to_json
+from at4ctr.config import Experiment, from_json, override, recipe, to_json
 from at4ctr.data.dataset import Options
 from at4ctr.data.datasets import taobao
 from at4ctr.errors import InputError
+from at4ctr.folders import modules
 
 
 def datasets() -> list[str]:
@@ -130,9 +131,7 @@ def test_overriding_a_mapping_at_the_top_is_refused_too():
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_snapshot_comes_back_equal(name, dataset):
     made = recipe(name, config.dataset(dataset)())
-    made = override(
-        made, ["seed=5", "fit.devices=CPU:0,CPU:1", "backbone.units=7", "data.history=9"]
-    )
+    made = override(made, ["seed=5", "fit.devices=CPU:0,CPU:1", "head.units=7", "data.history=9"])
     text = json.dumps(to_json(made), allow_nan=False)
     back = from_json(json.loads(text))
     assert back == made
@@ -188,7 +187,7 @@ def snapshot() -> dict:
 )
 def test_a_snapshot_makes_nothing_but_configurations_of_at4ctr(kind):
     value = snapshot()
-    value["backbone"]["type"] = kind
+    value["experts"]["din"]["backbone"]["type"] = kind
     with pytest.raises(InputError, match="is not a configuration of this version"):
         from_json(value)
 
@@ -210,8 +209,8 @@ def test_an_unknown_or_missing_field_is_refused():
     with pytest.raises(InputError, match=r"bach_size.*did you mean batch_size"):
         from_json(value)
     value = snapshot()
-    del value["backbone"]
-    with pytest.raises(InputError, match="backbone"):
+    del value["experts"]
+    with pytest.raises(InputError, match="experts"):
         from_json(value)
     value = snapshot()
     value["fit"]["batch_size"] = "many"

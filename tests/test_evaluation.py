@@ -12,6 +12,7 @@ from at4ctr.backbones import din
 from at4ctr.data.reader import Reader
 from at4ctr.data.store import Store
 from at4ctr.evaluation import Predictions, activeness, report
+from at4ctr.heads import single
 from at4ctr.metrics.report import NAMES
 from tests.data import toy_store
 from tests.model import job
@@ -25,7 +26,8 @@ def toy(tmp_path_factory) -> tuple[toy_store.Toy, Store]:
 
 @pytest.fixture(scope="module")
 def model(toy, tmp_path_factory):
-    made = job.trainer(toy[1], tmp_path_factory.mktemp("run"), validate=None, backbone=din.Config())
+    folder = tmp_path_factory.mktemp("run")
+    made = job.trainer(toy[1], folder, backbone=din.Config(), head=single.Config(), validate=None)
     serving = made.model.serving
     for v in serving.trainable_variables:
         v.assign_add(0.1 * tf.ones_like(v))

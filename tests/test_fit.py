@@ -19,12 +19,14 @@ from at4ctr.backbones import widedeep
 from at4ctr.data.store import Store
 from at4ctr.errors import InputError
 from at4ctr.fit import Fit
+from at4ctr.heads import single
 from tests.data import toy_store
 from tests.model import job
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL: dict[str, Any] = {
-    "backbone": widedeep.Config(units=(4,)),
+    "backbone": widedeep.Config(),
+    "head": single.Config(units=(4,)),
     "auxiliaries": {},
     "negative_rate": 1.0,
 }
@@ -196,7 +198,7 @@ def test_weights_that_are_not_finite_are_never_saved(store, tmp_path, every):
         losses = step(batch)
         if made.cursor.step == last:
             head: Any = made.model.serving.head
-            kernel = head.logit.kernel
+            kernel = head.logit.dense.kernel
             kernel.assign(tf.fill(kernel.shape, np.inf))
         return losses
 

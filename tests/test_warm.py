@@ -16,14 +16,15 @@ from at4ctr.backbones import deepfm, fm
 from at4ctr.data.store import Store
 from at4ctr.errors import InputError
 from at4ctr.fit import Fit
+from at4ctr.heads import shared_bottom, single
 from at4ctr.schema import Schema
 from tests.data import toy_store
-from tests.model import job
+from tests.model import job, toys
 
 FIT = Fit(batch_size=16, epochs=1, learning_rate=0.01, evaluations=1)
 UIM: dict[str, Any] = {"uim": uim.Config()}
-WIDE = deepfm.Config(units=(6,), dropout=0.0)
-NIGHT: dict[str, Any] = {"backbone": WIDE, "auxiliaries": UIM, "config": FIT, "validate": None}
+WIDE: dict[str, Any] = {"backbone": deepfm.Config(), "head": single.Config(units=(6,))}
+NIGHT: dict[str, Any] = {**WIDE, "auxiliaries": UIM, "config": FIT, "validate": None}
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def test_rows_and_slots_go_by_id_and_new_ones_start_fresh(stores, trained, tmp_p
     before, after = slots(parent.optimizer, parent.model), slots(made.optimizer, made.model)
     assert {v.ref() for v in made.model.variables} == {v.ref() for _, v in warm._walk(made.model)}
     grown = {p for p in new if new[p].shape != old[p].shape}
-    tables = {p.split("/")[-1] for p in grown if p.startswith(warm.TABLES)}
+    tables = {p.split("/")[-1] for p in grown if warm.TABLE.match(p)}
     assert tables == {"user", "item", "linear"}
     for path, array in new.items():
         rows = len(old[path]) if path in grown else None
@@ -126,6 +127,16 @@ def test_the_served_probability_stays_when_w_changes(stores, trained, tmp_path):
     assert float(made.model.serving.shift) == pytest.approx(math.log(0.2))
 
 
+def test_of_several_labels_the_sampled_ones_bias_moves_alone():
+    model = toys.serving(deepfm.Config(), toys.TWO, head=shared_bottom.Config())
+    arrays = toys.tensors(toys.batch(5, 4))
+    before = model(arrays)
+    assert warm._move_bias(model, 0.75) == 0.75
+    after = model(arrays)
+    np.testing.assert_allclose(after["click"] - before["click"], 0.75, atol=1e-6)
+    np.testing.assert_array_equal(after["conversion"], before["conversion"])
+
+
 def test_a_nights_own_checkpoint_comes_before_the_parents(stores, trained, tmp_path):
     made, _ = begun(stores[1], tmp_path, parent_of(stores[0], trained))
     made.train()
@@ -142,7 +153,7 @@ def test_tasks_come_and_go_and_generators_are_the_nights_own(stores, trained, tm
     assert done.fresh == ("cl4ctr",)
     old, new = values(parent.model), values(made.model)
     for path, array in new.items():
-        expected = fresh if path.startswith(warm.TASKS) else old
+        expected = fresh if path.startswith(warm.AUXILIARIES) else old
         np.testing.assert_array_equal(array, expected[path])
     before, after = slots(parent.optimizer, parent.model), slots(made.optimizer, made.model)
     for path, pair in after.items():
@@ -151,7 +162,7 @@ def test_tasks_come_and_go_and_generators_are_the_nights_own(stores, trained, tm
     made.train()  # and its generator has moved on
     grand = parent_of(stores[0], tmp_path / "new" / "checkpoints", auxiliaries=drawing)
     child, done = begun(stores[0], tmp_path / "child", grand, auxiliaries=drawing)
-    state = "tasks/cl4ctr/draws/generator/_state_var"
+    state = "auxiliaries/cl4ctr/draws/generator/_state_var"
     assert done.fresh == ()
     assert (values(grand.model)[state] != fresh[state]).any()
     np.testing.assert_array_equal(values(child.model)[state], fresh[state])
@@ -160,10 +171,11 @@ def test_tasks_come_and_go_and_generators_are_the_nights_own(stores, trained, tm
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"backbone": fm.Config()}, r"the backbone was DeepFM and is FM"),
-        ({"backbone": deepfm.Config(units=(5,), dropout=0.0)},
-         r"variable serving/\S* was of shape .* and is"),
-        ({"backbone": deepfm.Config(units=(6, 4), dropout=0.0)}, r"variable \S* (is new|was)"),
+        ({"backbone": fm.Config()},
+         r"the experts changed from deepfm \(DeepFM in main\) to fm \(FM in main\)"),
+        ({"head": shared_bottom.Config()}, r"the head changed from Single to SharedBottom"),
+        ({"head": single.Config(units=(5,))}, r"variable serving/\S* was of shape .* and is"),
+        ({"head": single.Config(units=(6, 4))}, r"variable \S* (is new|was)"),
         ({"config": dataclasses.replace(FIT, decay="linear")}, r"set fit.decay=none"),
     ],
 )  # fmt: skip
@@ -195,7 +207,7 @@ def test_the_parents_state_is_that_of_the_weights_it_serves(stores, trained, tmp
     assert newest
     assert warm.served(trained) == newest[0]
     scores = iter([0.6, 0.9, 0.7])
-    made = job.trainer(stores[0], tmp_path, backbone=WIDE, auxiliaries={},
+    made = job.trainer(stores[0], tmp_path, **WIDE, auxiliaries={},
                        config=dataclasses.replace(FIT, epochs=3),
                        validate=lambda: {"auc": next(scores), "logloss": 0.5})  # fmt: skip
     cursor = made.train()

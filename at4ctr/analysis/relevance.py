@@ -43,8 +43,9 @@ def positives(reader: Reader, samples: int = SAMPLES, seed: int = 0) -> dict[str
     keys = np.empty(0)
     for step in range(reader.steps(0)):
         batch = reader.batch(0, step)
-        rows = np.flatnonzero((batch["label"] > 0) & (batch["history_length"] > 0))
-        drawn = np.random.Generator(np.random.Philox(key=[seed, step])).random(len(batch["label"]))
+        labels = batch[reader.label]
+        rows = np.flatnonzero((labels > 0) & (batch["history_length"] > 0))
+        drawn = np.random.Generator(np.random.Philox(key=[seed, step])).random(len(labels))
         keys = np.concatenate([keys, drawn[rows]])
         lowest = np.argsort(keys, kind="stable")[:samples]
         keys = keys[lowest]
@@ -80,7 +81,7 @@ def vectors(model: ServingModel, batch: dict[str, Any]) -> tuple[np.ndarray, np.
 def relevance(model: ServingModel, batch: dict[str, np.ndarray], seed: int = 0) -> Relevance:
     """Cosines of rows with a history. Shuffled: each user with another row's candidate."""
     users, items = [], []
-    for begin in range(0, len(batch["label"]), 1024):
+    for begin in range(0, len(batch["history_length"]), 1024):
         piece = {k: tf.constant(v[begin : begin + 1024]) for k, v in batch.items()}
         user, item = vectors(model, piece)
         users.append(user)

@@ -101,7 +101,7 @@ class DeepMCP(tf.Module):
         return MLP(width, self.config.units, "relu", seed=seed, last="linear", name=name)
 
     def loss(self, view: View) -> Tensor:
-        (labels,) = view.labels.values()
+        labels = view.labels
         config, found = self.config, tf.constant(0.0)
         if config.matching:
             found += config.matching * self.match(view.embedded, labels)
@@ -124,7 +124,10 @@ class DeepMCP(tf.Module):
         latest = tf.gather(tf.cumsum(sizes) - 1, clicked)  # among the packed behaviours
         others = self.others(clicked, tf.size(sizes))  # [K, Q]
         rows, place = tf.unique(tf.concat([clicked, tf.reshape(others, [-1])], 0))
-        inputs = [tf.gather(x.item, rows), tf.gather(x.packed.values, latest)]
+        inputs = [
+            tf.gather(x.item, rows),
+            tf.gather(x.packed.values[:, : x.item.shape[-1]], latest),
+        ]
         made = _apply(self.correlation, tf.concat(inputs, 0))
         items, contexts = made[: tf.size(rows)], made[tf.size(rows) :]
         count = tf.size(clicked)

@@ -88,15 +88,17 @@ class PathAugmenting(tf.Module):
         features = tf.split(view.embedded.packed.values, self.features, -1)
         unknown = view.lookup(self.table, tf.constant([UNKNOWN]))
         features[self.item] = tf.zeros_like(features[self.item]) + unknown
-        one, two = (self._encode(view, tf.add_n(features)) for _ in range(2))
-        mask = view.encoded.extras["path_mask"]
+        expert = view.expert(*Config.needs)
+        one, two = (self._encode(view, expert, tf.add_n(features)) for _ in range(2))
+        mask = view.experts[expert].extras["path_mask"]
         return aligned_cross_entropy(one, two, mask, self.config.temperature, self.config.block)
 
-    def _encode(self, view: View, anonymous: Tensor) -> Tensor:
+    def _encode(self, view: View, expert: str, anonymous: Tensor) -> Tensor:
         """z of a new view, from behaviours [R, D] without their items. [N, l·D]."""
-        first = view.encoded.extras
+        first = view.experts[expert].extras
         hidden = self.hidden(tf.shape(first["path_weights"])[:2])
-        return view.encode(replace(view.embedded, first, hidden, anonymous)).extras["paths"]
+        again = replace(view.embedded, first, hidden, anonymous)
+        return view.encode(again, expert).extras["paths"]
 
 
 def aligned_cross_entropy(

@@ -80,13 +80,12 @@ class UserItemMatch(tf.Module):
 
     def loss(self, view: View) -> Tensor:
         user, item = self.represent(view)
-        (labels,) = view.labels.values()
         # Rows of the log's users and items: model ids may read as unknown.
         names = ("user_index", "item_index") if self.config.mask_duplicates else ()
-        found, anchors, parts = [user, item, labels, *(view.batch[n] for n in names)], None, 1
+        found, anchors, parts = [user, item, view.labels, *(view.batch[n] for n in names)], None, 1
         if self.config.gather and share().size > 1:
             index, parts = share()
-            anchors = gathered(tf.fill(tf.shape(labels), index))[0] == index
+            anchors = gathered(tf.fill(tf.shape(view.labels), index))[0] == index
             found = gathered(*found)
         user, item, labels, *ids = found
         user_ids, item_ids = ids or (None, None)

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from at4ctr.contracts import BackboneConfig, Embedded, Encoded, Packed, Tensor
+from at4ctr.contracts import BackboneConfig, Embedded, Encoded, Packed, Part, Tensor
 from at4ctr.errors import InputError
 from at4ctr.layers.attention import TargetAttention, pool, pool_all
-from at4ctr.layers.mlp import Activation, Trunk
 from at4ctr.layers.paths import PathEnhancing, Paths, Weighed, directions, recent, replaced
-from at4ctr.layers.shape import Shape, history_required, lengths, total
+from at4ctr.layers.shape import Shape, history_required, lengths, product, total
 
 
 @dataclass(frozen=True)
@@ -19,8 +18,7 @@ class Config(BackboneConfig):
     """length: behaviours of a path. stride: from one path to the next. paths: at most so many of a
     history, the latest. top: behaviours of a path that its router keeps. enhancing: hidden widths
     of a behaviour's weight. router: those of the router. attention: of both matching units.
-    follow_score: add a path's score ⟨c, u_p⟩ to that of the click after it. units, activation,
-    dropout: of the trunk.
+    follow_score: add a path's score ⟨c, u_p⟩ to that of the click after it.
     """
 
     length: int = 10
@@ -31,9 +29,6 @@ class Config(BackboneConfig):
     router: tuple[int, ...] = (32,)
     attention: tuple[int, ...] = (80, 40)
     follow_score: bool = False
-    units: tuple[int, ...] = (200, 80)
-    activation: Activation = "dice"
-    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("length", "stride", "paths", "top"):
@@ -61,7 +56,7 @@ class Config(BackboneConfig):
 
 
 class DBPMaN(tf.Module):
-    """[profile; context; item; Σh; m0; m1; out0; out1; item ⊙ Σh] → affine → trunk.
+    """Parts: profile, context, item, Σh, m0, m1, out0, out1, item ⊙ Σh.
 
     A behaviour of a path is the sum of its features' vectors, h [D] (public code: item + category).
     History paths (``Paths``): u_p = ``PathEnhancing`` of l behaviours, its query the click that
@@ -103,10 +98,9 @@ class DBPMaN(tf.Module):
         self.over_clicks = TargetAttention(
             shape.item, shape.history, config.attention, seed + 50, "over_clicks"
         )
-        inputs = shape.profile + shape.context + shape.item + 2 * shape.history + 3 * size
-        inputs += shape.item if self.product else 0
-        self.trunk = Trunk(inputs, config.units, config.activation, config.dropout, seed + 10)
-        self.width = self.trunk.width
+        widths = [shape.profile, shape.context, shape.item, shape.history]
+        widths += [size, shape.history, size, size, *([shape.item] if self.product else [])]
+        self.parts = tuple(map(Part, widths))
 
     def __call__(self, x: Embedded, *, training: bool) -> Encoded:
         size = tf.shape(x.mask)[0]
@@ -117,22 +111,20 @@ class DBPMaN(tf.Module):
         past = self.past(weighed, training=training)
         now = self._current(x, behaviours, sizes, training)
         packed = Packed(past.path, paths.rows, paths.numbers)
-        of_paths = self.over_paths(now, packed, training=training, shared=x.shared)
+        of_paths = self.over_paths(now, packed, training=training, one_user=x.one_user)
         of_clicks = self._clicks(x, past.path, now, paths, training)
         mean = tf.math.unsorted_segment_sum(past.path, paths.rows, size) / self.config.paths
-        mean = tf.ensure_shape(mean, [1 if x.shared else None, self.dimension])
+        mean = tf.ensure_shape(mean, [1 if x.one_user else None, self.dimension])
         pooled = total(x)
         parts = [x.profile, x.context, x.item, pooled, of_paths, of_clicks, mean, now]
         if self.product:
-            parts.append(x.item * pooled)
-        hidden = self.trunk.join(parts, training=training)
-        user = tf.concat([x.profile, pooled], -1)
+            parts.append(product(x, pooled))
         extras = {
             "paths": directions(weighed, past.shares),
             "path_mask": paths.mask,
             "path_weights": weighed.weights,
         }
-        return Encoded(hidden, user, x.history, extras=extras)
+        return Encoded(tuple(parts), x.history, extras=extras)
 
     def _behaviours(self, history: Packed) -> Tensor:
         """Sum of every behaviour's features. [R, D]."""
@@ -162,8 +154,8 @@ class DBPMaN(tf.Module):
         """m1 [B, J]."""
         unit, (values, rows, _) = self.over_clicks, x.packed
         if not self.config.follow_score:
-            return unit(x.item, x.packed, training=training, shared=x.shared)
-        if x.shared:
+            return unit(x.item, x.packed, training=training, one_user=x.one_user)
+        if x.one_user:
             scores = unit.cross(unit.project(x.item), values, training=training)  # [R, B]
             agreement = tf.linalg.matmul(past, now, transpose_b=True)  # [N, B]
             scores = tf.tensor_scatter_nd_add(scores, paths.follows[:, None], agreement)

@@ -7,21 +7,18 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from at4ctr.contracts import BackboneConfig, Embedded, Embeds, Encoded
+from at4ctr.contracts import Activation, BackboneConfig, Embedded, Embeds, Encoded, Part
 from at4ctr.layers.fm import terms
-from at4ctr.layers.mlp import Activation, Trunk
 from at4ctr.layers.shape import Shape, each, history_required, total
 
 
 @dataclass(frozen=True)
 class Config(BackboneConfig):
     """pool_history: add the summed history to both parts; off by default, as AT4CTR says of this
-    model. units, activation, dropout: of the trunk.
+    model.
     """
 
-    units: tuple[int, ...] = (200, 80)
-    activation: Activation = "prelu"
-    dropout: float = 0.0
+    activation: ClassVar[Activation] = "prelu"
     pool_history: bool = False
     embeds: ClassVar[Embeds] = Embeds(first_order=True)
 
@@ -30,16 +27,16 @@ class Config(BackboneConfig):
         return self.pool_history
 
     def build(self, shape: Shape, seed: int) -> DeepFM:
+        del seed  # every weight is the embedder's or the head's
         if self.pool_history:
             history_required("deepfm with pool_history", shape, "set backbone.pool_history=false")
-        return DeepFM(self, shape, seed)
+        return DeepFM(self, shape)
 
 
 class DeepFM(tf.Module):
     """logit = y_FM + y_DNN over the same embeddings (Eq. 1 and 2).
 
-    hidden = trunk([profile; context; item (; Σh)]), whose one linear layer, the head, is y_DNN;
-    y_FM is ``wide``. user: [profile (; Σh)].
+    Parts: profile, context, item (, Σh), of which the head makes y_DNN. y_FM is ``wide``.
 
     Deviations from CAN's public code, whose last layer is one dense unit over [y_DNN, second order,
     Σw]: the two logits are added, as the paper has it; and the user and the context are fields of
@@ -49,19 +46,17 @@ class DeepFM(tf.Module):
 
     shares = True
 
-    def __init__(self, config: Config, shape: Shape, seed: int) -> None:
+    def __init__(self, config: Config, shape: Shape) -> None:
         super().__init__(name="deepfm")
         self.pool = config.pool_history
-        inputs = shape.profile + shape.context + shape.item + (shape.history if self.pool else 0)
-        self.trunk = Trunk(inputs, config.units, config.activation, config.dropout, seed + 10)
-        self.width = self.trunk.width
+        history = [shape.history] if self.pool else []
+        self.parts = tuple(map(Part, [shape.profile, shape.context, shape.item, *history]))
 
     def __call__(self, x: Embedded, *, training: bool) -> Encoded:
-        deep, user, pooled = [x.profile, x.context, x.item], x.profile, None
+        del training
+        deep, pooled = [x.profile, x.context, x.item], None
         if self.pool:
             pooled = total(x)
             deep.append(pooled)
-            user = tf.concat([user, pooled], -1)
-        hidden = self.trunk.join(deep, training=training)
         wide = terms(x, None if pooled is None else each(x, pooled))
-        return Encoded(hidden, user, x.history, wide)
+        return Encoded(tuple(deep), x.history, wide=wide)

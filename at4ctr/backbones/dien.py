@@ -7,26 +7,22 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from at4ctr.contracts import BackboneConfig, Embedded, Encoded
+from at4ctr.contracts import BackboneConfig, Embedded, Encoded, Part
 from at4ctr.errors import unknown
 from at4ctr.layers.attention import TargetAttention, segment_softmax
 from at4ctr.layers.gru import AUGRU, FORMS, GRU, Form
-from at4ctr.layers.mlp import Activation, PReLU, Trunk
-from at4ctr.layers.shape import Shape, history_required, total
+from at4ctr.layers.mlp import PReLU
+from at4ctr.layers.shape import Shape, history_required, product, total
 from at4ctr.layers.steps import Steps
 
 
 @dataclass(frozen=True)
 class Config(BackboneConfig):
     """form: of the AUGRU's update, as the public code has it or as the paper prints it (``AUGRU``
-    gives both). attention: widths of the activation unit. units, activation, dropout: of the
-    trunk."""
+    gives both). attention: widths of the activation unit."""
 
     form: Form = "code"
     attention: tuple[int, ...] = (80, 40)
-    units: tuple[int, ...] = (200, 80)
-    activation: Activation = "dice"
-    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:
@@ -38,7 +34,7 @@ class Config(BackboneConfig):
 
 
 class DIEN(tf.Module):
-    """[profile; context; item; Σh; item ⊙ Σh; h_T] → affine → trunk, by
+    """Parts: profile, context, item, Σh, h_T, item ⊙ Σh, by
 
         s_t = GRU(e_1 … e_t),   q = PReLU(W item + b),
         a = softmax_t(w₃ᵀσ(W₂σ(W₁[q; s_t; q − s_t; q ⊙ s_t]))),   h_T = AUGRU(s; a),
@@ -59,17 +55,16 @@ class DIEN(tf.Module):
         self.query = PReLU(width, "query")
         self.evolution = AUGRU(width, width, config.form, seed + 21)
         self.product = shape.alike
-        inputs = shape.profile + shape.context + shape.item + 2 * width
-        inputs += shape.item if self.product else 0
-        self.trunk = Trunk(inputs, config.units, config.activation, config.dropout, seed + 10)
-        self.width = self.trunk.width
+        widths = [shape.profile, shape.context, shape.item, width, width]
+        widths += [shape.item] if self.product else []
+        self.parts = tuple(map(Part, widths))
 
     def __call__(self, x: Embedded, *, training: bool) -> Encoded:
         pooled = total(x)
         steps = Steps.of(x.packed, tf.shape(x.mask)[0])
         states = self.gru(steps.pack(x.packed.values), steps, training=training)
         query = self.query(self.attention.project(x.item), training)
-        if x.shared:
+        if x.one_user:
             scores = self.attention.cross(query, states, training=training)
             final = self.evolution.shared(states, tf.nn.softmax(scores, 0))
         else:
@@ -78,7 +73,5 @@ class DIEN(tf.Module):
             final = steps.final(self.evolution(states, weights, steps, training=training))
         parts = [x.profile, x.context, x.item, pooled, final]
         if self.product:
-            parts.append(x.item * pooled)
-        hidden = self.trunk.join(parts, training=training)
-        dense = steps.dense(states, tf.shape(x.mask)[1])
-        return Encoded(hidden, tf.concat([x.profile, pooled], -1), dense)
+            parts.append(product(x, pooled))
+        return Encoded(tuple(parts), steps.dense(states, tf.shape(x.mask)[1]))

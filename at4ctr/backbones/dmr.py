@@ -7,11 +7,20 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from at4ctr.contracts import BackboneConfig, Embedded, Embeds, Encoded, Packed, Tensor
+from at4ctr.contracts import (
+    Activation,
+    BackboneConfig,
+    Embedded,
+    Embeds,
+    Encoded,
+    Packed,
+    Part,
+    Tensor,
+)
 from at4ctr.errors import InputError
 from at4ctr.layers.attention import TargetAttention, pool, pool_all
-from at4ctr.layers.mlp import Activation, Dense, PReLU, Trunk
-from at4ctr.layers.shape import Shape, history_required, lengths, scatter, total
+from at4ctr.layers.mlp import Dense, PReLU
+from at4ctr.layers.shape import Shape, history_required, lengths, product, scatter, total
 
 _POSITION = 8  # width of a position's embedding
 _DEPTH = 40.0  # e⁻⁴⁰ is nothing beside 1 in float32, and its square is still a normal number
@@ -20,15 +29,13 @@ _DEPTH = 40.0  # e⁻⁴⁰ is nothing beside 1 in float32, and its square is st
 @dataclass(frozen=True)
 class Config(BackboneConfig):
     """attention: widths of both activation units. positions: rows of each position table; older
-    behaviours share the last one. units, activation, dropout: of the trunk."""
+    behaviours share the last one."""
 
     embeds: ClassVar[Embeds] = Embeds(output=True)
+    activation: ClassVar[Activation] = "prelu"
 
     attention: tuple[int, ...] = (80, 40)
     positions: int = 100
-    units: tuple[int, ...] = (200, 80)
-    activation: Activation = "prelu"
-    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if self.positions < 1:
@@ -40,16 +47,16 @@ class Config(BackboneConfig):
 
 
 class DMR(tf.Module):
-    """[profile; context; item; Σh; interest; r_u2i; r_i2i; item ⊙ Σh] → affine → trunk.
+    """Parts: profile, context, item, Σh, interest, r_u2i, r_i2i, item ⊙ Σh.
 
     r_u2i = ⟨u, v'⟩, u the user vector [D] of ``UserToItem``, v' the candidate's output row
     (§"user-to-item network"); r_i2i and interest [J] are those of ``ItemToItem``. An empty history
     has u = 0 and both relevances 0. ``Encoded.states`` are the user vectors of every prefix.
 
     r_i2i sums scores without normalising, so it grows with the history. The public code's input
-    layer is a batch normalisation with batch statistics. Here nothing is normalised: the affine
-    input layer has one learned γ for r_i2i, and that γ starts at 1 / ``positions`` where all others
-    start at 1. The model is the same; only where it starts differs.
+    layer is a batch normalisation with batch statistics. Here nothing is normalised: the head's
+    affine input layer has one learned γ for r_i2i, and that γ starts at 1 / ``positions`` where
+    all others start at 1. The model is the same; only where it starts differs.
 
     Others from the public code: 200-80 instead of 512-256-128; no embedding of the behaviour's
     type in the queries; behaviours and candidate are all their features, and items are matched,
@@ -63,18 +70,15 @@ class DMR(tf.Module):
         self.item_to_item = ItemToItem(config, shape, seed)
         self.user_to_item = UserToItem(config, shape, seed + 20)
         self.product = shape.alike
-        inputs = shape.profile + shape.context + shape.item + 2 * shape.history + 2
-        scored = inputs - 1  # where r_i2i stands
-        inputs += shape.item if self.product else 0
-        start = [1.0 / config.positions if i == scored else 1.0 for i in range(inputs)]
-        self.trunk = Trunk(inputs, config.units, config.activation, config.dropout, seed + 10)
-        self.trunk.affine.gamma.assign(start)
-        self.width, self.states = self.trunk.width, shape.dimension
+        widths = [shape.profile, shape.context, shape.item, shape.history, shape.history, 1]
+        after = [Part(shape.item)] if self.product else []
+        self.parts = (*map(Part, widths), Part(1, 1.0 / config.positions), *after)
+        self.states = shape.dimension
 
     def __call__(self, x: Embedded, *, training: bool) -> Encoded:
         recency = _recency(x)
         interest, scored = self.item_to_item(
-            x.item, x.packed, recency, training=training, shared=x.shared
+            x.item, x.packed, recency, training=training, one_user=x.one_user
         )
         user, states = self.user_to_item(x, recency, training=training)
         matched = tf.reduce_sum(user * x.output, -1)
@@ -82,9 +86,8 @@ class DMR(tf.Module):
         parts = [x.profile, x.context, x.item, pooled, interest]
         parts += [matched[:, None], scored[:, None]]
         if self.product:
-            parts.append(x.item * pooled)
-        hidden = self.trunk.join(parts, training=training)
-        return Encoded(hidden, tf.concat([x.profile, user], -1), states)
+            parts.append(product(x, pooled))
+        return Encoded(tuple(parts), states)
 
 
 def _recency(x: Embedded) -> Tensor:
@@ -132,17 +135,17 @@ class ItemToItem(tf.Module):
         recency: Tensor,
         *,
         training: bool,
-        shared: bool = False,
+        one_user: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """item [B, I], R behaviours of width J -> interest [B, J], r_i2i [B]. shared: all of one
-        user."""
+        """item [B, I], R behaviours of width J -> interest [B, J], r_i2i [B]. one_user: the
+        behaviours are those of one user."""
         keys, rows, _ = history
         kernel, bias = self.attention.project.kernel, self.attention.project.bias
         of_item, of_position = tf.split(kernel, [item.shape[-1], _POSITION])
         once = tf.linalg.matmul(item, of_item) + bias  # [B, J]
         places = tf.linalg.matmul(self.positions.table, of_position)  # [positions, J]
         places = tf.gather(places, self.positions.clip(recency))
-        if shared:
+        if one_user:
             query = self.activation(once + places[:, None], training)  # [R, B, J]
             scores = self.attention.cross_own(query, keys, training=training)
             return pool_all(scores, keys), tf.reduce_sum(scores, 0)

@@ -33,13 +33,12 @@ class Config(BackboneConfig):
 class FM(tf.Module):
     """logit = b + Σ_i w_i + Σ_{i<j} ⟨v_i, v_j⟩ (Eq. 1); i, j over profile, item and context.
 
-    The model is ``wide`` alone: ``hidden`` is one constant 0, so that of the head only the bias b
-    is left and its kernel never moves. user: [profile (; Σh)]. Weights start at 0, vectors uniform
-    (Rendle: normal).
+    The model is ``wide`` alone and gives no part, so that of the head only the bias b is left.
+    Weights start at 0, vectors uniform (Rendle: normal).
     """
 
     shares = True
-    width = 1  # oneDNN aborts the process on a dense layer with bias over no input at all
+    parts = ()
 
     def __init__(self, config: Config) -> None:
         super().__init__(name="fm")
@@ -48,8 +47,5 @@ class FM(tf.Module):
     def __call__(self, x: Embedded, *, training: bool) -> Encoded:
         del training
         pooled = total(x) if self.pool else None
-        user = x.profile if pooled is None else tf.concat([x.profile, pooled], -1)
-        hidden = tf.zeros([tf.shape(x.item)[0], self.width])
-        return Encoded(
-            hidden, user, x.history, terms(x, None if pooled is None else each(x, pooled))
-        )
+        wide = terms(x, None if pooled is None else each(x, pooled))
+        return Encoded((), x.history, wide=wide)

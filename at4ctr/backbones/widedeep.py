@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import tensorflow as tf
 
-from at4ctr.contracts import BackboneConfig, Embedded, Encoded
-from at4ctr.layers.mlp import Activation, Trunk
-from at4ctr.layers.shape import Shape, each, history_required, total
+from at4ctr.contracts import Activation, BackboneConfig, Embedded, Encoded, Part
+from at4ctr.layers.shape import Shape, each, history_required, product, total
 
 
 @dataclass(frozen=True)
 class Config(BackboneConfig):
     """pool_history: add the summed history; off by default, as AT4CTR says of this model."""
 
-    units: tuple[int, ...] = (200, 80)
-    activation: Activation = "prelu"
-    dropout: float = 0.0
+    activation: ClassVar[Activation] = "prelu"
+
     pool_history: bool = False
 
     @property
@@ -25,36 +24,37 @@ class Config(BackboneConfig):
         return self.pool_history
 
     def build(self, shape: Shape, seed: int) -> WideDeep:
+        del seed  # every weight is the embedder's or the head's
         if self.pool_history:
             history_required("widedeep with pool_history", shape, "set backbone.pool_history=false")
-        return WideDeep(self, shape, seed)
+        return WideDeep(self, shape)
 
 
 class WideDeep(tf.Module):
-    """hidden = [trunk([profile; context; item (; Σh)]); item (; Σh; item ⊙ Σh)].
+    """Parts: profile, context, item (, Σh). Direct: item (, Σh, item ⊙ Σh).
 
-    The head's one linear layer over both parts is the sum of the deep and the wide logit.
+    A logit's one linear layer over the tower and the direct parts is the sum of the deep and the
+    wide logit.
     """
 
     shares = True
 
-    def __init__(self, config: Config, shape: Shape, seed: int) -> None:
+    def __init__(self, config: Config, shape: Shape) -> None:
         super().__init__(name="widedeep")
         self.pool = config.pool_history
-        inputs = shape.profile + shape.context + shape.item + (shape.history if self.pool else 0)
-        self.trunk = Trunk(inputs, config.units, config.activation, config.dropout, seed + 10)
         self.product = self.pool and shape.alike
-        wide = shape.item + (shape.history if self.pool else 0)
-        self.width = self.trunk.width + wide + (shape.item if self.product else 0)
+        history = [shape.history] if self.pool else []
+        self.parts = tuple(map(Part, [shape.profile, shape.context, shape.item, *history]))
+        direct = [shape.item, *history, *([shape.item] if self.product else [])]
+        self.direct = tuple(map(Part, direct))
 
     def __call__(self, x: Embedded, *, training: bool) -> Encoded:
-        deep, wide, user = [x.profile, x.context, x.item], [x.item], x.profile
+        del training
+        deep, direct = [x.profile, x.context, x.item], [x.item]
         if self.pool:
             pooled = total(x)
             deep.append(pooled)
-            wide.append(each(x, pooled))
-            user = tf.concat([user, pooled], -1)
+            direct.append(each(x, pooled))
         if self.product:
-            wide.append(x.item * pooled)
-        trunk = self.trunk.join(deep, training=training)
-        return Encoded(tf.concat([trunk, *wide], -1), user, x.history)
+            direct.append(product(x, pooled))
+        return Encoded(tuple(deep), x.history, direct=tuple(direct))

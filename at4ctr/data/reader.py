@@ -40,8 +40,8 @@ class Reader:
     Every profile, item and context feature ``[B]`` or ``[B, length]``; ``history_<f>`` ``[B, T]``
     or ``[B, T, length]`` of item features in ``schema.history`` and of behaviour features, oldest
     first, left-aligned, zero padded, the latest T before the instance's cut and never past it;
-    ``history_length``, ``user_index``, ``item_index`` ``[B]``; ``label`` ``[B]`` float32; ``probability`` ``[B]``
-    float64 with ``truth``.
+    ``history_length``, ``user_index``, ``item_index`` ``[B]``; ``label_<name>`` ``[B]`` float32;
+    ``probability`` ``[B]`` float64 with ``truth``.
 
     batch_size: rows of a batch of this worker.
     history: T.
@@ -78,6 +78,7 @@ class Reader:
         block_users: int = 32_768,
     ) -> None:
         self.store, self.split, self.schema = store, split, store.schema
+        self.label = store.schema.labels[0].column
         self.batch_size, self.history, self.negative_rate = batch_size, history, negative_rate
         self.seed, self.shuffle, self.truth, self.block_users = seed, shuffle, truth, block_users
         self.drop_remainder = shuffle if drop_remainder is None else drop_remainder
@@ -160,10 +161,10 @@ class Reader:
             return () if length is None else (length,)
 
         now = [f.name for g in ("profile", "item", "context") for f in self.schema.group(g)]
-        past = [*self.schema.history, *(f.name for f in self.schema.group("behaviour"))]
+        past = [f.name for f in self.schema.behaviour]
         spec: dict[str, tuple[type, tuple[int, ...]]] = {n: (np.int32, wide(n)) for n in now}
         spec |= {history_name(n): (np.int32, (self.history, *wide(n))) for n in past}
-        spec |= {"history_length": (np.int32, ()), "label": (np.float32, ())}
+        spec |= {"history_length": (np.int32, ()), self.label: (np.float32, ())}
         spec |= {"user_index": (np.int32, ()), "item_index": (np.int32, ())}
         return spec | ({"probability": (np.float64, ())} if self.truth else {})
 
@@ -194,7 +195,7 @@ class Reader:
             mask = real if values.ndim == 2 else real[:, :, None]
             batch[name] = np.bitwise_and(values, mask, out=aligned(shape))
         batch["history_length"] = at["length"].copy()
-        batch["label"] = at["label"].astype(np.float32)
+        batch[self.label] = at["label"].astype(np.float32)
         batch["user_index"] = at["user"].copy()
         batch["item_index"] = self.store.items(at["item"]).copy()
         if self.truth:
@@ -221,10 +222,14 @@ class Reader:
             columns[name] = rng.random(len(kept)) < self.unknown_rate
         sequences = dict(users.behaviours)
         items = sequences.pop("item")
-        sequences |= {n: np.take(self.store.ids(n), items, axis=0) for n in self.schema.history}
+        sequences |= {
+            f.name: np.take(self.store.ids(f.name), items, axis=0)
+            for f in self.schema.behaviour
+            if f.group == "item"
+        }
         windows = {
-            history_name(n): sliding(sequences[n], self.history)
-            for n in [*self.schema.history, *(f.name for f in self.schema.group("behaviour"))]
+            history_name(f.name): sliding(sequences[f.name], self.history)
+            for f in self.schema.behaviour
         }
         return Block(columns, windows)
 

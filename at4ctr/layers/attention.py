@@ -38,11 +38,12 @@ class TargetAttention(tf.Module):
         )
 
     def __call__(
-        self, query: Tensor, history: Packed, *, training: bool, shared: bool = False
+        self, query: Tensor, history: Packed, *, training: bool, one_user: bool = False
     ) -> Tensor:
-        """query [B, Q], R behaviours of width J -> [B, J]. shared: all of one user (``cross``)."""
+        """query [B, Q], R behaviours of width J -> [B, J]. one_user: all behaviours are one
+        user's (``cross``)."""
         keys, rows, _ = history
-        if shared:
+        if one_user:
             return pool_all(self.cross(self.project(query), keys, training=training), keys)
         scores = self.scores(self.project(query), keys, rows, training=training, ordered=True)
         return pool(scores, keys, rows, tf.shape(query)[0])

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
+import numpy as np
 import tensorflow as tf
 
-from at4ctr.contracts import Embedded, Embeds, Packed, Tensor
+from at4ctr.contracts import Embedded, Embeds, Encoding, Packed, Tensor
 from at4ctr.errors import InputError
 from at4ctr.layers.segments import deal
 from at4ctr.layers.shape import scatter
-from at4ctr.schema import PADDING, Feature, Group, Schema, history_name
+from at4ctr.schema import PADDING, Feature, Group, Schema, history_name, weights_name
 
 _GROUPS: tuple[Group, ...] = ("profile", "item", "context")  # of a sample's own fields
 _LINEAR = "/linear"  # after a table's name: its first-order weights
@@ -42,7 +44,7 @@ class Embedder(tf.Module):
 
     Padding (id 0) is a zero vector everywhere. Behaviours are looked up at real positions only;
     the dense history is scattered from them, which costs nothing where nobody reads it.
-    A multi-valued feature is the mean of its real values' rows.
+    A multi-valued feature is the mean of its real values' rows, weighted where it has weights.
     """
 
     def __init__(
@@ -52,14 +54,28 @@ class Embedder(tf.Module):
         config: Config,
         seed: int = 0,
         embeds: Embeds = Embeds(),  # noqa: B008  (immutable)
+        encodings: Mapping[str, Encoding] = MappingProxyType({}),
+        vectors: Mapping[str, np.ndarray] = MappingProxyType({}),
     ) -> None:
-        """rows: of each table, padding and unknown included. embeds: what the backbone asks."""
+        """rows: of each table, padding and unknown included. embeds: what the backbone asks.
+        encodings: of each number that is served. vectors: table -> pre-trained rows [rows, W].
+        """
         super().__init__(name="embedder")
         self.schema, self.dimension, self.embeds = schema, config.dimension, embeds
+        self.encodings = dict(encodings)
         self.output = f"{schema.item_id.table}/output" if embeds.output else ""
         self.tables = {
-            table.name: self._table(table.name, rows[table.name], config.scale, [seed, i])
+            table.name: tf.Variable(
+                vectors[table.name], trainable=not table.frozen, name=f"table_{table.name}"
+            )
+            if table.vectors
+            else self._table(table.name, rows[table.name], config.scale, [seed, i])
             for i, table in enumerate(schema.tables)
+        }
+        self.projections = {
+            table.name: _projection(vectors[table.name], self.dimension, [seed, 1000 + i])
+            for i, table in enumerate(schema.tables)
+            if table.vectors
         }
         if self.output:
             size, seeds = rows[schema.item_id.table], [seed, len(schema.tables)]
@@ -74,8 +90,12 @@ class Embedder(tf.Module):
         return tf.Variable(start, name=f"table_{name.replace('/', '_')}")
 
     def lookup(self, table: str, ids: Tensor) -> Tensor:
-        """Rows of a table: ids [...] -> [..., D]; padding gives zeros."""
+        """Rows of a table: ids [...] -> [..., D]; padding gives zeros. Pre-trained rows of another
+        width come to D by one learned product.
+        """
         found = tf.gather(self.tables[table], ids)
+        if table in self.projections:
+            found = tf.linalg.matmul(found, self.projections[table])
         return found * tf.cast(ids != PADDING, found.dtype)[..., None]
 
     def _rows(self, ids: Mapping[str, Tensor], training: bool, kind: str = "") -> dict[str, Tensor]:
@@ -86,7 +106,7 @@ class Embedder(tf.Module):
         tables, ``_LINEAR`` for first-order weights [n, 1].
         """
         by_table: dict[str, list[str]] = {}
-        for key in ids:
+        for key in (k for k in ids if not k.startswith(weights_name(""))):
             by_table.setdefault(self._feature(key).table + kind, []).append(key)
         vectors: dict[str, Tensor] = {}
         for table, keys in by_table.items():
@@ -95,7 +115,8 @@ class Embedder(tf.Module):
                 self._distinct(table, flat) if training else [self.lookup(table, i) for i in flat]
             )
             for key, part in zip(keys, found, strict=True):
-                vectors[key] = self._pool(self._feature(key), ids[key], part)
+                weights = ids.get(weights_name(key))
+                vectors[key] = self._pool(self._feature(key), ids[key], part, weights)
         return vectors
 
     def _distinct(self, table: str, ids: list[Tensor]) -> list[Tensor]:
@@ -106,11 +127,15 @@ class Embedder(tf.Module):
     def _feature(self, key: str) -> Feature:
         return self.schema.feature(key.removeprefix(history_name("")))
 
-    def _pool(self, feature: Feature, ids: Tensor, flat: Tensor) -> Tensor:
+    def _pool(self, feature: Feature, ids: Tensor, flat: Tensor, weights: Tensor | None) -> Tensor:
         if feature.length is None:
             return flat
         values = tf.reshape(flat, [-1, feature.length, flat.shape[-1]])
-        real = tf.reduce_sum(tf.cast(ids != PADDING, values.dtype), -1, keepdims=True)
+        real = tf.cast(ids != PADDING, values.dtype)
+        if weights is not None:
+            real *= weights
+            values *= weights[..., None]
+        real = tf.reduce_sum(real, -1, keepdims=True)
         return tf.math.divide_no_nan(tf.reduce_sum(values, -2), real)
 
     def __call__(
@@ -119,19 +144,25 @@ class Embedder(tf.Module):
         *,
         training: bool = False,
         history: bool = True,
-        shared: bool = False,
     ) -> Embedded:
         """The reader's batch (ids) -> what a backbone sees; training-only features stay out.
 
         history: False for who reads none: behaviours are then not looked up, and 0 wide.
-        shared: the batch has one row of profile and history for all candidates.
+        A batch with ``owner`` [B] has rows of profile and history for H users, not for B rows.
         """
         schema = self.schema
         count = tf.shape(batch[schema.item_id.name])[0]
-        size = tf.constant(1) if shared else count  # of users
+        owner = batch.get("owner")
+        users = batch[schema.user_id.name]
+        one_user = owner is not None and users.shape[0] == 1
+        size = count if owner is None else tf.constant(1) if one_user else tf.shape(users)[0]  # H
         names = {g: [f.name for f in schema.served(g)] for g in _GROUPS}
+        ids = [*names["profile"], *names["item"], *names["context"]]
+        numbers = {g: [n.name for n in schema.served_numbers(g)] for g in _GROUPS}
+        names["profile"] += numbers["profile"]
+        names["context"] += [*numbers["item"], *numbers["context"]]
         fields = [*names["profile"], *names["item"], *names["context"]]
-        extras = [f.name for f in schema.served("behaviour")]
+        extras = [f.name for f in schema.served("behaviour") if f.name not in schema.history]
         lengths = batch["history_length"] if schema.history else tf.zeros([size], tf.int32)
         steps = tf.reduce_max(tf.concat([lengths, [1]], 0))
         mask = tf.sequence_mask(lengths, steps)  # [B, T], T the longest history of this batch
@@ -139,15 +170,18 @@ class Embedder(tf.Module):
         past, extras = (schema.history, extras) if history else ((), [])
         vectors: dict[str, Tensor] = {}
         # Apart, so that behaviour features nobody reads are not given zero gradients.
-        for now, names_of in ((fields, past), *(([], [n]) for n in extras)):
+        for now, names_of in ((ids, past), *(([], [n]) for n in extras)):
             keys = map(history_name, names_of)
             behaviours = {k: tf.gather_nd(batch[k][:, :steps], where) for k in keys}
-            vectors |= self._rows({n: batch[n] for n in now} | behaviours, training)
-        alone = names["profile"] if shared else []
-        vectors |= {n: tf.ensure_shape(vectors[n], [1, self.dimension]) for n in alone}
+            weights = {k: batch[k] for k in map(weights_name, now) if k in batch}
+            vectors |= self._rows({n: batch[n] for n in now} | weights | behaviours, training)
+        vectors |= {name: encode(batch[name]) for name, encode in self.encodings.items()}
+        of_user = names["profile"] if owner is not None else []
+        if one_user:
+            vectors |= {n: tf.ensure_shape(vectors[n], [1, self.dimension]) for n in of_user}
         packed = self._concat([history_name(n) for n in past], vectors, where)
         return Embedded(
-            fields=tf.stack([_all(vectors[n], count, n in alone) for n in fields], 1),
+            fields=tf.stack([_each(vectors[n], owner, n in of_user) for n in fields], 1),
             profile=self._concat(names["profile"], vectors, size),
             item=self._concat(names["item"], vectors, count),
             context=self._concat(names["context"], vectors, count),
@@ -155,18 +189,23 @@ class Embedder(tf.Module):
             mask=mask,
             packed=Packed(packed, where[:, 0], where[:, 1]),
             extras={n: scatter(vectors[history_name(n)], where, size, steps) for n in extras},
-            linear=self._linear({name: batch[name] for name in fields}, training, count, alone),
+            linear=self._linear({n: batch[n] for n in ids}, training, count, owner, of_user),
             output=self._output(batch[schema.item_id.name]),
-            shared=shared,
+            owner=owner,
         )
 
     def _linear(
-        self, ids: Mapping[str, Tensor], training: bool, size: Tensor, alone: Sequence[str]
+        self,
+        ids: Mapping[str, Tensor],
+        training: bool,
+        size: Tensor,
+        owner: Tensor | None,
+        of_user: Sequence[str],
     ) -> Tensor:
         if not self.embeds.first_order:
             return tf.zeros([size, 0])
         found = self._rows(ids, training, _LINEAR)
-        return tf.concat([_all(found[name], size, name in alone) for name in ids], -1)
+        return tf.concat([_each(found[name], owner, name in of_user) for name in ids], -1)
 
     def _output(self, ids: Tensor) -> Tensor:
         return self.lookup(self.output, ids) if self.output else tf.zeros([tf.size(ids), 0])
@@ -177,9 +216,17 @@ class Embedder(tf.Module):
         return tf.zeros([like if like.shape.rank == 0 else tf.shape(like)[0], 0])
 
 
-def _all(rows: Tensor, size: Tensor, alone: bool) -> Tensor:
-    """[size, W]: the one row of a shared user for every candidate."""
-    return tf.repeat(rows, size, 0) if alone else rows
+def _each(rows: Tensor, owner: Tensor | None, of_user: bool) -> Tensor:
+    """[B, W]: of users, each row's owner's."""
+    return tf.gather(rows, owner) if of_user else rows
+
+
+def _projection(vectors: np.ndarray, dimension: int, seed: list[int]) -> tf.Variable:
+    """[W, D], Glorot uniform."""
+    width = vectors.shape[1]
+    limit = math.sqrt(6.0 / (width + dimension))
+    start = tf.random.stateless_uniform([width, dimension], seed, -limit, limit)
+    return tf.Variable(start, name="projection")
 
 
 def touched_l2(x: Embedded, *, history: bool) -> Tensor:

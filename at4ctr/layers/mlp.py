@@ -9,12 +9,9 @@ from typing import Literal
 
 import tensorflow as tf
 
-from at4ctr.contracts import Tensor
+from at4ctr.contracts import Activation, Part, Tensor
 from at4ctr.errors import InputError, unknown
 from at4ctr.layers.population import batch_moments
-
-Activation = Literal["dice", "prelu", "relu", "sigmoid", "linear"]
-
 
 Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
 PRODUCTS = {"float32": None, "mixed_bfloat16": tf.bfloat16, "mixed_float16": tf.float16}
@@ -203,13 +200,23 @@ class MLP(tf.Module):
 
 
 class Trunk(MLP):
-    """affine → MLP: what the models of the Taobao family's public code end in."""
+    """affine → MLP over parts side by side: what the Taobao family's public models end in.
+
+    The affine layer's γ starts at each part's ``scale``.
+    """
 
     def __init__(
-        self, width: int, units: tuple[int, ...], activation: Activation, dropout: float, seed: int
+        self,
+        parts: Sequence[Part],
+        units: tuple[int, ...],
+        activation: Activation,
+        dropout: float,
+        seed: int,
     ) -> None:
+        width = sum(part.width for part in parts)
         super().__init__(width, units, activation, seed=seed, dropout=dropout, name="trunk")
         self.affine = Affine(width)
+        self.affine.gamma.assign([part.scale for part in parts for _ in range(part.width)])
 
     def __call__(self, x: Tensor, *, training: bool) -> Tensor:
         return super().__call__(self.affine(x), training=training)

@@ -16,8 +16,8 @@ class Shape(NamedTuple):
     """Widths of an ``Embedded``: P, J of the candidate, C, J of a behaviour (0 without).
 
     states: S of ``Encoded.states``, for auxiliaries: J where the backbone does not say otherwise.
-    alike: a behaviour has the candidate's very features in the same order, so that the two can be
-    multiplied element by element.
+    alike: a behaviour begins with the candidate's very features in the same order, so that the two
+    can be multiplied element by element (``product``).
     """
 
     profile: int
@@ -33,7 +33,10 @@ class Shape(NamedTuple):
         profile, item, context = (
             dimension * len(schema.served(g)) for g in ("profile", "item", "context")
         )
-        alike = schema.history == tuple(f.name for f in schema.served("item"))
+        profile += dimension * len(schema.served_numbers("profile"))
+        context += dimension * sum(len(schema.served_numbers(g)) for g in ("item", "context"))
+        item_names = tuple(f.name for f in schema.served("item"))
+        alike = schema.history[: len(item_names)] == item_names
         history = dimension * len(schema.history)
         return cls(profile, item, context, history, dimension, alike, history)
 
@@ -48,25 +51,31 @@ def history_required(who: str, shape: Shape, instead: str) -> None:
 
 
 def each(x: Embedded, of_user: Tensor) -> Tensor:
-    """[B, W] of what the user has, which is [1, W] where candidates share one."""
-    return tf.repeat(of_user, tf.shape(x.item)[0], 0) if x.shared else of_user
+    """[H, W] of users -> [B, W] of rows."""
+    return of_user if x.owner is None else tf.gather(of_user, x.owner)
 
 
 def lengths(x: Embedded) -> Tensor:
-    """How many behaviours each sample has. [B] int32; [1] of a shared user."""
+    """How many behaviours each user has. [H] int32."""
     return tf.reduce_sum(tf.cast(x.mask, tf.int32), 1)
 
 
 def total(x: Embedded) -> Tensor:
-    """Sum of the real behaviours. [B, J]; [1, J] of a shared user."""
-    if x.shared:
+    """Sum of the real behaviours. [H, J]."""
+    if x.one_user:
         return tf.reduce_sum(x.packed.values, 0, keepdims=True)
-    return sums(x.packed.values, x.packed.rows, tf.shape(x.item)[0])
+    return sums(x.packed.values, x.packed.rows, tf.shape(x.mask)[0])
 
 
 def mean(x: Embedded) -> Tensor:
-    """Mean of the real behaviours, 0 without one. [B, J]."""
+    """Mean of the real behaviours, 0 without one. [H, J]."""
     return tf.math.divide_no_nan(total(x), tf.cast(lengths(x), x.item.dtype)[:, None])
+
+
+def product(x: Embedded, pooled: Tensor) -> Tensor:
+    """candidate ⊙ the part of pooled behaviours [H or B, J] that has its features. [B, J]."""
+    width = x.item.shape[-1]
+    return x.item * (pooled if pooled.shape[-1] == width else pooled[:, :width])
 
 
 def scatter(values: Tensor, where: Tensor, size: Tensor, steps: Tensor) -> Tensor:

@@ -5,73 +5,208 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from at4ctr.calibration import logit_shift
-from at4ctr.contracts import AuxiliaryConfig, BackboneConfig
-from at4ctr.errors import InputError
-from at4ctr.layers.embedder import Config as EmbedderConfig
+from at4ctr.contracts import (
+    AuxiliaryConfig,
+    BackboneConfig,
+    Embeds,
+    Encoding,
+    HeadConfig,
+    Interface,
+    Numbers,
+    Part,
+    PerturbationConfig,
+)
+from at4ctr.errors import InputError, unknown
+from at4ctr.folders import config_of
+from at4ctr.heads import single
+from at4ctr.layers.embedder import Config as Space
 from at4ctr.layers.embedder import Embedder
 from at4ctr.layers.shape import Shape
-from at4ctr.model.serving import ServingModel
+from at4ctr.model.serving import Expert, ServingModel
 from at4ctr.model.training import TrainingModel
 from at4ctr.schema import Schema
+from at4ctr.tasks import Task
+
+
+@dataclass(frozen=True)
+class ExpertConfig:
+    """A backbone, and the embedding space that it reads ('': the first one)."""
+
+    backbone: BackboneConfig
+    space: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that models are built of.
+
+    experts: name -> expert; the first one's weights have the seed that a lone backbone would have.
+    spaces: name -> its options; auxiliaries read the first one. tasks: label -> task; {} is every
+    label of the schema, by default settings. auxiliaries, perturbations: name -> the Config of a
+    module in that folder.
+    """
+
+    experts: Mapping[str, ExpertConfig]
+    head: HeadConfig
+    spaces: Mapping[str, Space] = field(default_factory=lambda: {"main": Space()})
+    tasks: Mapping[str, Task] = field(default_factory=dict)
+    auxiliaries: Mapping[str, AuxiliaryConfig] = field(default_factory=dict)
+    perturbations: Mapping[str, PerturbationConfig] = field(default_factory=dict)
+    negative_rate: float = 1.0
+    half_bce: bool = False
+    seed: int = 0
+
+    @classmethod
+    def of(cls, backbone: BackboneConfig, embedding: Space | None = None, **settings: Any) -> Plan:
+        """One expert in one space, named after its backbone, under the head ``single``."""
+        name = type(backbone).__module__.rsplit(".", 1)[-1]
+        settings.setdefault("head", single.Config())
+        return cls(
+            {name: ExpertConfig(backbone)}, spaces={"main": embedding or Space()}, **settings
+        )
 
 
 def serving_model(
     schema: Schema,
     rows: Mapping[str, int],
-    *,
-    embedding: EmbedderConfig,
-    backbone: BackboneConfig,
-    head: Any,
-    negative_rate: float,
-    seed: int,
+    plan: Plan,
+    numbers: Mapping[str, Numbers] = MappingProxyType({}),
+    vectors: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> ServingModel:
-    """rows: size of each table. backbone, head: the Config of a module in those folders."""
-    shape = Shape.of(schema, embedding.dimension)
-    embedder = Embedder(schema, rows, embedding, seed, backbone.embeds)
-    body = backbone.build(shape, _seed(seed, 1))
+    """rows: size of each table. numbers: what the training rows hold of each number. vectors: the
+    pre-trained rows [rows, W] of each table that has some.
+    """
+    if not plan.experts or not plan.spaces:
+        raise InputError(
+            f"the experiment has {len(plan.experts)} experts and {len(plan.spaces)} embedding "
+            "spaces; expected at least one of each; name a backbone (CONFIG=din)"
+        )
+    first = next(iter(plan.spaces))
+    space_of = {name: expert.space or first for name, expert in plan.experts.items()}
+    for name, space in space_of.items():
+        if space not in plan.spaces:
+            raise unknown(f"space of expert {name}", space, plan.spaces)
+    spaces = {
+        name: Embedder(
+            schema,
+            rows,
+            config,
+            _stream(plan.seed, i, name),
+            _embeds(plan, space_of, name),
+            _encodings(schema, numbers, config.dimension, _stream(plan.seed, i, name)),
+            vectors,
+        )
+        for i, (name, config) in enumerate(plan.spaces.items())
+    }
+    experts, faces = {}, dict[str, Interface]()
+    for i, (name, expert) in enumerate(plan.experts.items()):
+        shape = Shape.of(schema, plan.spaces[space_of[name]].dimension)
+        seed = _seed(plan.seed, 1 if not i else zlib.crc32(f"expert {name}".encode()))
+        body = expert.backbone.build(shape, seed)
+        experts[name] = Expert(body, space_of[name], expert.backbone.reads_history)
+        direct: tuple[Part, ...] = getattr(body, "direct", ())
+        faces[name] = Interface(body.parts, direct, expert.backbone.activation, seed)
+    chosen = label_tasks(schema, plan.tasks)
+    names = tuple(chosen)
     return ServingModel(
-        embedder,
-        body,
-        head.build(body.width, _seed(seed, 2)),
-        logit_shift(negative_rate),
-        reads_history=backbone.reads_history,
+        spaces,
+        experts,
+        plan.head.build(faces, names, _seed(plan.seed, 2)),
+        tuple(label for label in schema.labels if label.name in chosen),
+        tuple(name for name in names if chosen[name].serve),
+        logit_shift(plan.negative_rate),
     )
 
 
-def training_model(
-    serving: ServingModel,
-    schema: Schema,
-    *,
-    embedding: EmbedderConfig,
-    auxiliaries: Mapping[str, AuxiliaryConfig],
-    half_bce: bool,
-    seed: int,
-) -> TrainingModel:
-    """auxiliaries: name -> the Config of a module in that folder."""
-    for name, config in auxiliaries.items():
+def training_model(serving: ServingModel, schema: Schema, plan: Plan) -> TrainingModel:
+    """The serving model with the plan's tasks and auxiliaries."""
+    givers = {name: set(getattr(b, "gives", ())) for name, b in serving.backbones.items()}
+    for name, config in plan.auxiliaries.items():
         if not (math.isfinite(config.weight) and config.weight >= 0):
             raise InputError(
                 f"auxiliaries.{name}.weight is {config.weight}; expected a finite λ of at least 0"
             )
-        for extra in config.needs:
-            if extra not in getattr(serving.backbone, "gives", ()):
-                raise InputError(
-                    f"{name} needs {extra!r} of the backbone, which {serving.backbone.name} does "
-                    f"not give; choose a backbone that does or leave {name} out"
-                )
-    shape = Shape.of(schema, embedding.dimension)
-    shape = shape._replace(states=getattr(serving.backbone, "states", shape.history))
-    tasks = {
-        name: (config.build(schema, shape, _seed(seed, zlib.crc32(name.encode()))), config.weight)
-        for name, config in sorted(auxiliaries.items())
+        if not any(set(config.needs) <= given for given in givers.values()):
+            raise InputError(
+                f"{name} needs {', '.join(config.needs)} of the backbone, which "
+                f"{', '.join(b.name for b in serving.backbones.values())} does not give; choose a "
+                f"backbone that does or leave {name} out"
+            )
+    first = serving.backbone
+    shape = Shape.of(schema, next(iter(plan.spaces.values())).dimension)
+    shape = shape._replace(states=getattr(first, "states", shape.history))
+    auxiliaries = {
+        name: (
+            config.build(schema, shape, _seed(plan.seed, zlib.crc32(name.encode()))),
+            config.weight,
+        )
+        for name, config in sorted(plan.auxiliaries.items())
     }
-    history = any(c.use_history for c in auxiliaries.values() if c.weight)
-    return TrainingModel(serving, tasks, history=history, l2=embedding.l2, half_bce=half_bce)
+    return TrainingModel(
+        serving,
+        label_tasks(schema, plan.tasks),
+        auxiliaries,
+        perturbations={
+            name: config.build(schema, _seed(plan.seed, zlib.crc32(f"perturb {name}".encode())))
+            for name, config in plan.perturbations.items()
+        },
+        history=any(c.use_history for c in plan.auxiliaries.values() if c.weight),
+        l2={name: space.l2 for name, space in plan.spaces.items()},
+        half_bce=plan.half_bce,
+    )
+
+
+def label_tasks(schema: Schema, chosen: Mapping[str, Task]) -> dict[str, Task]:
+    """The task of each label that is learned, in the schema's order."""
+    known = [label.name for label in schema.labels]
+    for name in chosen:
+        if name not in known:
+            raise unknown("label of a task", name, known)
+    found = {name: chosen.get(name, Task()) for name in known if not chosen or name in chosen}
+    for label in schema.labels:
+        if label.name in found and label.within is not None and label.within not in found:
+            raise InputError(
+                f"the experiment learns {label.name!r}, which is known within {label.within!r}, "
+                f"and not {label.within!r} itself; expected both; add tasks.{label.within}"
+            )
+    if not any(task.serve for task in found.values()):
+        raise InputError(
+            "no task of the experiment is served; expected at least one; set "
+            f"tasks.{known[0]}.serve=true"
+        )
+    return found
+
+
+def _encodings(
+    schema: Schema, numbers: Mapping[str, Numbers], dimension: int, seed: int
+) -> dict[str, Encoding]:
+    """The encoding of each served number in a space; its seed comes from the number's name."""
+    found: dict[str, Encoding] = {}
+    for number in schema.numbers:
+        if not number.serve:
+            continue
+        config = config_of("encodings", number.encoding, f"encoding of number {number.name!r}")
+        own = _seed(seed, zlib.crc32(f"number {number.name}".encode()))
+        found[number.name] = config.build(numbers.get(number.name, Numbers()), dimension, own)
+    return found
+
+
+def _embeds(plan: Plan, space_of: Mapping[str, str], space: str) -> Embeds:
+    """What the experts of a space ask of its embedder, together."""
+    asked = [e.backbone.embeds for name, e in plan.experts.items() if space_of[name] == space]
+    return Embeds(*(any(flags) for flags in zip(*asked, strict=True))) if asked else Embeds()
+
+
+def _stream(seed: int, number: int, name: str) -> int:
+    """The seed of a space's tables: the experiment's own for the first space."""
+    return _seed(seed, zlib.crc32(f"space {name}".encode())) if number else seed
 
 
 def _seed(seed: int, part: int) -> int:

@@ -3,47 +3,84 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import tensorflow as tf
 
+from at4ctr import tasks
 from at4ctr.calibration import Calibrator, graph
 from at4ctr.contracts import Backbone, Embedded, Encoded, Head, Outputs, Tensor
 from at4ctr.layers.embedder import Embedder
-from at4ctr.schema import history_name
+from at4ctr.schema import Label, history_name
+
+
+class Expert(NamedTuple):
+    """A backbone and the embedding space that it reads. reads_history: whether it does."""
+
+    backbone: Backbone
+    space: str
+    reads_history: bool = True
+
+
+class Forward(NamedTuple):
+    """Every stage of a pass, for the training model to read."""
+
+    spaces: dict[str, Embedded]
+    experts: dict[str, Encoded]
+    outputs: Outputs
 
 
 class ServingModel(tf.keras.Model):
-    """A calibrated click probability from a batch of ids.
+    """Calibrated probabilities of the served labels from a batch of ids.
 
-    shift: ln w, added to the logit of a model trained on negatives kept at rate w, so that the
-    probability is that of the unsampled log (He et al. 2014, §6.3): q = p / (p + (1 − p)/w)
-    = σ(logit + ln w).
+    shift: ln w, added to the logit of the label whose negatives training kept at rate w, so that
+    the probability is that of the unsampled log (He et al. 2014, §6.3): q = p / (p + (1 − p)/w)
+    = σ(logit + ln w). A label known within it does not move, since every row where it is known is
+    kept; a composed label is composed after the shift.
     """
 
     def __init__(
         self,
-        embedder: Embedder,
-        backbone: Backbone,
+        spaces: Mapping[str, Embedder],
+        experts: Mapping[str, Expert],
         head: Head,
+        labels: tuple[Label, ...],
+        served: tuple[str, ...],
         shift: float,
-        *,
-        reads_history: bool = True,
     ) -> None:
-        """reads_history: whether the backbone does; otherwise no behaviour is looked up."""
+        """labels: of every tower. served: those that `answer` gives."""
         super().__init__(name="serving")
-        self.embedder, self.backbone, self.head = embedder, backbone, head
-        self.reads_history = reads_history
+        self.spaces, self.head = dict(spaces), head
+        self.backbones = {name: expert.backbone for name, expert in experts.items()}
+        self.space_of = {name: expert.space for name, expert in experts.items()}
+        self.reads = {name: expert.reads_history for name, expert in experts.items()}
+        self.labels, self.served = labels, served
         self.shift = tf.Variable(shift, trainable=False, dtype=tf.float32, name="logit_shift")
-        self.calibrator: graph.Logistic | graph.Piecewise | None = None
+        self.calibrators: dict[str, graph.Logistic | graph.Piecewise] = {}
 
-    def calibrate(self, calibrator: Calibrator | None) -> None:
-        """Sets the fitted map that `answer` applies after the sampling correction, or none.
+    @property
+    def embedder(self) -> Embedder:
+        """That of the first space."""
+        return next(iter(self.spaces.values()))
 
-        Of a finished model: a `tf.function` that was traced before keeps the map of its time, and
+    @property
+    def backbone(self) -> Backbone:
+        """That of the first expert."""
+        return next(iter(self.backbones.values()))
+
+    @property
+    def reads_history(self) -> bool:
+        """Whether an expert does."""
+        return any(self.reads.values())
+
+    def calibrate(self, calibrators: Mapping[str, Calibrator]) -> None:
+        """Sets the fitted maps that `answer` applies after the sampling correction, by label.
+
+        Of a finished model: a `tf.function` that was traced before keeps the maps of its time, and
         training's checkpoints know of none. Keras goes on listing the variables of a map that was
-        replaced; the export writes those of the present one.
+        replaced; the export writes those of the present ones.
         """
-        self.calibrator = None if calibrator is None else graph.served(calibrator)
+        self.calibrators = {name: graph.served(c) for name, c in calibrators.items()}
 
     def forward(
         self,
@@ -51,52 +88,86 @@ class ServingModel(tf.keras.Model):
         *,
         training: bool,
         history: bool = False,
-        shared: bool = False,
-    ) -> tuple[Embedded, Encoded, Outputs]:
-        """Every stage, for the training model to read. history: look it up in any case. shared:
-        the batch has one user for all candidates."""
-        history = history or self.reads_history
-        embedded = self.embedder(batch, training=training, history=history, shared=shared)
-        encoded = self.backbone(embedded, training=training)
-        return embedded, encoded, self.head(encoded, training=training)
+        labels: tuple[str, ...] | None = None,
+    ) -> Forward:
+        """history: the first space looks it up in any case. labels: whose towers; None for all."""
+        spaces: dict[str, Embedded] = {}
+        for i, (name, embedder) in enumerate(self.spaces.items()):
+            read = any(self.reads[e] for e, space in self.space_of.items() if space == name)
+            read = read or (history and i == 0)
+            spaces[name] = embedder(batch, training=training, history=read)
+        experts = {
+            name: backbone(spaces[self.space_of[name]], training=training)
+            for name, backbone in self.backbones.items()
+        }
+        wanted = tuple(label.name for label in self.labels) if labels is None else labels
+        return Forward(spaces, experts, self.head(experts, training=training, labels=wanted))
 
-    def call(
-        self, batch: Mapping[str, Tensor], training: bool = False, shared: bool = False
-    ) -> Mapping[str, Tensor]:
-        """Task -> uncalibrated logit [B]."""
-        return self.forward(batch, training=training, shared=shared)[2].logits
+    def call(self, batch: Mapping[str, Tensor], training: bool = False) -> Mapping[str, Tensor]:
+        """Label -> uncalibrated logit [B]."""
+        return self.forward(batch, training=training).outputs.logits
 
-    def answer(self, batch: Mapping[str, Tensor], *, shared: bool = False) -> dict[str, Tensor]:
-        """What is exported: calibrated ``probability`` [B] and uncalibrated ``logit`` [B].
+    def answer(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What is exported, [B] each: calibrated probabilities and uncalibrated logits.
 
-        shared: the batch has one row of the profile and the history for all B candidates, and what
-        depends on them alone is computed once. Of a backbone without ``shares`` they are repeated.
+        One served label gives ``probability`` and ``logit``. Several give ``probability_<label>``
+        and ``logit_<label>``, and ``probability_<a>_and_<b>`` where b is known within a.
+
+        A batch with ``owner`` [B] has a row of profile and history for each of H users. Where the
+        graph knows that H is 1 and every backbone ``shares``, what depends on the user alone is
+        computed once; otherwise users are repeated.
         """
-        if shared and not getattr(self.backbone, "shares", False):
-            batch, shared = self._repeated(batch), False
-        (logit,) = self(batch, training=False, shared=shared).values()
-        probability = self.calibrator or tf.sigmoid
-        return {"probability": probability(logit + self.shift), "logit": logit}
+        if "owner" in batch and not self._shares(batch):
+            batch = self._by_row(batch)
+        logits = self.forward(batch, training=False, labels=self.served).outputs.logits
+        corrected = self.corrected(logits)
+        if len(self.served) == 1:
+            (name,) = self.served
+            return {"probability": self._probability(name, corrected[name]), "logit": logits[name]}
+        found: dict[str, Tensor] = {}
+        for label in self.labels:
+            if label.name in logits:
+                found[label.name] = self._probability(label.name, corrected[label.name])
+                if label.within in found:
+                    name = tasks.composed_name(label)
+                    found[name] = found[label.within] * found[label.name]
+        answers = {f"probability_{name}": value for name, value in found.items()}
+        return answers | {f"logit_{name}": value for name, value in logits.items()}
 
     def scores(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What a model is measured by, in float64, where no probability saturates [B].
 
-        ``shifted``: the logit after the sampling correction. ``calibrated``: that of the served
-        probability, after the fitted calibrator; the same where there is none.
+        Of the first served label. ``shifted``: the logit after the sampling correction.
+        ``calibrated``: that of the served probability, after the fitted calibrator; the same where
+        there is none.
         """
-        (logit,) = self(batch, training=False).values()
-        shifted = tf.cast(logit, tf.float64) + tf.cast(self.shift, tf.float64)
-        calibrated = shifted if self.calibrator is None else self.calibrator.logits(shifted)
-        return {"shifted": shifted, "calibrated": calibrated}
+        name = self.served[0]
+        logits = self.forward(batch, training=False, labels=self.served).outputs.logits
+        shifted = self.corrected({name: tf.cast(logits[name], tf.float64)})[name]
+        fitted = self.calibrators.get(name)
+        return {"shifted": shifted, "calibrated": fitted.logits(shifted) if fitted else shifted}
 
-    def _repeated(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A shared user's rows, once for every candidate."""
-        schema = self.embedder.schema
-        size = tf.shape(batch[schema.item_id.name])[0]
-        of_user = {f.name for f in schema.group("profile")}
+    def corrected(self, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The logits after the sampling correction: + ln w of the sampled label alone."""
+        sampled = {label.name for label in self.labels if label.sampled}
         return {
-            name: tf.repeat(ids, size, 0)
+            k: v + tf.cast(self.shift, v.dtype) if k in sampled else v for k, v in logits.items()
+        }
+
+    def _probability(self, label: str, logit: Tensor) -> Tensor:
+        return self.calibrators.get(label, tf.sigmoid)(logit)
+
+    def _shares(self, batch: Mapping[str, Tensor]) -> bool:
+        one = batch[self.embedder.schema.user_id.name].shape[0] == 1
+        return one and all(getattr(b, "shares", False) for b in self.backbones.values())
+
+    def _by_row(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The same batch with a row of profile and history for each row."""
+        of_user = {f.name for f in self.embedder.schema.group("profile")}
+        return {
+            name: tf.gather(ids, batch["owner"])
             if name in of_user or name.startswith(history_name(""))
             else ids
             for name, ids in batch.items()
+            if name != "owner"
         }

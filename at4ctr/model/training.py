@@ -1,54 +1,62 @@
-"""The model that is trained: a serving model, and auxiliary tasks that only make losses."""
+"""The model that is trained: a serving model, and auxiliaries that only make losses."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import tensorflow as tf
 
-from at4ctr.contracts import Auxiliary, Embedded, Encoded, Tensor, View
+from at4ctr import tasks
+from at4ctr.contracts import Auxiliary, Embedded, Encoded, Perturbation, Tensor, View
 from at4ctr.layers.embedder import touched_l2
 from at4ctr.layers.mlp import without_dropout
-from at4ctr.losses import binary_cross_entropy
 from at4ctr.model.serving import ServingModel
+from at4ctr.tasks import Task
 
 
 class TrainingModel(tf.keras.Model):
-    """L = L_main + Σ λ_a L_a + l2 · ‖touched rows‖² (AT4CTR, Eq. 12; ``touched_l2``).
+    """L = Σ_k λ_k L_k + Σ_a λ_a L_a + Σ_s l2_s · ‖touched rows of space s‖².
 
-    auxiliaries: name -> (task, λ). history: whether one of them reads the history. half_bce: halves
-    L_main, as the public code's losses do (its λ are then relative to half a log loss).
+    k runs over labels (``tasks.loss``), a over auxiliaries (AT4CTR, Eq. 12), s over embedding
+    spaces (``touched_l2``).
     """
 
     def __init__(
         self,
         serving: ServingModel,
+        label_tasks: Mapping[str, Task],
         auxiliaries: Mapping[str, tuple[Auxiliary, float]],
         *,
+        perturbations: Mapping[str, Perturbation] = MappingProxyType({}),
         history: bool = True,
-        l2: float = 0.0,
+        l2: Mapping[str, float] | None = None,
         half_bce: bool = False,
     ) -> None:
+        """auxiliaries: name -> (auxiliary, λ). perturbations: applied in order of their names.
+        history: whether an auxiliary reads the history. l2: of each space. half_bce: halves every
+        L_k, as the public code's losses do (its λ are then relative to half a log loss).
+        """
         super().__init__(name="training")
-        self.serving = serving
-        used = {name: pair for name, pair in auxiliaries.items() if pair[1]}  # λ = 0 is no task
+        self.serving, self.label_tasks = serving, dict(label_tasks)
+        used = {name: pair for name, pair in auxiliaries.items() if pair[1]}  # λ = 0 is none
         self.weights_of = {name: weight for name, (_, weight) in used.items()}
-        self.tasks = {name: task for name, (task, _) in used.items()}
-        self.history = history
-        self.l2, self.main_weight = l2, 0.5 if half_bce else 1.0
+        self.auxiliaries = {name: auxiliary for name, (auxiliary, _) in used.items()}
+        self.perturbations = dict(sorted(perturbations.items()))
+        self.history, self.half = history, 0.5 if half_bce else 1.0
+        self.l2 = {space: weight for space, weight in (l2 or {}).items() if weight}
 
     def view(self, batch: Mapping[str, Tensor]) -> View:
-        """A training pass, as the auxiliary tasks read it."""
-        embedded, encoded, outputs = self.serving.forward(
-            batch, training=True, history=self.history
-        )
-        (task,) = outputs.logits
+        """A training pass, as the auxiliaries read it."""
+        for perturb in self.perturbations.values():
+            batch = perturb(batch)
+        found = self.serving.forward(batch, training=True, history=self.history)
         return View(
             batch=batch,
-            labels={task: batch["label"]},
-            embedded=embedded,
-            encoded=encoded,
-            outputs=outputs,
+            targets=tasks.targets(self.serving.labels, batch),
+            spaces=found.spaces,
+            experts=found.experts,
+            outputs=found.outputs,
             lookup=self.serving.embedder.lookup,
             encode=self._encode,
         )
@@ -56,18 +64,27 @@ class TrainingModel(tf.keras.Model):
     def losses_of(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Every loss by name, unweighted, and their weighted ``total``; scalars."""
         view = self.view(batch)
-        ((task, logit),) = view.outputs.logits.items()
-        losses = {task: binary_cross_entropy(view.labels[task], logit)}
-        total = self.main_weight * losses[task]
-        for name, auxiliary in self.tasks.items():
-            losses[name] = auxiliary.loss(view)
-            total += self.weights_of[name] * losses[name]
+        found = tasks.loss(self.serving.labels, self.label_tasks, view.outputs.logits, view.targets)
+        terms = [self.half * self.label_tasks[name].weight * loss for name, loss in found.items()]
+        for name, auxiliary in self.auxiliaries.items():
+            found[name] = auxiliary.loss(view)
+            terms.append(self.weights_of[name] * found[name])
         if self.l2:
-            losses["l2"] = touched_l2(view.embedded, history=self.serving.reads_history)
-            total += self.l2 * losses["l2"]
-        losses["total"] = total
-        return losses
+            reads = self.serving.reads
+            spaces = {
+                space: touched_l2(
+                    view.spaces[space],
+                    history=any(reads[e] for e, s in self.serving.space_of.items() if s == space),
+                )
+                for space in self.l2
+            }
+            found["l2"] = tf.add_n(list(spaces.values()))
+            terms += [self.l2[space] * penalty for space, penalty in spaces.items()]
+        total = terms[0]
+        for term in terms[1:]:
+            total += term
+        return {**found, "total": total}
 
-    def _encode(self, x: Embedded) -> Encoded:
+    def _encode(self, x: Embedded, expert: str) -> Encoded:
         with without_dropout():
-            return self.serving.backbone(x, training=True)
+            return self.serving.backbones[expert](x, training=True)

@@ -41,23 +41,12 @@ def serving(e: Experiment, schema: Schema, rows: dict[str, int]) -> ServingModel
     return serving_model(
         schema,
         rows,
-        embedding=e.embedding,
-        backbone=e.backbone,
-        head=e.head,
-        negative_rate=e.data.negative_rate,
-        seed=e.seed,
+        e.plan,
     )
 
 
 def training(e: Experiment, model: ServingModel) -> TrainingModel:
-    return training_model(
-        model,
-        model.embedder.schema,
-        embedding=e.embedding,
-        auxiliaries=e.auxiliaries,
-        half_bce=e.fit.half_bce,
-        seed=e.seed,
-    )
+    return training_model(model, model.embedder.schema, e.plan)
 
 
 def rows(schema: Schema, vocabularies: warm.Vocabularies) -> dict[str, int]:

@@ -54,7 +54,7 @@ class Plan:
 UIM_WEIGHTS = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0)
 NIP_WEIGHTS = (1e-4, 1e-3, 5e-3, 1e-2, 5e-2, 0.1)
 # AQCL's own training (§5.2.2): Adam at 0.001, dropout 0.2; of its L2 weights, 1e-5 to 1e-1, one.
-AQCL_TRAINING = ("fit.learning_rate=0.001", "backbone.dropout=0.2", "embedding.l2=0.001")
+AQCL_TRAINING = ("fit.learning_rate=0.001", "head.dropout=0.2", "embedding.l2=0.001")
 AQCL_EPOCHS = ("fit.epochs=5", "fit.patience=1")  # it states neither
 # Every protocol of one negative a positive, and four of them for the two plainest.
 _PROTOCOL = ("protocol", "draw", "reject", "negatives")
@@ -174,7 +174,7 @@ def external(dataset: str) -> Plan:
 
 _RATE = "fit.learning_rate"
 _PLAIN = (
-    (_RATE, "backbone.dropout", "embedding.l2"),
+    (_RATE, "head.dropout", "embedding.l2"),
     (("0.003", "0", "0"), ("0.01", "0", "0"), ("0.003", "0.2", "0.001")),
 )
 _FM = ((_RATE, "embedding.l2"), (("0.003", "0"), ("0.01", "0"), ("0.01", "0.001")))

@@ -81,7 +81,7 @@ def test_chosen_rows_are_positive_and_have_a_history(tmp_path, samples):
 
     found = chosen(64)
     fit = {r["probability"] for _, r in toy.rows("test") if r["label"] and r["cut"]}
-    assert len(found["label"]) == min(samples, len(fit))
+    assert len(found["label_click"]) == min(samples, len(fit))
     assert set(found["probability"].tolist()) <= fit
     np.testing.assert_array_equal(found["probability"], chosen(64)["probability"])
 

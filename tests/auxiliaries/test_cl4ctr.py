@@ -25,7 +25,7 @@ STILL = replace(CONFIG, mask=0.0, dropout=0.0)
 def build(config: cl4ctr.Config, schema: Any = toys.SCHEMA) -> tuple[Any, Any]:
     model = toys.training(toys.serving(widedeep.Config(), schema), {"cl4ctr": config}, schema)
     toys.jitter(model)
-    return model, model.tasks["cl4ctr"]
+    return model, model.auxiliaries["cl4ctr"]
 
 
 def fields_of(model: Any, arrays: Any, *, use_history: bool) -> np.ndarray:
@@ -115,7 +115,7 @@ def cases() -> dict[str, dict[str, np.ndarray]]:
         "one_row": toys.take(toys.batch(7, 5), [2] * 5),
         "no_tags": toys.batch(7, 5),
     }
-    made["no_positives"]["label"][:], made["one_user"]["user"][:] = 0, 5
+    made["no_positives"]["label_click"][:], made["one_user"]["user"][:] = 0, 5
     made["no_tags"]["tags"][:] = 0
     return made
 

@@ -25,14 +25,14 @@ ANONYMOUS = replace(
 def build(config: deepmcp.Config, schema: Any = toys.SCHEMA) -> tuple[Any, Any]:
     model = toys.training(toys.serving(widedeep.Config(), schema), {"deepmcp": config}, schema)
     toys.jitter(model)
-    return model, model.tasks["deepmcp"]
+    return model, model.auxiliaries["deepmcp"]
 
 
 def replayed(task: Any, arrays: Any, state: tf.Tensor) -> list[list[int]]:
     """The negatives of the draw that the task made from this state of its generator."""
     task.draws.generator.state.assign(state)
-    clicked = np.flatnonzero((arrays["label"] == 1) & (arrays["history_length"] > 0))
-    size = len(arrays["label"])
+    clicked = np.flatnonzero((arrays["label_click"] == 1) & (arrays["history_length"] > 0))
+    size = len(arrays["label_click"])
     rows = task.others(tf.constant(clicked, tf.int32), tf.constant(size)).numpy().tolist()
     return rows if size > 1 else [[] for _ in rows]
 
@@ -52,11 +52,11 @@ def compared(config: deepmcp.Config, arrays: Any, schema: Any = toys.SCHEMA) -> 
             means = [p.mean(0) if len(p) else np.zeros(p.shape[1]) for p in pasts]
             users = [np.concatenate(pair) for pair in zip(users, means, strict=True)]
         towers = toys.layers(task.user), toys.layers(task.item)
-        expected += config.matching * oracle.matching(users, items, arrays["label"], *towers)
+        expected += config.matching * oracle.matching(users, items, arrays["label_click"], *towers)
     if correlates:
         drawn = replayed(task, arrays, state)
         layers = toys.layers(task.correlation)
-        part = oracle.correlation(items, pasts, arrays["label"], drawn, layers)
+        part = oracle.correlation(items, pasts, arrays["label_click"], drawn, layers)
         expected += config.correlation * part
     assert found == pytest.approx(expected, rel=2e-5, abs=1e-7)
     return found
@@ -93,7 +93,7 @@ def test_equals_the_oracle_with_empty_histories(lengths: list[int]) -> None:
 @pytest.mark.parametrize("label", [0, 1])
 def test_a_batch_of_one_has_no_negatives(length: int, label: int) -> None:
     arrays = toys.batch(1, 6, lengths=[length])
-    arrays["label"][:] = label
+    arrays["label_click"][:] = label
     assert np.isfinite(compared(CONFIG, arrays))
 
 
@@ -111,7 +111,7 @@ def test_the_parts_add_up() -> None:
     model, task = build(CONFIG)
     arrays = toys.batch(9, 5)
     view, state = toys.view(model, arrays), tf.identity(task.draws.generator.state)
-    whole, labels = float(task.loss(view)), view.labels["click"]
+    whole, labels = float(task.loss(view)), view.labels
     task.draws.generator.state.assign(state)
     parts = (float(f(view.embedded, labels)) for f in (task.match, task.correlate))
     assert whole == pytest.approx(sum(w * p for w, p in zip((2.0, 0.5), parts, strict=True)))
@@ -158,7 +158,7 @@ def cases() -> dict[str, dict[str, np.ndarray]]:
         "new_users": toys.batch(6, 5, lengths=[0] * 6),
         "one_user": toys.batch(9, 5),
     }
-    made["no_positives"]["label"][:], made["one_user"]["user"][:] = 0, 5
+    made["no_positives"]["label_click"][:], made["one_user"]["user"][:] = 0, 5
     return made
 
 

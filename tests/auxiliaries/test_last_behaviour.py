@@ -1,5 +1,7 @@
 """DMR's match loss: what must hold of any weights, and its value against the literal form."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -29,7 +31,7 @@ LENGTHS = [0, 1, 6, 2, 5, 4, 3, 6, 6, 2]
 def build(backbone=CASES["dmr"][0], schema=toys.SCHEMA):
     model = toys.training(toys.serving(backbone, schema), {"task": CONFIG}, schema)
     toys.jitter(model)
-    return model, model.tasks["task"]
+    return model, model.auxiliaries["task"]
 
 
 def arrays_of(lengths=LENGTHS, schema=toys.SCHEMA, seed=6):
@@ -75,7 +77,7 @@ def test_the_loss_equals_the_oracle(name):
 def test_small_and_empty_batches_equal_the_oracle(lengths):
     model, task = build()
     arrays = arrays_of(lengths)
-    arrays["label"][:] = 0
+    arrays["label_click"][:] = 0
     assert value(model, task, arrays) == pytest.approx(
         expected(model, task, arrays), rel=2e-4, abs=1e-6
     )
@@ -150,7 +152,10 @@ def test_gradients_are_finite_and_reach_the_user_net_and_the_output_table_alone(
     assert {n for n, t in tables.items() if found[id(t)].any()} == {
         "item", "category", "tag", "item/output"
     }  # fmt: skip
-    untouched = [*body.item_to_item.trainable_variables, *body.trunk.trainable_variables]
+    untouched = [
+        *body.item_to_item.trainable_variables,
+        *model.serving.head.trunk.trainable_variables,
+    ]
     assert not any(found[id(v)].any() for v in untouched)
 
 
@@ -171,7 +176,7 @@ def test_logits_are_float32_whatever_the_states_are():
     model, task = build()
     view = toys.view(model, arrays_of())
     half = view.encoded._replace(states=tf.cast(view.encoded.states, tf.float16))
-    rough = type(view)(**{**view.__dict__, "encoded": half})
+    rough = replace(view, experts={"dmr": half})
     assert task.loss(rough).dtype == tf.float32
     assert float(task.loss(rough)) == pytest.approx(float(task.loss(view)), rel=1e-2)
 

@@ -20,7 +20,7 @@ def build(config, schema=toys.SCHEMA, backbone=None):
     serving = toys.serving(backbone or widedeep.Config(), schema)
     model = toys.training(serving, {"task": config}, schema)
     toys.jitter(model)
-    return model, model.tasks["task"]
+    return model, model.auxiliaries["task"]
 
 
 def attention(task) -> list[np.ndarray]:
@@ -43,12 +43,12 @@ def expected_uim(model, task, arrays, config) -> float:
         items.append(oracle.projection(s.item, toys.layers(task.item)))
     ids = (arrays["user_index"], arrays["item_index"]) if config.mask_duplicates else (None, None)
     return losses.user_item_match(
-        np.array(users), np.array(items), arrays["label"], config.temperature, *ids
+        np.array(users), np.array(items), arrays["label_click"], config.temperature, *ids
     )
 
 
 def expected_nip(model, task, arrays, config) -> float:
-    samples, size = toys.samples(model.serving, arrays), len(arrays["label"])
+    samples, size = toys.samples(model.serving, arrays), len(arrays["label_click"])
     width = samples[0].history.shape[1]
     steps = arrays["history_item"].shape[1]
     states, history = np.zeros((size, steps, width)), np.zeros((size, steps, width))
@@ -112,7 +112,7 @@ def test_unknown_items_are_no_duplicates_of_one_another():
 
 
 def gradients(model, arrays):
-    task = model.tasks["task"]
+    task = model.auxiliaries["task"]
     with tf.GradientTape() as tape:
         loss = task.loss(view(model, arrays))
     tables = model.serving.embedder.tables
@@ -123,7 +123,7 @@ def gradients(model, arrays):
 def test_uim_without_positives_is_zero_with_zero_gradients():
     model, _ = build(UIM)
     arrays = toys.batch(8, 5)
-    arrays["label"][:] = 0
+    arrays["label_click"][:] = 0
     loss, tables, own = gradients(model, arrays)
     assert loss == 0.0
     for g in [*tables.values(), *own]:
@@ -186,6 +186,6 @@ def test_tasks_of_two_names_start_apart_and_each_repeats():
     starts = {}
     for names in (("a",), ("a", "b")):
         model = toys.training(serving, dict.fromkeys(names, NIP))
-        starts[names] = {n: model.tasks[n].attention.query.numpy() for n in names}
+        starts[names] = {n: model.auxiliaries[n].attention.query.numpy() for n in names}
     np.testing.assert_array_equal(starts[("a",)]["a"], starts[("a", "b")]["a"])
     assert (starts[("a", "b")]["a"] != starts[("a", "b")]["b"]).any()

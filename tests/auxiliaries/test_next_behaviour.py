@@ -17,7 +17,7 @@ CONFIG = next_behaviour.Config()
 def build(backbone="dien", config=CONFIG):
     model = toys.training(toys.serving(BACKBONES[backbone]), {"task": config})
     toys.jitter(model)
-    return model, model.tasks["task"]
+    return model, model.auxiliaries["task"]
 
 
 class Fixed:
@@ -55,7 +55,7 @@ def test_the_loss_equals_the_literal_one(backbone, config, lengths):
 
 def gradients(model, arrays):
     with tf.GradientTape() as tape:
-        loss = model.tasks["task"].loss(toys.view(model, arrays))
+        loss = model.auxiliaries["task"].loss(toys.view(model, arrays))
     variables = model.trainable_variables
     found = tape.gradient(loss, variables)
     kept = [(v, g) for v, g in zip(variables, found, strict=True) if g is not None]
@@ -77,7 +77,7 @@ def test_without_a_pair_it_is_zero_with_zero_gradients(backbone, lengths):
 def test_gradients_are_finite_and_reach_tables_states_and_the_discriminator(backbone, size):
     model, task = build(backbone)
     arrays = toys.batch(size, 5, lengths=[5, 0, 1, 3, 4, 4, 2, 5][:size])
-    arrays["label"][:] = 0  # no positive
+    arrays["label_click"][:] = 0  # no positive
     _, found = gradients(model, arrays)
     assert all(np.isfinite(g).all() for g in found.values())
     embedder, body = model.serving.embedder, model.serving.backbone

@@ -12,7 +12,6 @@ from at4ctr.layers.paths import Paths, recent
 from at4ctr.schema import Feature, Schema, Table
 from tests.model import toys
 from tests.oracles import dbpman as oracle
-from tests.oracles import models
 
 LENGTHS = [0, 1, 9, 10, 14, 15, 16, 20, 40, 100]
 CONFIGS = {
@@ -68,11 +67,9 @@ def weights(body) -> oracle.Model:
 
 
 def expected_logits(model, arrays, *, training: bool) -> np.ndarray:
-    body = model.backbone
-    deep = [oracle.inputs(s, weights(body)) for s in toys.samples(model, arrays)]
-    x = np.array(deep) * toys.double(body.trunk.affine.gamma) + toys.double(body.trunk.affine.beta)
-    hidden = toys.trunk(body.trunk, x, training=training)
-    return models.dense(hidden, toys.layer(model.head.logit))[:, 0]
+    body = weights(model.backbone)
+    deep = [oracle.inputs(s, body) for s in toys.samples(model, arrays)]
+    return toys.logits(model, deep, training=training)
 
 
 @settings(deadline=None, max_examples=40)
@@ -108,7 +105,7 @@ def test_the_current_path_ends_with_the_latest_behaviour():
 
 def test_a_hundred_behaviours_have_eighteen_paths_and_fifteen_one():
     model = build()
-    extras = model.forward(toys.tensors(batch()), training=False)[1].extras
+    extras = toys.encoded(model, batch()).extras
     counts = extras["path_mask"].numpy().sum(1)
     np.testing.assert_array_equal(counts, [0, 0, 0, 0, 0, 1, 1, 2, 6, 18])
     assert set(extras) == set(model.backbone.gives)
@@ -198,7 +195,7 @@ def test_gradients_reach_every_part(name):
         "current_router": body.current.router,
         "over_paths": body.over_paths,
         "over_clicks": body.over_clicks,
-        "affine": body.trunk.affine,
+        "affine": model.head.trunk.affine,
     }
     found = tape.gradient(loss, {k: p.trainable_variables for k, p in parts.items()} | tables)
     for part, gradients in found.items():

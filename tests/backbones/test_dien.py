@@ -9,7 +9,6 @@ from at4ctr.errors import InputError
 from at4ctr.layers.gru import FORMS, Form
 from tests.model import toys
 from tests.oracles import dien as oracle
-from tests.oracles import models
 
 LENGTHS = [None, [0] * 9, [1] * 9, [6] * 9]
 
@@ -33,10 +32,7 @@ def expected_logits(model, arrays, form: str, *, training: bool) -> np.ndarray:
         oracle.trunk_input(s, cell(body.gru), attention, cell(body.evolution), form)
         for s in toys.samples(model, arrays)
     ]
-    affine = body.trunk.affine
-    x = np.array(inputs) * toys.double(affine.gamma) + toys.double(affine.beta)
-    hidden = toys.trunk(body.trunk, x, training=training)
-    return models.dense(hidden, toys.layer(model.head.logit))[:, 0]
+    return toys.logits(model, inputs, training=training)
 
 
 @pytest.mark.parametrize("lengths", LENGTHS, ids=["mixed", "empty", "one", "full"])
@@ -52,15 +48,12 @@ def test_logits_equal_the_oracle(form, training, lengths):
 
 def test_states_are_those_of_the_gru_and_zero_where_padded():
     model, arrays = build(), toys.batch(9, 6)
-    encoded = model.forward(toys.tensors(arrays), training=True)[1]
-    states = encoded.states.numpy()
+    states = toys.encoded(model, arrays, training=True).states.numpy()
     for i, s in enumerate(toys.samples(model, arrays)):
         n = len(s.history)
         expected = oracle.gru(s.history, *cell(model.backbone.gru))
         np.testing.assert_allclose(states[i, :n], expected, rtol=1e-4, atol=1e-6)
         assert not states[i, n:].any()
-        user = np.concatenate([s.profile, s.history.sum(0)])
-        np.testing.assert_allclose(encoded.user[i], user, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -91,7 +84,7 @@ def test_gradients_are_finite_and_reach_both_recurrences(form, lengths, size):
     model = toys.training(serving, {})
     arrays = toys.batch(9, 6, lengths=lengths)
     arrays = toys.take(arrays, slice(2, 2 + size) if size == 1 else slice(None))
-    arrays["label"][:] = 0
+    arrays["label_click"][:] = 0
     body, variables = serving.backbone, serving.backbone.trainable_variables
     with tf.GradientTape() as tape:
         loss = model.losses_of(toys.tensors(arrays))["total"]

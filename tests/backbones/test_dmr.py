@@ -7,6 +7,7 @@ import tensorflow as tf
 from at4ctr.backbones import dmr
 from at4ctr.contracts import Packed
 from at4ctr.errors import InputError
+from at4ctr.heads import single
 from at4ctr.schema import Feature, Schema, Table
 from tests.model import toys
 from tests.oracles import dmr as oracle
@@ -21,10 +22,11 @@ PART = Schema(
 CASES = {
     "default": (dmr.Config(), toys.SCHEMA),
     "few_positions": (dmr.Config(positions=3), toys.SCHEMA),
-    "dice": (dmr.Config(attention=(7, 3), units=(9,), activation="dice"), toys.SCHEMA),
+    "dice": (dmr.Config(attention=(7, 3)), toys.SCHEMA),
     "unalike": (dmr.Config(), UNALIKE),
     "item_only": (dmr.Config(positions=4), PART),
 }
+HEADS = {"dice": single.Config(units=(9,), activation="dice")}  # single by default otherwise
 LENGTHS = [0, 1, 6, 2, 5, 4, 3, 0, 6]
 
 
@@ -56,14 +58,18 @@ def expected(model, schema, arrays, *, training: bool):
         )
         for sample, item in zip(toys.samples(model, arrays), arrays["item"], strict=True)
     ]
-    x = np.array([f[0] for f in found])
-    x = x * toys.double(body.trunk.affine.gamma) + toys.double(body.trunk.affine.beta)
-    logits = base.dense(toys.trunk(body.trunk, x, training=training), toys.layer(model.head.logit))
-    return logits[:, 0], np.array([f[1] for f in found]), [f[2] for f in found]
+    logits = toys.logits(model, [f[0] for f in found], training=training)
+    return logits, np.array([f[1] for f in found]), [f[2] for f in found]
 
 
-def build(config=CASES["default"][0], schema=toys.SCHEMA):
-    model = toys.serving(config, schema)
+def users(model, arrays) -> np.ndarray:
+    """The user vectors [B, D]."""
+    x = model.embedder(toys.tensors(arrays))
+    return model.backbone.user_to_item(x, dmr._recency(x), training=False)[0].numpy()
+
+
+def build(config=CASES["default"][0], schema=toys.SCHEMA, **changes):
+    model = toys.serving(config, schema, **changes)
     toys.jitter(model)
     return model
 
@@ -72,16 +78,18 @@ def build(config=CASES["default"][0], schema=toys.SCHEMA):
 @pytest.mark.parametrize("name", CASES)
 def test_all_of_it_equals_the_oracle(name, training):
     config, schema = CASES[name]
-    model, arrays = build(config, schema), toys.batch(9, 6, lengths=LENGTHS, schema=schema, seed=4)
-    logits, users, states = expected(model, schema, arrays, training=training)
-    _, encoded, outputs = model.forward(toys.tensors(arrays), training=training)
-    np.testing.assert_allclose(outputs.logits["click"], logits, rtol=3e-4, atol=3e-5)
-    np.testing.assert_allclose(encoded.user[:, -toys.D :], users, rtol=1e-4, atol=1e-6)
+    model = build(config, schema, **({"head": HEADS[name]} if name in HEADS else {}))
+    arrays = toys.batch(9, 6, lengths=LENGTHS, schema=schema, seed=4)
+    logits, vectors, states = expected(model, schema, arrays, training=training)
+    found = model.forward(toys.tensors(arrays), training=training)
+    encoded = found.experts["dmr"]
+    np.testing.assert_allclose(found.outputs.logits["click"], logits, rtol=3e-4, atol=3e-5)
+    np.testing.assert_allclose(users(model, arrays), vectors, rtol=1e-4, atol=1e-6)
     assert encoded.states.shape == [9, 6, toys.D]
     assert model.backbone.states == toys.D
-    for found, prefix in zip(encoded.states.numpy(), states, strict=True):
-        np.testing.assert_allclose(found[: len(prefix)], prefix, rtol=1e-4, atol=1e-6)
-        assert not found[len(prefix) :].any()
+    for own, prefix in zip(encoded.states.numpy(), states, strict=True):
+        np.testing.assert_allclose(own[: len(prefix)], prefix, rtol=1e-4, atol=1e-6)
+        assert not own[len(prefix) :].any()
 
 
 @pytest.mark.parametrize("lengths", [[0], [1], [4], [0] * 5, [1] * 5])
@@ -105,8 +113,8 @@ def test_a_served_score_does_not_depend_on_its_neighbours():
 def test_longer_padding_with_garbage_never_matters():
     model, arrays = build(), toys.batch(9, 6, lengths=LENGTHS)
     dirty = toys.dirty(arrays)
-    plain, found = (model.forward(toys.tensors(a), training=False)[1] for a in (arrays, dirty))
-    for a, b in ((plain.hidden, found.hidden), (plain.user, found.user)):
+    plain, found = (toys.encoded(model, a) for a in (arrays, dirty))
+    for a, b in zip(plain.parts, found.parts, strict=True):
         np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(plain.states, found.states)
 
@@ -115,10 +123,10 @@ def test_no_state_has_seen_a_later_behaviour_and_the_user_is_the_last():
     model, arrays = build(), toys.batch(4, 6, lengths=[6, 6, 6, 6])
     other = {k: v.copy() for k, v in arrays.items()}
     other["history_item"][:, 4] = arrays["history_item"][:, 4] % 38 + 2
-    plain, moved = (model.forward(toys.tensors(a), training=False)[1] for a in (arrays, other))
+    plain, moved = (toys.encoded(model, a) for a in (arrays, other))
     np.testing.assert_array_equal(plain.states[:, :4], moved.states[:, :4])
     assert (plain.states[:, 4:].numpy() != moved.states[:, 4:].numpy()).any(-1).all()
-    np.testing.assert_allclose(plain.user[:, -toys.D :], plain.states[:, -1], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(users(model, arrays), plain.states[:, -1], rtol=1e-5, atol=1e-6)
 
 
 def test_an_empty_history_has_no_relevance():
@@ -129,7 +137,10 @@ def test_an_empty_history_has_no_relevance():
     assert not interest.numpy()[:2].any()
     assert not scored.numpy()[:2].any()
     assert scored.numpy()[2:].all()
-    assert not body(x, training=False).user.numpy()[:2, -toys.D :].any()
+    assert not users(model, arrays)[:2].any()
+    matched = body(x, training=False).parts[5].numpy()
+    assert not matched[:2].any()
+    assert matched[2:].all()
 
 
 def test_the_order_of_behaviours_matters_through_their_recency():
@@ -177,7 +188,7 @@ def test_prefix_means_are_exact_where_scores_lie_as_a_model_has_them():
 def test_gradients_are_finite_and_reach_both_nets(lengths):
     model = toys.training(build(), {})
     arrays = toys.batch(len(lengths), 5, lengths=lengths)
-    arrays["label"][:] = 0
+    arrays["label_click"][:] = 0
     signs = tf.constant([-1.0, 1.0, -1.0, 1.0])  # so that both sides of the PReLU are used
     model.serving.backbone.user_to_item.project.bias.assign(signs)
     variables = model.trainable_variables
@@ -191,7 +202,7 @@ def test_gradients_are_finite_and_reach_both_nets(lengths):
         moved[id(v)] = values.any()
     if len(lengths) == 5 and max(lengths) > 1:
         body = model.serving.backbone  # not the trunk, where jitter may lift a whole layer above 0
-        parts = [body.item_to_item, body.user_to_item, body.trunk.affine]
+        parts = [body.item_to_item, body.user_to_item, model.serving.head.trunk.affine]
         weights = [v for part in parts for v in part.trainable_variables]
         still = [(v.name, v.shape) for v in weights if not moved[id(v)]]
         assert still == []
@@ -199,24 +210,15 @@ def test_gradients_are_finite_and_reach_both_nets(lengths):
 
 
 def test_only_the_sum_of_scores_starts_at_less_than_one():
-    body = toys.serving(dmr.Config(positions=50)).backbone
-    (scored,) = np.flatnonzero(body.trunk.affine.gamma.numpy() != 1)
-    assert body.trunk.affine.gamma.numpy()[scored] == np.float32(1 / 50)
-    probe = np.zeros(body.trunk.affine.gamma.shape[0], np.float32)
-    probe[scored] = 1.0
     model, arrays = toys.serving(dmr.Config(positions=50)), toys.tensors(toys.batch(9, 6))
+    gamma = model.head.trunk.affine.gamma.numpy()
+    (scored,) = np.flatnonzero(gamma != 1)
+    assert gamma[scored] == np.float32(1 / 50)
     x = model.embedder(arrays)
     _, expected = model.backbone.item_to_item(x.item, x.packed, dmr._recency(x), training=False)
-    seen = []
-    join = model.backbone.trunk.join
-
-    def watched(parts: list[tf.Tensor], *, training: bool) -> tf.Tensor:
-        seen.append(tf.concat(parts, -1))
-        return join(parts, training=training)
-
-    model.backbone.trunk.join = watched
-    model.backbone(x, training=False)
-    np.testing.assert_allclose(seen[0].numpy() @ probe, expected.numpy(), rtol=1e-5)
+    parts = tf.concat(model.backbone(x, training=False).parts, -1)
+    assert parts.shape[1] == len(gamma)
+    np.testing.assert_allclose(parts[:, scored], expected, rtol=1e-5)
 
 
 def test_what_makes_no_sense_is_refused():

@@ -6,17 +6,26 @@ import tensorflow as tf
 
 from at4ctr.backbones import din, widedeep
 from at4ctr.errors import InputError
+from at4ctr.heads import single
 from tests.model import toys
 from tests.oracles import models as oracle
 
 DIN, WIDE = din.Config(), widedeep.Config()
 CONFIGS = {
     "din": DIN,
-    "din_prelu": din.Config(attention=(7, 3), units=(9,), activation="prelu"),
+    "din_prelu": din.Config(attention=(7, 3)),
     "widedeep": WIDE,
     "widedeep_pooled": widedeep.Config(pool_history=True),
-    "widedeep_dice": widedeep.Config(activation="dice", pool_history=True),
+    "widedeep_dice": widedeep.Config(pool_history=True),
 }
+HEADS = {
+    "din_prelu": single.Config(units=(9,), activation="prelu"),
+    "widedeep_dice": single.Config(activation="dice"),
+}
+
+
+def made(name: str):
+    return toys.serving(CONFIGS[name], head=HEADS.get(name, single.Config()))
 
 
 def expected_logits(model, config, arrays, *, training: bool) -> np.ndarray:
@@ -25,19 +34,16 @@ def expected_logits(model, config, arrays, *, training: bool) -> np.ndarray:
         unit = body.attention
         stack = [toys.layer(unit.first), *toys.layers(unit.rest)]
         deep = [oracle.din_input(s, toys.layer(unit.project), stack) for s in samples]
-        wide = [np.zeros(0)] * len(samples)
-    else:
-        pairs = [oracle.widedeep_input(s, pool=config.pool_history) for s in samples]
-        deep, wide = [d for d, _ in pairs], [w for _, w in pairs]
-    x = np.array(deep) * toys.double(body.trunk.affine.gamma) + toys.double(body.trunk.affine.beta)
-    hidden = np.concatenate([toys.trunk(body.trunk, x, training=training), np.array(wide)], 1)
-    return oracle.dense(hidden, toys.layer(model.head.logit))[:, 0]
+        return toys.logits(model, deep, training=training)
+    pairs = [oracle.widedeep_input(s, pool=config.pool_history) for s in samples]
+    deep, wide = [d for d, _ in pairs], [w for _, w in pairs]
+    return toys.logits(model, deep, wide, training=training)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("training", [False, True])
 def test_logits_equal_the_oracle(name, training):
-    model = toys.serving(CONFIGS[name])
+    model = made(name)
     toys.jitter(model)
     arrays = toys.batch(9, 6, seed=4)
     expected = expected_logits(model, CONFIGS[name], arrays, training=training)
@@ -47,7 +53,7 @@ def test_logits_equal_the_oracle(name, training):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_served_score_does_not_depend_on_its_neighbours(name):
-    model = toys.serving(CONFIGS[name])
+    model = made(name)
     toys.jitter(model)
     toys.assert_each_alone(model, toys.batch(9, 6, seed=5))
 
@@ -75,15 +81,14 @@ def test_widedeep_without_pooling_never_reads_the_history():
     np.testing.assert_array_equal(model(toys.tensors(mixed))["click"], plain)
 
 
-def test_encoded_keeps_a_user_vector_without_the_target():
-    for config in CONFIGS.values():
-        model, arrays = toys.serving(config), toys.batch(6, 5)
-        other = {**arrays, "item": arrays["item"][::-1].copy()}
-        encode = [model.forward(toys.tensors(a), training=False)[1] for a in (arrays, other)]
-        np.testing.assert_array_equal(encode[0].user, encode[1].user)
-        assert (encode[0].hidden.numpy() != encode[1].hidden.numpy()).any()
-        assert encode[0].states.shape[:2] == [6, 5]
-        assert encode[0].hidden.shape[1] == model.backbone.width
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_is_encoded_has_the_widths_that_the_backbone_names(name):
+    model = made(name)
+    found = toys.encoded(model, toys.batch(6, 5))
+    assert found.states.shape[:2] == [6, 5]
+    direct = getattr(model.backbone, "direct", ())
+    for parts, widths in ((found.parts, model.backbone.parts), (found.direct, direct)):
+        assert [p.shape for p in parts] == [[6, p.width] for p in widths]
 
 
 def test_the_probability_is_shifted_by_ln_w():
@@ -111,10 +116,10 @@ def test_context_and_several_profile_features_are_all_read():
 
 
 def test_dropout_acts_in_training_only():
-    model, arrays = toys.serving(din.Config(dropout=0.5)), toys.tensors(toys.batch())
+    model, arrays = toys.serving(DIN, head=single.Config(dropout=0.5)), toys.tensors(toys.batch())
     assert (model(arrays)["click"].numpy() == model(arrays)["click"].numpy()).all()
     first, second = (model(arrays, training=True)["click"].numpy() for _ in range(2))
     assert (first != second).any()
-    first, second = model.backbone.trunk.dropouts
+    first, second = model.head.trunk.dropouts
     assert first.draws is not second.draws
     assert tf.is_tensor(model(arrays)["click"])

@@ -1,4 +1,5 @@
-"""Every backbone with every task: what is exported is what the backbone alone would export."""
+"""What is exported is what the backbone and the head alone would export: no auxiliary and no task
+that is not served leaves anything in it."""
 
 import hashlib
 import json
@@ -11,43 +12,59 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from at4ctr.data.reader import Reader
-from at4ctr.heads import single
-from at4ctr.model.build import serving_model, training_model
+from at4ctr.model.build import Plan, serving_model, training_model
+from at4ctr.model.serving import ServingModel
 from at4ctr.optimizers import LazyAdam
+from at4ctr.tasks import Task
 from export import saved_model, warmup
 from export.checks import like, nodes
-from tests.contract.test_product import AUXILIARIES, BACKBONES, SUBSETS, fits
+from tests.contract import parts
+from tests.contract.parts import AUXILIARIES, BACKBONES, HEADS, SCHEMAS
 from tests.export import EMBEDDING, T, toy
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return toy(tmp_path_factory.mktemp("store"))
+def stores(tmp_path_factory):
+    """A store of one label, and one of two."""
+    return {
+        name: toy(tmp_path_factory.mktemp("store") / name, labels=schema.labels)
+        for name, schema in SCHEMAS.items()
+    }
 
 
-def exported(store, backbone: str, names: tuple[str, ...], path: Path) -> dict[str, Any]:
-    """Of a model after one training step: operations, variables, signatures, the graph byte for
-    byte and the size of every file. Golden answers as JSON are of other lengths, not as binary.
-    """
-    serving = serving_model(
-        store.schema,
-        {t.name: store.rows(t.name) for t in store.schema.tables},
-        embedding=EMBEDDING,
-        backbone=BACKBONES[backbone],
-        head=single.Config(),
+def planned(backbone: str, head: str, names: tuple[str, ...] = (), **tasks: Task) -> Plan:
+    return Plan.of(
+        BACKBONES[backbone],
+        EMBEDDING,
+        head=HEADS[head.split(", ")[0]],
+        tasks=tasks,
+        auxiliaries={name: AUXILIARIES[name] for name in names},
         negative_rate=0.5,
         seed=3,
     )
-    training = training_model(
-        serving,
-        store.schema,
-        embedding=EMBEDDING,
-        auxiliaries={name: AUXILIARIES[name] for name in names},
-        half_bce=False,
-        seed=3,
-    )
+
+
+def built(store, plan: Plan) -> ServingModel:
+    rows = {t.name: store.rows(t.name) for t in store.schema.tables}
+    return serving_model(store.schema, rows, plan)
+
+
+def written(serving: ServingModel, store, path: Path) -> Path:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(warmup, "SIZES", {2: 1})  # as much as differs between models: nothing
+        return saved_model.save(serving, store, path, history=T, facts={}, golden=4)
+
+
+def exported(store, plan: Plan, path: Path) -> dict[str, Any]:
+    """Of a model after one training step: operations, variables, signatures, the graph byte for
+    byte and the size of every file. Golden answers as JSON are of other lengths, not as binary.
+    """
+    serving = built(store, plan)
+    training = training_model(serving, store.schema, plan)
     reader = Reader(store, "train", batch_size=32, history=T)
     batch = {k: tf.constant(v) for k, v in reader.batch(0, 0).items()}
+    clicked = batch["label_click"] > 0
+    batch["label_conversion"] = tf.where(clicked, tf.cast(tf.range(32) % 2, tf.float32), -1.0)
     before = [v.numpy() for v in training.trainable_variables]
     with tf.GradientTape() as tape:
         loss = training.losses_of(batch)["total"]
@@ -55,9 +72,7 @@ def exported(store, backbone: str, names: tuple[str, ...], path: Path) -> dict[s
     pairs = zip(tape.gradient(loss, weights), weights, strict=True)
     LazyAdam(0.01).apply_gradients([(g, v) for g, v in pairs if g is not None])
     assert any((v.numpy() != b).any() for v, b in zip(weights, before, strict=True))
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(warmup, "SIZES", {2: 1})  # as much as differs between models: nothing
-        folder = saved_model.save(serving, store, path, history=T, facts={}, golden=4)
+    folder = written(serving, store, path)
     data = (folder / "saved_model.pb").read_bytes()
     graph = saved_model_pb2.SavedModel.FromString(data)
     files = [p for p in folder.rglob("*") if p.is_file() and p.suffix != ".json"]
@@ -73,25 +88,44 @@ def exported(store, backbone: str, names: tuple[str, ...], path: Path) -> dict[s
 
 
 @pytest.fixture(scope="module")
-def bare(store, tmp_path_factory):
-    found: dict[str, dict[str, Any]] = {}
+def bare(stores, tmp_path_factory):
+    """The export of a backbone and a head alone."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
 
-    def of(backbone: str) -> dict[str, Any]:
-        if backbone not in found:
-            found[backbone] = exported(store, backbone, (), tmp_path_factory.mktemp(backbone))
-        return found[backbone]
+    def of(backbone: str, head: str) -> dict[str, Any]:
+        if (backbone, head) not in found:
+            store, folder = stores[head.split(", ")[1]], tmp_path_factory.mktemp(backbone)
+            found[backbone, head] = exported(store, planned(backbone, head), folder)
+        return found[backbone, head]
 
     return of
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("names", SUBSETS[1:], ids="+".join)
-def test_tasks_leave_nothing_in_the_export(backbone, names, store, bare, tmp_path):
-    if len(names) == len(AUXILIARIES):
-        names = tuple(n for n in names if fits(backbone, [n]))
-    if not fits(backbone, names):
-        pytest.skip("refused when the model is built, which test_product shows")
-    found, alone = exported(store, backbone, names, tmp_path), bare(backbone)
+@pytest.mark.parametrize("case", parts.cases(but=("none",)), ids=" ".join)
+def test_auxiliaries_leave_nothing_in_the_export(case, stores, bare, tmp_path):
+    store = stores[case.head.split(", ")[1]]
+    found = exported(store, planned(case.backbone, case.head, case.names), tmp_path)
+    alone = bare(case.backbone, case.head)
     assert "byte" in like(found["folder"], alone["folder"])
     assert found | {"folder": alone["folder"]} == alone
     assert set(found["signatures"]) >= {"serving_default", "examples", "candidates"}
+
+
+@pytest.mark.parametrize("head", [h for h in HEADS if parts.serves(f"{h}, two", "din")])
+@pytest.mark.parametrize("backbone", ["din", "deepfm"])
+def test_a_task_that_is_not_served_leaves_nothing_in_the_export(backbone, head, stores, tmp_path):
+    """Neither trained, where every file is the same byte for byte, nor after a step."""
+    store = stores["two"]
+    plans = {
+        "both": planned(backbone, head, click=Task(), conversion=Task(serve=False)),
+        "alone": planned(backbone, head, click=Task()),
+    }
+    folders = {k: written(built(store, plan), store, tmp_path / k) for k, plan in plans.items()}
+    files = {p.relative_to(folders["alone"]) for p in folders["alone"].rglob("*") if p.is_file()}
+    assert {p.relative_to(folders["both"]) for p in folders["both"].rglob("*") if p.is_file()} == (
+        files
+    )
+    for file in files:
+        assert (folders["both"] / file).read_bytes() == (folders["alone"] / file).read_bytes(), file
+    after = {k: exported(store, plan, tmp_path / f"{k} trained") for k, plan in plans.items()}
+    assert after["both"] | {"folder": after["alone"]["folder"]} == after["alone"]

@@ -5,12 +5,12 @@ import importlib
 
 import pytest
 
-from at4ctr.contracts import AuxiliaryConfig, BackboneConfig
-from tests.contract.test_product import AUXILIARIES, BACKBONES, HEADS
+from at4ctr.contracts import AuxiliaryConfig, BackboneConfig, HeadConfig
+from tests.contract.parts import AUXILIARIES, BACKBONES, HEADS
 from tests.model import toys
 
 HOOKS = {
-    "backbones": {"build", "embeds", "least_history", "reads_history"},
+    "backbones": {"activation", "build", "embeds", "least_history", "reads_history"},
     "auxiliaries": {"build", "needs", "weight", "use_history"},
     "heads": {"build"},
 }
@@ -33,10 +33,9 @@ def test_a_config_has_its_fields_and_known_hooks(folder, name):
     config = PARTS[folder][name]
     fields = {f.name for f in dataclasses.fields(config)}
     assert own(type(config)) <= fields | HOOKS[folder]
-    if folder != "heads":
-        base = BackboneConfig if folder == "backbones" else AuxiliaryConfig
-        assert base in type(config).__mro__
-        assert own(base) == HOOKS[folder]
+    bases = {"backbones": BackboneConfig, "auxiliaries": AuxiliaryConfig, "heads": HeadConfig}
+    assert bases[folder] in type(config).__mro__
+    assert own(bases[folder]) == HOOKS[folder]
 
 
 @pytest.mark.parametrize(("folder", "name"), NAMES)
@@ -46,14 +45,14 @@ def test_a_part_has_no_class_attribute_of_another_name(folder, name):
     for kind in (k for k in vars(module).values() if isinstance(k, type)):
         if kind.__module__ != module.__name__ or dataclasses.is_dataclass(kind):
             continue
-        known = {"gives", "shares", "states", "width"} if kind is built else set()
+        known = {"direct", "gives", "parts", "shares", "states"} if kind is built else set()
         assert public(kind) <= known, kind
 
 
 def test_what_a_backbone_gives_is_what_it_fills():
     for name, config in BACKBONES.items():
         model = toys.serving(config)
-        encoded = model.forward(toys.tensors(toys.batch(5, 20)), training=False)[1]
+        encoded = toys.encoded(model, toys.batch(5, 20))
         assert set(getattr(model.backbone, "gives", ())) == set(encoded.extras), name
         states = getattr(model.backbone, "states", None)
         if model.reads_history:

@@ -1,70 +1,54 @@
-"""Every backbone with every set of auxiliaries and every head: one step, and what is served.
-
-The parts are found in the folders, so that a new file is covered by itself.
-"""
+"""Every backbone with every head and every set of auxiliaries: one step, and what is served."""
 
 import dataclasses
-import importlib
-from collections.abc import Iterable
+from itertools import product
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from at4ctr.config import modules
 from at4ctr.errors import InputError
 from at4ctr.optimizers import LazyAdam
+from tests.contract import parts
+from tests.contract.parts import AUXILIARIES, BACKBONES, CALLED, HEADS, SETS, Case, fits
 from tests.model import toys
-
-
-def configs(folder: str) -> dict:
-    """Name -> default Config, of every module of a folder that has one."""
-    found = {
-        m: importlib.import_module(f"at4ctr.{folder}.{m}") for m in modules(f"at4ctr.{folder}")
-    }
-    return {name: module.Config() for name, module in found.items() if hasattr(module, "Config")}
-
-
-BACKBONES, AUXILIARIES, HEADS = (configs(f) for f in ("backbones", "auxiliaries", "heads"))
-SUBSETS = [(), *((name,) for name in AUXILIARIES), ("uim", "nip"), tuple(AUXILIARIES)]
-
-
-def fits(backbone: str, names: Iterable[str]) -> bool:
-    """Whether the backbone gives all that the tasks need of it."""
-    gives = getattr(toys.serving(BACKBONES[backbone]).backbone, "gives", ())
-    return all(set(AUXILIARIES[n].needs) <= set(gives) for n in names)
-
-
-def tasks(names) -> dict:
-    return {name: AUXILIARIES[name] for name in names}
 
 
 def test_the_folders_are_found():
     assert {"din", "widedeep"} <= set(BACKBONES)
     assert {"uim", "nip"} <= set(AUXILIARIES)
-    assert "single" in HEADS
+    assert {"single", "shared_bottom"} <= set(HEADS)
+    served = {head for head in CALLED if parts.serves(head, "din")}
+    assert {"single, one", "shared_bottom, one", "shared_bottom, two"} <= served
+    assert "single, two" not in served
 
 
-@pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("names", SUBSETS, ids=lambda n: "+".join(n) or "none")
-def test_one_step(backbone, names, head):
-    if len(names) == len(AUXILIARIES):
-        names = tuple(n for n in names if fits(backbone, [n]))
-    if not fits(backbone, names):
-        with pytest.raises(InputError, match=r"needs .* of the backbone"):
-            toys.training(toys.serving(BACKBONES[backbone]), tasks(names))
-        return
-    serving = toys.serving(BACKBONES[backbone], head=HEADS[head])
+def test_every_pair_of_parts_is_tried():
+    found = {pair for case in parts.sample() for pair in parts.pairs(case)}
+    for backbone, head in product(BACKBONES, CALLED):
+        if parts.serves(head, backbone):
+            assert (("backbone", backbone), ("head", head)) in found
+    for backbone, name in product(BACKBONES, SETS):
+        if name == parts.ALL or fits(backbone, SETS[name]):
+            assert (("backbone", backbone), ("auxiliaries", name)) in found
+    for head, name in product(CALLED, SETS):
+        if parts.serves(head, "din"):
+            assert (("head", head), ("auxiliaries", name)) in found
+
+
+@pytest.mark.parametrize("case", parts.cases(), ids=" ".join)
+def test_one_step(case):
+    serving = toys.serving(BACKBONES[case.backbone], **case.settings)
+    schema = case.settings["schema"]
     starts = [v.numpy() for v in serving.variables]
-    model = toys.training(serving, tasks(names))
-    alone = toys.serving(BACKBONES[backbone], head=HEADS[head])
+    model = toys.training(serving, parts.auxiliaries(case.names), schema)
+    alone = toys.serving(BACKBONES[case.backbone], **case.settings)
     for a, b in zip(starts, alone.variables, strict=True):
         np.testing.assert_array_equal(a, b)
-    arrays = toys.tensors(toys.batch(9, 20))
+    arrays = toys.tensors(toys.batch(9, 20, schema=schema))
     with tf.GradientTape() as tape:
         losses = model.losses_of(arrays)
-    assert {*names, "total"} <= set(losses)
+    assert {*(label.name for label in schema.labels), *case.names, "total"} == set(losses)
     assert all(np.isfinite(float(v)) for v in losses.values())
     variables = model.trainable_variables
     found = tape.gradient(losses["total"], variables)
@@ -75,10 +59,44 @@ def test_one_step(backbone, names, head):
     assert np.isfinite(float(after["total"]))
     assert float(after["total"]) != float(losses["total"])
     served = {id(v) for v in serving.variables}
-    for task in model.tasks.values():
-        assert not served & {id(v) for v in getattr(task, "variables", ())}
+    for auxiliary in model.auxiliaries.values():
+        assert not served & {id(v) for v in getattr(auxiliary, "variables", ())}
     for name, values in serving.answer(arrays).items():
         assert np.isfinite(values.numpy()).all(), name
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_an_auxiliary_without_what_it_needs_is_refused(backbone):
+    for name in AUXILIARIES:
+        if not fits(backbone, [name]):
+            with pytest.raises(InputError, match=r"needs .* of the backbone"):
+                toys.training(toys.serving(BACKBONES[backbone]), parts.auxiliaries([name]))
+
+
+@pytest.mark.parametrize("head", CALLED)
+def test_a_head_that_cannot_serve_is_refused_in_a_sentence(head):
+    for backbone in BACKBONES:
+        settings = Case(backbone, head, "none").settings
+        if parts.serves(head, backbone):
+            model = toys.serving(BACKBONES[backbone], **settings)
+            assert set(model.served) == {label.name for label in settings["schema"].labels}
+            continue
+        with pytest.raises(InputError, match=rf"^head {head.split(',')[0]} .*; expected|serves"):
+            toys.serving(BACKBONES[backbone], **settings)
+
+
+@pytest.mark.parametrize("case", parts.cases(but=SETS.keys() - {"none"}), ids=" ".join)
+def test_the_bias_of_a_label_is_the_constant_of_its_logit(case):
+    model = toys.serving(BACKBONES[case.backbone], **case.settings)
+    arrays = toys.tensors(toys.batch(5, 20))
+    before = model(arrays)
+    for label in model.labels:
+        model.head.bias(label.name).assign_add(tf.fill(model.head.bias(label.name).shape, 0.5))
+        after = model(arrays)
+        for name, logits in after.items():
+            moved = 0.5 if name == label.name else 0.0
+            np.testing.assert_allclose(logits - before[name], moved, atol=1e-5)
+        before = after
 
 
 def remedy(part: str) -> str:
@@ -97,7 +115,7 @@ def test_without_a_history_it_works_or_is_refused_in_a_sentence(backbone, name):
     refused = None
     try:
         serving = toys.serving(BACKBONES[backbone], toys.PLAIN)
-        model = toys.training(serving, tasks(() if name == "none" else (name,)), toys.PLAIN)
+        model = toys.training(serving, parts.auxiliaries(SETS[name]), toys.PLAIN)
     except InputError as error:
         refused = str(error)
     if refused is not None:
@@ -138,7 +156,9 @@ def test_a_task_leaves_the_l2_penalty_alone(backbone):
     def l2(*names: str) -> float:
         serving = toys.serving(BACKBONES[backbone])
         toys.jitter(serving)
-        return float(toys.training(serving, tasks(names), l2=1.0).losses_of(arrays)["l2"])
+        return float(
+            toys.training(serving, parts.auxiliaries(names), l2=1.0).losses_of(arrays)["l2"]
+        )
 
     alone = l2()
     assert alone > 0

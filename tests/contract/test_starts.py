@@ -1,4 +1,4 @@
-"""Every backbone with every task: no two weights start from the same draws."""
+"""Every backbone with every auxiliary: no two weights start from the same draws."""
 
 from itertools import combinations
 
@@ -6,8 +6,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from at4ctr.backbones import deepfm, fm, widedeep
-from tests.contract.test_product import AUXILIARIES, BACKBONES, fits, tasks
+from at4ctr.backbones import deepfm, din, fm, widedeep
+from at4ctr.layers.embedder import Config as Embedding
+from at4ctr.model.build import ExpertConfig, Plan, serving_model
+from tests.contract.parts import (
+    AUXILIARIES,
+    BACKBONES,
+    CALLED,
+    HEADS,
+    SCHEMAS,
+    auxiliaries,
+    fits,
+    serves,
+)
 from tests.model import toys
 
 POOLED = (fm, widedeep, deepfm)
@@ -40,11 +51,24 @@ def clashes(variables: list[tf.Variable]) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("backbone", CASES)
 def test_no_two_weights_start_from_the_same_draws(backbone):
-    """With all tasks at once."""
+    """With all auxiliaries at once."""
     plain = backbone.removesuffix("_pooled")
     names = [name for name in AUXILIARIES if fits(plain, [name])]
-    model = toys.training(toys.serving(CASES[backbone]), tasks(names))
-    assert len(model.tasks) == len(names) >= 6
+    model = toys.training(toys.serving(CASES[backbone]), auxiliaries(names))
+    assert len(model.auxiliaries) == len(names) >= 6
+    assert clashes(model.variables) == []
+
+
+@pytest.mark.parametrize("head", [head for head in CALLED if serves(head, "din")])
+def test_no_two_weights_of_a_head_start_from_the_same_draws(head):
+    """Beside two experts, each in a space of its own."""
+    name, labels = head.split(", ")
+    plan = Plan(
+        {"din": ExpertConfig(din.Config()), "deepfm": ExpertConfig(deepfm.Config(), "other")},
+        HEADS[name],
+        {"main": toys.EMBEDDING, "other": Embedding(dimension=5, scale=0.5)},
+    )
+    model = serving_model(SCHEMAS[labels], toys.ROWS, plan)
     assert clashes(model.variables) == []
 
 

@@ -60,7 +60,7 @@ def oracle(toy, user: dict, row: dict, T: int) -> dict:
         "history_tags": padded([ids["tags"][i].tolist() for i in seen], T, [0, 0, 0]),
         "history_type": padded(types, T, 0),
         "history_length": len(seen),
-        "label": float(row["label"]),
+        "label_click": float(row["label"]),
         "user_index": who,
         "item_index": what,
         "probability": row["probability"],
@@ -76,7 +76,7 @@ def test_every_row_once_with_the_windows_of_a_plain_slice(toy, split, T, block_u
     found = 0
     for batch in batches(subject):
         assert list(batch) == list(next(iter(expected.values())))
-        for i in range(len(batch["label"])):
+        for i in range(len(batch["label_click"])):
             row = {name: values[i].tolist() for name, values in batch.items()}
             assert row == expected.pop(row["probability"])
             found += 1
@@ -86,7 +86,7 @@ def test_every_row_once_with_the_windows_of_a_plain_slice(toy, split, T, block_u
 
 def test_types_and_shapes_are_the_specified_ones(toy):
     batch = reader(toy, batch_size=6).batch(0, 0)
-    special = {"label": np.float32, "probability": np.float64}
+    special = {"label_click": np.float32, "probability": np.float64}
     shapes = {"tags": (6, 3), "history_tags": (6, 5, 3)}
     for name, values in batch.items():
         assert values.dtype == special.get(name, np.int32), name
@@ -167,9 +167,9 @@ def test_shuffling_drops_the_remainder_unless_told(toy):
     total = len(toy.rows("train"))
     subject = reader(toy, drop_remainder=None)
     assert subject.steps(0) == total // 7
-    assert {len(batch["label"]) for batch in batches(subject)} == {7}
+    assert {len(batch["label_click"]) for batch in batches(subject)} == {7}
     last = batches(reader(toy))[-1]
-    assert len(last["label"]) == total % 7 > 0
+    assert len(last["label_click"]) == total % 7 > 0
 
 
 def test_shuffling_spans_users(wide):

@@ -119,7 +119,7 @@ def test_workers_drop_to_equal_full_batches(toy):
 def test_a_worker_that_runs_out_yields_empty_batches(tmp_path):
     toy = toy_store.make(tmp_path / "store", users=20, group=16, parts=1, truth=True)
     shards = [worker(toy, i, 2, batch_size=4, drop_remainder=False) for i in range(2)]
-    sizes = [[len(b["label"]) for b in shard.dataset(0)] for shard in shards]
+    sizes = [[len(b["label_click"]) for b in shard.dataset(0)] for shard in shards]
     assert len(sizes[0]) == len(sizes[1])
     assert sum(sizes[0]) + sum(sizes[1]) == len(toy.rows("train"))
     assert 0 in sizes[0] + sizes[1]
@@ -144,7 +144,7 @@ def test_unknown_rate_hides_ids_of_some_rows_and_nothing_else(tmp_path):
     hidden = Reader(store, "train", batch_size=32, history=5, seed=4, unknown_rate=0.3)
     rows, share = 0, {"user": 0, "item": 0}
     for a, b in zip(plain.dataset(0), hidden.dataset(0), strict=True):
-        rows += len(a["label"])
+        rows += len(a["label_click"])
         for name, values in a.items():
             differs = (values != b[name]).numpy()
             if name in share:

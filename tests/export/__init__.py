@@ -12,24 +12,30 @@ import pyarrow.parquet as pq
 import tensorflow as tf
 
 from at4ctr.backbones import dien, din, widedeep
+from at4ctr.contracts import HeadConfig
 from at4ctr.data.store import Store
 from at4ctr.heads import single
 from at4ctr.layers.embedder import Config as Embedding
-from at4ctr.model.build import serving_model
+from at4ctr.model.build import Plan, serving_model
 from at4ctr.model.serving import ServingModel
-from at4ctr.schema import Schema
+from at4ctr.schema import Label, Schema
 from tests.data import toy_store
 
 T = 10
 EMBEDDING = Embedding(dimension=4, scale=0.5)
 SIZES = {"user": 40, "item": 30, "category": 5, "tags": 10, "type": 4, "position": 7}
 PAST = ("item", "category", "tags", "type")
-BACKBONES = {"din": din.Config(units=(16, 8)), "widedeep": widedeep.Config(pool_history=True)}
-OTHERS = {"fields_only": widedeep.Config(), "dien": dien.Config(units=(16, 8))}  # with loops
+BACKBONES = {"din": din.Config(), "widedeep": widedeep.Config(pool_history=True)}
+OTHERS = {"fields_only": widedeep.Config(), "dien": dien.Config()}  # with loops
+HEAD = single.Config(units=(16, 8))
 
 
-def toy(path: Path, *, hidden: str = "") -> Store:
+def toy(
+    path: Path, *, hidden: str = "", labels: tuple[Label, ...] = toy_store.SCHEMA.labels
+) -> Store:
     """The toy store with dims that its ids come from; ``hidden`` is a training-only feature.
+
+    labels: that its schema declares, of which it has the first alone.
 
     Vocabulary line i is the text 100 + i, an unknown raw id 7, and a city the first number whose
     hash is its id.
@@ -47,12 +53,11 @@ def toy(path: Path, *, hidden: str = "") -> Store:
     pq.write_table(
         pa.table({n: raw[n] for n in ("item", "category", "tags")}), path / "dims/item.parquet"
     )
-    if hidden:
-        schema = Schema.from_json(json.loads((path / "manifest.json").read_text())["schema"])
-        features = tuple(replace(f, serve=f.name != hidden) for f in schema.features)
-        manifest = json.loads((path / "manifest.json").read_text())
-        manifest["schema"] = replace(schema, features=features).to_json()
-        (path / "manifest.json").write_text(json.dumps(manifest))
+    manifest = json.loads((path / "manifest.json").read_text())
+    schema = Schema.from_json(manifest["schema"])
+    features = tuple(replace(f, serve=f.name != hidden) for f in schema.features)
+    manifest["schema"] = replace(schema, features=features, labels=labels).to_json()
+    (path / "manifest.json").write_text(json.dumps(manifest))
     return Store.open(path)
 
 
@@ -60,15 +65,19 @@ def _raw(model_id: int) -> int | None:
     return {0: None, 1: 7}.get(model_id, 98 + model_id)
 
 
-def model(store: Store, backbone: str = "din", *, rate: float = 1.0, seed: int = 3) -> ServingModel:
+def model(
+    store: Store,
+    backbone: str = "din",
+    *,
+    head: HeadConfig = HEAD,
+    rate: float = 1.0,
+    seed: int = 3,
+) -> ServingModel:
+    config = (BACKBONES | OTHERS)[backbone]
     return serving_model(
         store.schema,
         {t.name: store.rows(t.name) for t in store.schema.tables},
-        embedding=EMBEDDING,
-        backbone=(BACKBONES | OTHERS)[backbone],
-        head=single.Config(),
-        negative_rate=rate,
-        seed=seed,
+        Plan.of(config, EMBEDDING, head=head, negative_rate=rate, seed=seed),
     )
 
 

@@ -36,7 +36,7 @@ def test_the_exported_graph_calibrates(kind, tmp_path):
     raw = request(np.random.default_rng(0), 9, 4)
     shapes = []
     for number, calibrator in enumerate(FITTED[kind]):
-        made.calibrate(calibrator)
+        made.calibrate({"click": calibrator})
         path = saved_model.save(made, store, tmp_path / str(number), history=T, facts={})
         shapes.append(shape_of(path))
         served = tf.saved_model.load(str(path)).signatures["serving_default"]
@@ -46,8 +46,8 @@ def test_the_exported_graph_calibrates(kind, tmp_path):
         np.testing.assert_allclose(found["probability"], calibrator(z), rtol=1e-5)
         page = (path / "SIGNATURES.md").read_text()
         assert f"probability = the fitted {kind} map of logit − 0.693147" in page
-        assert json.loads((path / "MANIFEST.json").read_text())["calibrator"] == kind
+        assert json.loads((path / "MANIFEST.json").read_text())["calibrators"] == {"click": kind}
     assert shapes[0] == shapes[1]
-    assert any(name.startswith("calibrator/") for name in shapes[0][1])
+    assert any(name.startswith("calibrators/click/") for name in shapes[0][1])
     checked = verify(path)
     assert checked.ok, checked.lines

@@ -196,7 +196,7 @@ def test_the_page_of_signatures_names_every_input_and_its_request_is_answered(ex
         for key, (dtype, shape) in named.items():
             assert dtype == specs[key].dtype.name
             assert len(shape.split(",")) == specs[key].shape.rank
-    assert page.count("(probability = σ(logit + 0))") == len(signatures)
+    assert page.count("(probability = σ(logit))") == len(signatures)
     (line,) = (line for line in page.splitlines() if line.startswith('{"signature_name"'))
     request = json.loads(line)
     answer = ask(signatures, request["inputs"], request["signature_name"])

@@ -164,7 +164,7 @@ def test_an_optimizer_slot_that_the_manifest_names_is_refused(store, tmp_path, m
     """Under a serving part's name, of the manifest's own words, but no signature reads it."""
     slot, original = tf.Variable(tf.zeros([60])), saved_model.variables
     monkeypatch.setattr(
-        saved_model, "variables", lambda *a: original(*a) | {"backbone/trunk/affine/beta/m": slot}
+        saved_model, "variables", lambda *a: original(*a) | {"head/trunk/affine/beta/m": slot}
     )
     path = saved_model.save(model(store), store, tmp_path, history=T, facts={})
     assert set(failed(path)) == {"read variables"}
@@ -184,11 +184,11 @@ def test_an_extra_signature_input_is_refused(store, tmp_path, monkeypatch):
     def change(module, signatures):
         inner = signatures["serving_default"]
         specs = dict(inner.structured_input_signature[0][0])
-        specs["label"] = tf.TensorSpec([None], tf.float32, "label")
+        specs["label_click"] = tf.TensorSpec([None], tf.float32, "label_click")
 
         def leaky(raw):
             raw = dict(raw)
-            label = raw.pop("label")
+            label = raw.pop("label_click")
             return {k: v + 0.0 * label for k, v in inner(raw).items()}
 
         signatures["serving_default"] = tf.function(leaky).get_concrete_function(specs)
@@ -196,16 +196,16 @@ def test_an_extra_signature_input_is_refused(store, tmp_path, monkeypatch):
         return signatures
 
     found = failed(doctored(store, tmp_path, monkeypatch, change))
-    assert "label" in found["signatures"]
-    assert "label" in found["training-only inputs"]
+    assert "label_click" in found["signatures"]
+    assert "label_click" in found["training-only inputs"]
 
 
 def test_a_training_only_key_in_the_examples_is_refused(store, tmp_path, monkeypatch):
     original = Front.parse
 
     def parse(self, serialized):
-        spec = {"label": tf.io.FixedLenFeature([], tf.int64, 0)}
-        label = tf.io.parse_example(serialized, spec)["label"]
+        spec = {"label_click": tf.io.FixedLenFeature([], tf.int64, 0)}
+        label = tf.io.parse_example(serialized, spec)["label_click"]
         raw = original(self, serialized)
         return raw | {"user": raw["user"] + 0 * label}
 

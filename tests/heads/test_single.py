@@ -1,20 +1,57 @@
-"""The head of one task."""
+"""The head of one label."""
+
+from typing import Any
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
-from at4ctr.contracts import Encoded
+from at4ctr.contracts import Encoded, Interface
+from at4ctr.errors import InputError
 from at4ctr.heads import single
+from tests import heads
 from tests.model import toys
-from tests.oracles import models as oracle
 
 
-def test_it_is_one_linear_layer():
-    head = single.Config().build(5, 1)
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("activation", [None, "dice", "relu"])
+@pytest.mark.parametrize("names", ["a", "b", "ab"])
+def test_it_is_a_trunk_and_one_linear_layer(names, activation, training):
+    config = single.Config(units=(5, 3), activation=activation)
+    head: Any = config.build(heads.interfaces(*names), ("click",), 1)
+    x = heads.drawn(*names)
+    np.testing.assert_array_equal(
+        head.trunk.affine.gamma,
+        [part.scale for n in names for part in heads.PARTS[n] for _ in range(part.width)],
+    )
     toys.jitter(head)
-    hidden = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
-    x = Encoded(tf.constant(hidden), tf.zeros([4, 1]), tf.zeros([4, 1, 1]))
-    out = head(x, training=True)
-    expected = oracle.dense(hidden.astype(np.float64), toys.layer(head.logit))[:, 0]
-    np.testing.assert_allclose(out.logits["click"], expected, rtol=1e-5)
-    np.testing.assert_array_equal(out.towers["click"], hidden)
+    deep = heads.affine(heads.parts(x), head.trunk.affine)
+    if activation == "relu":
+        for layer in toys.layers(head.trunk):
+            deep = np.maximum(deep @ layer[0] + layer[1], 0)
+    else:
+        deep = toys.trunk(head.trunk, deep, training=training)
+    tower = np.concatenate([deep, heads.direct(x)], 1)
+    out = head(x, training=training, labels=("click",))
+    expected = heads.linear(tower, toys.layer(head.logit.dense)) + heads.wide(x)
+    np.testing.assert_allclose(out.logits["click"], expected, rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(out.towers["click"], tower, rtol=2e-5, atol=2e-6)
+
+
+def test_without_parts_it_is_a_bias():
+    face = Interface((), (), "relu", 3)
+    head = single.Config().build({"fm": face}, ("click",), 1)
+    assert [v.shape for v in head.variables] == [()]
+    head.bias("click").assign(0.25)
+    wide = tf.constant([1.0, -2.0])
+    out = head(
+        {"fm": Encoded((), tf.zeros([2, 1, 1]), wide=wide)}, training=True, labels=("click",)
+    )
+    np.testing.assert_array_equal(out.logits["click"], [1.25, -1.75])
+    assert out.towers["click"].shape == (2, 0)
+
+
+def test_it_serves_one_label():
+    said = r"head single serves one label and the experiment has click, conversion; .*shared_bottom"
+    with pytest.raises(InputError, match=said):
+        single.Config().build(heads.interfaces("a"), ("click", "conversion"), 1)

@@ -23,12 +23,12 @@ import numpy as np
 import at4ctr  # noqa: F401  (before TensorFlow)
 from at4ctr import cluster, fit
 from at4ctr.auxiliaries import nip, uim
-from at4ctr.backbones import din
 from at4ctr.data.store import Store
+from at4ctr.heads import single
 from tests.model import job
 
 ROOT = Path(__file__).resolve().parents[2]
-PRELU = din.Config(attention=(8, 4), units=(12, 6), activation="prelu")  # no batch statistics
+PRELU = single.Config(units=(12, 6), activation="prelu")  # no batch statistics, no dropout
 NAMES = ("user_index", "item_index", "history_length")
 FIT = dataclasses.replace(job.FIT, shards=2)
 
@@ -49,7 +49,7 @@ def joined(optimizer: str) -> dict[str, Any]:
 def gathered(optimizer: Any) -> dict[str, Any]:
     """What must not depend on the number of hosts: no draws, no statistics, all negatives."""
     config = dataclasses.replace(FIT, optimizer=optimizer)
-    return {"backbone": PRELU, "auxiliaries": joined(optimizer), "config": config}
+    return {"head": PRELU, "auxiliaries": joined(optimizer), "config": config}
 
 
 CASES: dict[str, dict[str, Any]] = {

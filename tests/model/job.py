@@ -20,15 +20,17 @@ import at4ctr  # noqa: F401  (before TensorFlow)
 from at4ctr import checkpoints, cluster, durable, evaluation
 from at4ctr.auxiliaries import cl4ctr, nip, uim
 from at4ctr.backbones import din
+from at4ctr.contracts import HeadConfig
 from at4ctr.data.reader import Reader
 from at4ctr.data.store import Store
 from at4ctr.fit import Fit, Trainer
 from at4ctr.heads import single
 from at4ctr.layers import embedder
-from at4ctr.model.build import serving_model, training_model
+from at4ctr.model.build import Plan, serving_model, training_model
 
 HISTORY = 8
-DROPOUT = din.Config(attention=(8, 4), units=(12, 6), dropout=0.3)
+BACKBONE = din.Config(attention=(8, 4))
+HEAD = single.Config(units=(12, 6), dropout=0.3)
 TASKS = {
     "uim": uim.Config(),
     "nip": nip.Config(mask_duplicates=True, block=8),
@@ -49,7 +51,8 @@ def trainer(
     store: Store,
     folder: Path,
     *,
-    backbone: Any = DROPOUT,
+    backbone: Any = BACKBONE,
+    head: HeadConfig = HEAD,
     auxiliaries: Mapping[str, Any] = TASKS,
     config: Fit = FIT,
     negative_rate: float = 0.7,
@@ -72,18 +75,15 @@ def trainer(
             context=context,
         )
 
+    plan = Plan.of(
+        backbone, embedding, head=head, auxiliaries=auxiliaries, negative_rate=negative_rate
+    )
     serving = serving_model(
         store.schema,
         {t.name: store.rows(t.name) for t in store.schema.tables},
-        embedding=embedding,
-        backbone=backbone,
-        head=single.Config(),
-        negative_rate=negative_rate,
-        seed=0,
+        plan,
     )
-    model = training_model(
-        serving, store.schema, embedding=embedding, auxiliaries=auxiliaries, half_bce=False, seed=0
-    )
+    model = training_model(serving, store.schema, plan)
     if validate == "store":
         predict, split = evaluation.Predictor(serving), reader("validation", 64)
         validate = lambda: evaluation.report(predict(split))  # noqa: E731

@@ -21,12 +21,13 @@ from at4ctr.auxiliaries import path_augmenting, uim
 from at4ctr.backbones import dbpman
 from at4ctr.data.store import Store
 from at4ctr.errors import InputError
+from at4ctr.heads import single
 from tests.model import host, job
 
 DEVICES = tuple(f"CPU:{i}" for i in range(4))
 TWO = DEVICES[:2]
 OPTIMIZERS = ("lazy_adam", "adam")
-DICE = {"backbone": job.DROPOUT, "auxiliaries": {"uim": uim.Config()}, "validate": "store"}
+DICE = {"head": job.HEAD, "auxiliaries": {"uim": uim.Config()}, "validate": "store"}
 PATHS = {
     "backbone": dbpman.Config(
         length=2,
@@ -36,9 +37,8 @@ PATHS = {
         enhancing=(4,),
         router=(4,),
         attention=(4,),
-        units=(6,),
-        activation="prelu",
     ),
+    "head": single.Config(units=(6,), activation="prelu"),
     "auxiliaries": {"path_augmenting": path_augmenting.Config(block=4)},
     "config": dataclasses.replace(job.FIT, devices=TWO, epochs=1, evaluations=1),
 }
@@ -46,7 +46,7 @@ PATHS = {
 
 def made(store: Store, folder: Path, devices: tuple[str, ...], **changes: Any) -> fit.Trainer:
     config = dataclasses.replace(job.FIT, devices=devices)
-    settings = {"backbone": host.PRELU, "auxiliaries": {}, "config": config, "validate": None}
+    settings = {"head": host.PRELU, "auxiliaries": {}, "config": config, "validate": None}
     return job.trainer(store, folder, **{**settings, **changes})
 
 
@@ -113,7 +113,7 @@ def resumed(store: Store, folder: Path, changes: dict[str, Any]) -> dict[str, An
         "undisturbed": host.outcome(whole),
         "resumed": host.outcome(again),
         "curves": whole.cursor.curves[-1],
-        "tasks": {name: [p[name] for p in curves] for name in whole.model.tasks},
+        "auxiliaries": {name: [p[name] for p in curves] for name in whole.model.auxiliaries},
     }
 
 
@@ -160,7 +160,7 @@ def of_two(store: Store, folder: Path) -> dict[str, Any]:
         found["uim"] = resumed(store, folder / "uim", DICE)
         drawn = resumed(store, folder / "paths", PATHS)
         assert drawn["resumed"]["losses"] == drawn["undisturbed"]["losses"]
-        assert min(drawn["tasks"]["path_augmenting"]) > 0
+        assert min(drawn["auxiliaries"]["path_augmenting"]) > 0
     return found
 
 

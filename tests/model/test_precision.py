@@ -13,13 +13,15 @@ from at4ctr.backbones import din
 from at4ctr.data.store import Store
 from at4ctr.errors import InputError
 from at4ctr.fit import Fit
+from at4ctr.heads import single
 from at4ctr.layers.mlp import products_in
 from tests.data import toy_store
 from tests.model import job, toys
 
 LOW = {"mixed_bfloat16": tf.bfloat16, "mixed_float16": tf.float16}
 TASKS = {"uim": uim.Config(temperature=0.02), "nip": nip.Config(temperature=0.02)}
-DIN = din.Config(attention=(8, 4), units=(12, 6))
+DIN = din.Config(attention=(8, 4))
+HEAD = single.Config(units=(12, 6))
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def store(tmp_path_factory) -> Store:
 
 def trainer(store: Store, folder: Any, precision: Any) -> Any:
     config = replace(job.FIT, precision=precision, epochs=3)
-    return job.trainer(store, folder, backbone=DIN, auxiliaries=TASKS, config=config)
+    return job.trainer(store, folder, head=HEAD, auxiliaries=TASKS, config=config)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,7 @@ def test_training_goes_as_in_float32(store, tmp_path, plain, precision):
 
 @pytest.mark.parametrize("precision", LOW)
 def test_only_products_see_the_low_type(precision):
-    model = toys.training(toys.serving(DIN), TASKS)
+    model = toys.training(toys.serving(DIN, head=HEAD), TASKS)
 
     @tf.function
     def step(batch):
@@ -77,7 +79,7 @@ def test_only_products_see_the_low_type(precision):
 
 
 def test_what_is_served_stays_in_float32():
-    model = toys.serving(DIN)
+    model = toys.serving(DIN, head=HEAD)
     with products_in("mixed_float16"):
         model(toys.tensors(toys.batch()), training=True)
     graph = tf.function(model.answer).get_concrete_function(toys.tensors(toys.batch())).graph

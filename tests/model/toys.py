@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ import tensorflow as tf
 from at4ctr.heads import single
 from at4ctr.layers import embedder
 from at4ctr.layers.mlp import MLP, Dense, Dice, PReLU
-from at4ctr.model.build import serving_model, training_model
-from at4ctr.schema import Feature, Schema, Table
+from at4ctr.model.build import Plan, serving_model, training_model
+from at4ctr.schema import Feature, Label, Schema, Table
 from tests.oracles import models as oracle
 
 SCHEMA = Schema(
@@ -28,6 +29,8 @@ SCHEMA = Schema(
     ),
     history=("item", "category", "tags"),
 )
+LABELS = (Label("click", sampled=True), Label("conversion", within="click"))
+TWO = replace(SCHEMA, labels=LABELS)
 PLAIN = Schema(
     tables=(Table("user"), Table("item")),
     features=(Feature("user", "profile", "user"), Feature("item", "item", "item")),
@@ -35,6 +38,7 @@ PLAIN = Schema(
 ROWS = {"user": 30, "city": 9, "item": 40, "category": 8, "tag": 12, "type": 6, "position": 9}
 D = 4
 EMBEDDING = embedder.Config(dimension=D, scale=0.5)
+SETTINGS = {"embedding": EMBEDDING, "seed": 3}
 
 
 def batch(
@@ -45,12 +49,15 @@ def batch(
     schema: Schema = SCHEMA,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """What a reader yields; two samples have an empty history and a single behaviour."""
+    """What a reader yields; two samples have an empty history and a single behaviour.
+
+    A label within another one is unknown (-1) without that one.
+    """
     rng = np.random.default_rng(seed)
     if lengths is None:
         lengths = [0, 1, steps, *rng.integers(0, steps + 1, size)][:size]
-    made: dict[str, np.ndarray] = {"label": (rng.random(size) < 0.5).astype(np.float32)}
-    made["label"][0], made["label"][-1] = 1.0, 0.0
+    made: dict[str, np.ndarray] = {"label_click": (rng.random(size) < 0.5).astype(np.float32)}
+    made["label_click"][0], made["label_click"][-1] = 1.0, 0.0
     past = [*schema.history, *(f.name for f in schema.group("behaviour"))]
     for f in schema.features:
         wide = () if f.length is None else (f.length,)
@@ -64,6 +71,10 @@ def batch(
     if past:
         made["history_length"] = np.asarray(lengths, np.int32)
     made["user_index"], made["item_index"] = made["user"].copy(), made["item"].copy()
+    for label in schema.labels[1:]:
+        drawn = (rng.random(size) < 0.5).astype(np.float32)
+        known = made[f"label_{label.within}"] == 1 if label.within else True
+        made[label.column] = np.where(known, drawn, -1).astype(np.float32)
     return made
 
 
@@ -99,22 +110,21 @@ def take(arrays: Mapping[str, np.ndarray], rows: Any) -> dict[str, np.ndarray]:
 
 
 def serving(backbone: Any, schema: Schema = SCHEMA, **changes: Any) -> Any:
-    settings = {"embedding": EMBEDDING, "head": single.Config(), "negative_rate": 1.0, "seed": 3}
     rows = {t.name: ROWS[t.name] for t in schema.tables}
-    return serving_model(schema, rows, backbone=backbone, **{**settings, **changes})
+    return serving_model(schema, rows, Plan.of(backbone, **{**SETTINGS, **changes}))
 
 
 def training(
-    model: Any, auxiliaries: Mapping[str, Any], schema: Schema = SCHEMA, l2: float = 0.0
+    model: Any,
+    auxiliaries: Mapping[str, Any],
+    schema: Schema = SCHEMA,
+    l2: float = 0.0,
+    embedding: embedder.Config = EMBEDDING,
 ) -> Any:
-    return training_model(
-        model,
-        schema,
-        embedding=embedder.Config(dimension=D, scale=0.5, l2=l2),
-        auxiliaries=auxiliaries,
-        half_bce=False,
-        seed=3,
+    plan = Plan(
+        {}, single.Config(), {"main": replace(embedding, l2=l2)}, auxiliaries=auxiliaries, seed=3
     )
+    return training_model(model, schema, plan)
 
 
 def view(model: Any, arrays: Mapping[str, np.ndarray]) -> Any:
@@ -151,6 +161,23 @@ def samples(model: Any, arrays: dict[str, np.ndarray]) -> list[oracle.Sample]:
     groups = {g: [(f.name, f.table) for f in s.group(g)] for g in ("profile", "item", "context")}
     history = [(n, s.feature(n).table) for n in s.history]
     return oracle.samples(arrays, tables(model), groups, history)
+
+
+def encoded(model: Any, arrays: Mapping[str, np.ndarray], **options: Any) -> Any:
+    """What the one expert of a model makes of a batch."""
+    (found,) = model.forward(tensors(arrays), **{"training": False, **options}).experts.values()
+    return found
+
+
+def logits(model: Any, inputs: Any, direct: Any = None, *, training: bool) -> np.ndarray:
+    """The oracle's pass of the head ``single``, from what its trunk reads [B, I] and what its last
+    layer reads beside that [B, W] to the logits [B].
+    """
+    head = model.head
+    x = np.array(inputs) * double(head.trunk.affine.gamma) + double(head.trunk.affine.beta)
+    hidden = trunk(head.trunk, x, training=training)
+    hidden = hidden if direct is None else np.concatenate([hidden, np.array(direct)], 1)
+    return oracle.dense(hidden, layer(head.logit.dense))[:, 0]
 
 
 def trunk(mlp: MLP, x: np.ndarray, *, training: bool) -> np.ndarray:

@@ -94,7 +94,7 @@ def samples(
         return np.concatenate([np.zeros(0), *(vector(tables[t], values[f]) for f, t in features)])
 
     found = []
-    for i in range(len(batch["label"])):
+    for i in range(len(batch["label_click"])):
         now = {name: values[i] for name, values in batch.items()}
         past = [
             row(history, {f: now[f"history_{f}"][k] for f, _ in history})

@@ -133,7 +133,8 @@ def test_every_cell_of_every_plan_composes():
             options = config.override({"data": taobao.Config()}, data)["data"]
             made = config.override(config.recipe(cell.recipe, options), rest)
             backbone, *tasks = cell.recipe.split("+")
-            assert type(made.backbone).__module__ == f"at4ctr.backbones.{backbone}"
+            module = type(made.experts[backbone].backbone).__module__
+            assert module == f"at4ctr.backbones.{backbone}"
             assert sorted(made.auxiliaries) == sorted(tasks)
             if cell.x is not None and "weight" in "".join(rest):
                 assert cell.x in [task.weight for task in made.auxiliaries.values()]

@@ -15,6 +15,7 @@ from absl import flags
 
 from at4ctr.analysis.tables import Row
 from at4ctr.errors import InputError
+from at4ctr.heads import single
 from pipelines import reproduce, train
 from pipelines.tables import bodies, reports
 from pipelines.tables import plans as _paper
@@ -234,7 +235,8 @@ def test_external_says_what_was_prepared_and_how_long_was_trained(monkeypatch):
     for folder in queue.folders.values():
         e, _, _ = train.load_snapshot(folder / "config.json")
         assert (e.fit.epochs, e.fit.patience, e.fit.learning_rate) == (2, 1, 0.001)
-        assert (e.backbone.dropout, e.embedding.l2) == (0.2, 0.001)
+        assert isinstance(e.head, single.Config)
+        assert (e.head.dropout, e.spaces["main"].l2) == (0.2, 0.001)
 
 
 @pytest.mark.usefixtures("inside")

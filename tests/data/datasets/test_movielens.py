@@ -217,7 +217,7 @@ def test_mocked_data_reach_a_batch(metadata, here):
         "train": 42, "validation": 6, "test": 6
     }  # fmt: skip
     batch = Reader(store, "train", batch_size=16, history=5).batch(0, 0)
-    assert set(batch["label"]) == {0.0, 1.0}
+    assert set(batch["label_click"]) == {0.0, 1.0}
     assert store.vocabulary_path("occupation").read_text() == "customer service\n"
 
 

@@ -105,7 +105,9 @@ def assert_same(one, other):
                             drop_remainder=False)  # fmt: skip
             for k in range(reader.steps(0)):
                 batch = reader.batch(0, k)
-                counter.update(zip(batch["item"].tolist(), batch["label"].tolist(), strict=True))
+                counter.update(
+                    zip(batch["item"].tolist(), batch["label_click"].tolist(), strict=True)
+                )
         assert kept[0] == kept[1]
         assert kept[0].total()
 

@@ -47,7 +47,7 @@ def test_csv_and_parquet_give_the_same_store(mylog, tmp_path):
     assert stores[0].manifest["counts"]["users"] == 30  # who met impressions alone too
     reader = Reader(stores[0], "train", batch_size=64, history=9, drop_remainder=False)
     batches = [reader.batch(0, k) for k in range(reader.steps(0))]
-    assert sum(len(b["label"]) for b in batches) == stores[0].counts("train")["rows"]
+    assert sum(len(b["label_click"]) for b in batches) == stores[0].counts("train")["rows"]
     assert stores[0].manifest["dataset"] == "mylog"
 
 

@@ -1,0 +1,1 @@
+"""How a number becomes a vector: one module an encoding; the folder is the registry."""

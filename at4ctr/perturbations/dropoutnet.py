@@ -1,0 +1,55 @@
+"""DropoutNet (Volkovs et al., NeurIPS 2017): train as if a user or an item had never been seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+from at4ctr.contracts import PerturbationConfig, Tensor
+from at4ctr.errors import InputError
+from at4ctr.layers.mlp import Draws
+from at4ctr.schema import PADDING, Schema
+
+
+@dataclass(frozen=True)
+class Config(PerturbationConfig):
+    """user, item: the share of rows whose user's, or candidate's, id vector is left out."""
+
+    user: float = 0.1
+    item: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("user", "item"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(
+                    f"dropoutnet.{name} is {getattr(self, name)}; expected at least 0 and below 1"
+                )
+
+    def build(self, schema: Schema, seed: int) -> DropoutNet:
+        return DropoutNet(self, schema, seed)
+
+
+class DropoutNet(tf.Module):
+    """The user's id vector, or the candidate's, is 0 in rows drawn at random (§4, "user dropout").
+
+    A row's two draws are independent. Everything else that is known of them stays. In the paper the
+    vectors come from a matrix factorisation and are fixed; here they are learned with the model.
+    """
+
+    def __init__(self, config: Config, schema: Schema, seed: int) -> None:
+        super().__init__(name="dropoutnet")
+        self.rates = {schema.user_id.name: config.user, schema.item_id.name: config.item}
+        self.draws = Draws(seed)
+
+    def __call__(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        changed = dict(batch)
+        for name, rate in self.rates.items():
+            if rate:
+                ids = batch[name]
+                rows = tf.shape(ids)[:1]
+                out = tf.random.stateless_uniform(rows, self.draws.seed()) < rate
+                out = tf.reshape(out, [-1] + [1] * (ids.shape.rank - 1))
+                changed[name] = tf.where(out, tf.constant(PADDING, ids.dtype), ids)
+        return changed

@@ -1,0 +1,123 @@
+"""What an experiment learns of each label, and labels composed of others. Pure functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import tensorflow as tf
+
+from at4ctr.contracts import Targets, Tensor
+from at4ctr.errors import InputError, unknown
+from at4ctr.schema import Label
+
+WEIGHT = "weight"  # of a row, in a reader's batch
+Over = Literal["within", "all"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """How one label is learned.
+
+    weight: of its loss in the total.
+    over: of a label that is known ``within`` another one. ``within`` trains its tower on the rows
+        where the other label is 1. ``all`` trains the product of both probabilities on every row
+        (ESMM, Ma et al., SIGIR 2018, Eq. 3). Both make the tower a model of P(label | other).
+    serve: False for a label that only training needs. Nothing of its tower is exported.
+    """
+
+    weight: float = 1.0
+    over: Over = "within"
+    serve: bool = True
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.weight) and self.weight >= 0):
+            raise InputError(
+                f"a task's weight is {self.weight}; expected a finite weight of at least 0"
+            )
+        if self.over not in ("within", "all"):
+            raise unknown("a task's over", self.over, ("within", "all"))
+
+
+def both(a: Tensor, b: Tensor) -> Tensor:
+    """The logit of P(x and y) = σ(a) σ(b), from the logits a of P(x) and b of P(y | x).
+
+    ln p/(1 − p) = −ln(e^−a + e^−b + e^−(a+b)), since 1/p = (1 + e^−a)(1 + e^−b). It is exact, and
+    finite with a finite gradient wherever a + b is.
+
+    Args:
+        a, b: equal shapes, any floating type.
+
+    Returns:
+        The shape of both, float32.
+    """
+    a, b = tf.cast(a, tf.float32), tf.cast(b, tf.float32)
+    return -tf.reduce_logsumexp(tf.stack([-a, -b, -a - b]), 0)
+
+
+def composed(labels: Iterable[Label], logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The logit of P(label and all that it is known within), of each label that has a logit."""
+    found: dict[str, Tensor] = {}
+    for label in labels:
+        if label.name in logits:
+            own = logits[label.name]
+            found[label.name] = own if label.within is None else both(found[label.within], own)
+    return found
+
+
+def composed_name(label: Label) -> str:
+    """What the composed label is called: ``click_and_conversion``."""
+    return label.name if label.within is None else f"{label.within}_and_{label.name}"
+
+
+def targets(labels: Iterable[Label], batch: Mapping[str, Tensor]) -> Targets:
+    """The targets of a reader's batch, whose labels are 0, 1 or, where unknown, negative."""
+    values, weights = {}, {}
+    for label in labels:
+        raw = tf.cast(batch[label.column], tf.float32)
+        known = tf.cast(raw >= 0, tf.float32)
+        values[label.name] = tf.maximum(raw, 0.0)
+        weights[label.name] = known * batch[WEIGHT] if WEIGHT in batch else known
+    return Targets(values, weights)
+
+
+def composed_targets(labels: Iterable[Label], found: Targets) -> Targets:
+    """Of each label, whether a row has it and all that it is known within.
+
+    A row without one of these is known not to have them all.
+    """
+    values, weights = dict[str, Tensor](), dict[str, Tensor]()
+    for label in labels:
+        y, w = found.labels[label.name], found.weights[label.name]
+        if label.within is not None:
+            outer = values[label.within]
+            y, w = y * outer, tf.where(outer > 0, w, weights[label.within])
+        values[label.name], weights[label.name] = y, w
+    return Targets(values, weights)
+
+
+def loss(
+    labels: Iterable[Label],
+    tasks: Mapping[str, Task],
+    logits: Mapping[str, Tensor],
+    found: Targets,
+) -> dict[str, Tensor]:
+    """Label -> (1/B) Σ wᵢ lᵢ, lᵢ the binary cross entropy of a row in nats; 0 of an empty batch.
+
+    A row whose label is unknown has the weight 0 and no gradient.
+    """
+    labels = tuple(labels)
+    every, whole = composed(labels, logits), composed_targets(labels, found)
+    losses = {}
+    for label in labels:
+        if label.name not in tasks:
+            continue
+        over_all = label.within is not None and tasks[label.name].over == "all"
+        truth, logit = (whole, every[label.name]) if over_all else (found, logits[label.name])
+        y, w = truth.labels[label.name], truth.weights[label.name]
+        rows = tf.nn.sigmoid_cross_entropy_with_logits(labels=y, logits=logit)
+        size = tf.cast(tf.size(rows), tf.float32)
+        losses[label.name] = tf.math.divide_no_nan(tf.reduce_sum(w * rows), size)
+    return losses

@@ -1,0 +1,120 @@
+"""The parts that the folders offer, and which combinations of them are tried.
+
+``make test`` tries a sample in which every pair of a backbone, a head and a set of auxiliaries
+occurs; ``make contract`` tries every combination.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Collection, Iterable
+from functools import cache
+from itertools import combinations, product
+from typing import Any, NamedTuple
+
+from at4ctr.contracts import Interface
+from at4ctr.errors import InputError
+from at4ctr.folders import modules
+from at4ctr.layers.shape import Shape
+from at4ctr.schema import Schema
+from tests.model import toys
+
+WHOLE = os.environ.get("AT4CTR_CONTRACT") == "all"
+ALL = "all"  # a set: every auxiliary that a backbone can serve
+
+
+def configs(folder: str) -> dict:
+    """Name -> default Config, of every module of a folder that has one."""
+    found = {
+        m: importlib.import_module(f"at4ctr.{folder}.{m}") for m in modules(f"at4ctr.{folder}")
+    }
+    return {name: module.Config() for name, module in found.items() if hasattr(module, "Config")}
+
+
+BACKBONES, AUXILIARIES, HEADS = (configs(f) for f in ("backbones", "auxiliaries", "heads"))
+SETS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    **{name: (name,) for name in AUXILIARIES},
+    "uim+nip": ("uim", "nip"),
+    ALL: tuple(AUXILIARIES),
+}
+SCHEMAS: dict[str, Schema] = {"one": toys.SCHEMA, "two": toys.TWO}  # by their number of labels
+CALLED = [f"{head}, {labels}" for head in HEADS for labels in SCHEMAS]
+
+
+class Case(NamedTuple):
+    """Names of a backbone, of a head and its number of labels (``CALLED``), and of a set."""
+
+    backbone: str
+    head: str
+    auxiliaries: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of ``toys.serving``."""
+        head, schema = self.head.split(", ")
+        return {"schema": SCHEMAS[schema], "head": HEADS[head]}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the auxiliaries; of ``ALL`` those that the backbone can serve."""
+        found = SETS[self.auxiliaries]
+        return tuple(n for n in found if self.auxiliaries != ALL or fits(self.backbone, [n]))
+
+
+@cache
+def body(backbone: str) -> Any:
+    return BACKBONES[backbone].build(Shape.of(toys.SCHEMA, toys.D), 0)
+
+
+def fits(backbone: str, names: Iterable[str]) -> bool:
+    """Whether the backbone gives all that the auxiliaries need of it."""
+    given = set(getattr(body(backbone), "gives", ()))
+    return all(set(AUXILIARIES[n].needs) <= given for n in names)
+
+
+@cache
+def serves(head: str, backbone: str) -> bool:
+    """Whether a head, as a ``Case`` names it, takes the backbone and its number of labels."""
+    name, schema = head.split(", ")
+    built, config = body(backbone), BACKBONES[backbone]
+    face = Interface(built.parts, getattr(built, "direct", ()), config.activation, 0)
+    labels = tuple(label.name for label in SCHEMAS[schema].labels)
+    try:
+        HEADS[name].build({backbone: face}, labels, 0)
+    except InputError:
+        return False
+    return True
+
+
+def auxiliaries(names: Iterable[str]) -> dict[str, Any]:
+    return {name: AUXILIARIES[name] for name in names}
+
+
+@cache
+def every() -> tuple[Case, ...]:
+    """The whole product without what is refused."""
+    found = (Case(*parts) for parts in product(BACKBONES, CALLED, SETS))
+    return tuple(c for c in found if fits(c.backbone, c.names) and serves(c.head, c.backbone))
+
+
+def pairs(case: Case) -> set[tuple[tuple[str, str], ...]]:
+    return set(combinations(zip(Case._fields, case, strict=True), 2))
+
+
+@cache
+def sample() -> tuple[Case, ...]:
+    """Cases in which each pair that occurs in the product occurs, chosen greedily."""
+    has, found = {case: pairs(case) for case in every()}, []
+    left = set().union(*has.values())
+    while left:
+        best = max(has, key=lambda case: len(has[case] & left))
+        found.append(best)
+        left -= has[best]
+    return tuple(found)
+
+
+def cases(but: Collection[str] = ()) -> tuple[Case, ...]:
+    """What is tried. but: sets of auxiliaries that are left out."""
+    return tuple(c for c in (every() if WHOLE else sample()) if c.auxiliaries not in but)
