@@ -180,7 +180,8 @@ def test_from_wheel_without_a_network_gives_the_manual_way(tmp_path, archive, mo
 
 def test_tensorflow_is_not_imported_before_something_is_verified():
     code = (
-        "import sys, at4ctr.data.datasets._acquire, at4ctr.data.datasets.tafeng, at4ctr.data.datasets.amazon_beauty;"
+        "import sys, at4ctr.data.datasets._acquire, at4ctr.data.datasets.tafeng;"
+        "import at4ctr.data.datasets.amazon_beauty;"
         "print([m for m in ('tensorflow', 'tensorflow_datasets') if m in sys.modules])"
     )
     done = subprocess.run(

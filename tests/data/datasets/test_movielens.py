@@ -291,7 +291,7 @@ def test_wrong_options_are_refused():
 def test_the_builder_is_imported_only_where_it_is_needed(downloaded):
     code = """
 import sys
-from at4ctr.data import movielens, taobao
+from at4ctr.data.datasets import movielens, taobao
 for do in (movielens.Config().schema, movielens.Config().acquire):
     do()
     assert "tensorflow_datasets" not in sys.modules

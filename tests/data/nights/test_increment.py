@@ -182,7 +182,7 @@ def test_a_killed_night_is_absent_and_its_rerun_the_same(moment, chain, log, tmp
     script = f"""
 import os, signal, sys
 from pathlib import Path
-from at4ctr.data import increment
+from at4ctr.data.nights import increment
 from tests.data import day_log
 from tests.data.nights.test_increment import CONFIG
 increment.{moment} = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)

@@ -241,7 +241,7 @@ def test_a_step_that_fails_of_the_disk_says_so(tmp_path, kind, message):
 FULL = """
 import resource, signal, sys
 from pathlib import Path
-from at4ctr.data import taobao
+from at4ctr.data.datasets import taobao
 from at4ctr.data.preparation.prepare import prepare
 from at4ctr.errors import InputError
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
