@@ -248,6 +248,7 @@ class Trainer:
         stopping.act()
         c = self.cursor
         cluster.chief_does(lambda: self.kept.save(c.step, asdict(c)))
+        tf.summary.flush()
         raise stopping.Stopped(f" after step {c.step}, whose checkpoint is saved")
 
     def _finite(self, losses: Mapping[str, float]) -> None:

@@ -70,6 +70,7 @@ def on_sigterm() -> Iterator[None]:
     try:
         yield
     finally:
+        _wanted.clear()
         signal.set_wakeup_fd(woken)
         signal.signal(signal.SIGTERM, kept or signal.SIG_DFL)
         near.close()

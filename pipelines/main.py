@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import NoReturn
 import tensorflow as tf
 from absl import app, flags, logging
 
-from at4ctr import stopping
+from at4ctr import cluster, stopping
 from at4ctr.errors import InputError
 from export.streams import ignoring_closed_pipes
 
@@ -42,7 +43,9 @@ def main(body: Callable[[], None]) -> None:
                 raise
             _stop(said[1])
         except stopping.Stopped as stopped:
-            print(stopped, file=sys.stderr)
+            print(stopped, file=sys.stderr, flush=True)
+            if cluster.hosts().size > 1:
+                os._exit(stopping.STATUS)  # TensorFlow's threads take half a minute to end
             sys.exit(stopping.STATUS)
         except KeyboardInterrupt:
             print("\ninterrupted: run the same command again to continue", file=sys.stderr)

@@ -203,6 +203,24 @@ def test_a_host_that_dies_goes_on_with_the_others(store, together, tmp_path):
         assert found["rows"] == whole["rows"][6:]
 
 
+def test_a_host_that_is_stopped_stops_all_after_the_same_step(store, together, tmp_path):
+    """SIGTERM of one: both end with 143 and a checkpoint; both again, and the result is the same."""
+    arguments = ["tests.model.host", str(store.path), str(tmp_path), "drawn"]
+    for status, said in host.pair([*arguments, "--stop", "7"], tmp_path):
+        assert status == 143, said[-2000:]
+        assert said.splitlines()[-1] == (
+            "stopped by SIGTERM after step 8, whose checkpoint is saved: run the same command "
+            "again to continue"
+        )
+    assert (tmp_path / "drawn" / "checkpoints" / "step-000000008").exists()
+    for status, said in host.pair(arguments, tmp_path):
+        assert status == 0, said[-3000:]
+    for index in range(2):
+        whole, found = said_by(together, "drawn", index), said_by(tmp_path, "drawn", index)
+        assert found["variables"] == whole["variables"]
+        assert found["rows"] == whole["rows"][8:]
+
+
 def test_another_number_of_shards_is_refused(store, together, tmp_path):
     shutil.copytree(together / "lazy_adam", tmp_path / "run")
     case = host.CASES["lazy_adam"]

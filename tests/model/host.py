@@ -1,7 +1,8 @@
 """One of several hosts that train together, for a process of its own with its TF_CONFIG.
 
 python -m tests.model.host STORE FOLDER CASE,CASE [--die N] trains each case in FOLDER/<case> and
-leaves <case>.<index>.json there; with --die, host 1 dies by SIGKILL before step N.
+leaves <case>.<index>.json there; with --die, host 1 dies by SIGKILL before step N, and with --stop
+it sends itself SIGTERM, and all end as an entry point does.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from typing import Any
 import numpy as np
 
 import at4ctr  # noqa: F401  (before TensorFlow)
-from at4ctr import cluster, fit
+from at4ctr import cluster, fit, stopping
 from at4ctr.auxiliaries import nip, uim
 from at4ctr.data.store import Store
 from at4ctr.heads import single
+from pipelines.main import main
 from tests.model import job
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,14 +61,20 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def trained(case: str, store: Store, folder: Path, die: int | None = None) -> dict[str, Any]:
+def trained(
+    case: str,
+    store: Store,
+    folder: Path,
+    die: int | None = None,
+    number: int = signal.SIGKILL,
+) -> dict[str, Any]:
     """Trains a case under the strategy in scope: curves, weights, bits, the rows of each step."""
     made = job.trainer(store, folder, **CASES[case])
     step, rows = made._step, []
 
     def seen(batch: Any) -> Any:
         if made.cursor.step == die:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
         parts = {n: made.strategy.experimental_local_results(batch[n]) for n in NAMES}
         rows.append(rows_of({n: np.concatenate(part) for n, part in parts.items()}))
         return step(batch)
@@ -127,12 +135,27 @@ def _main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("cases")
     parser.add_argument("--die", type=int)
+    parser.add_argument("--stop", type=int)
     given = parser.parse_args()
+    if given.stop is None:
+        _train(given, given.die, signal.SIGKILL)
+        return
+
+    def body() -> None:
+        cluster.strategy()
+        with stopping.on_sigterm(), stopping.deferred():
+            _train(given, given.stop, signal.SIGTERM)
+
+    sys.argv = sys.argv[:1]
+    main(body)
+
+
+def _train(given: argparse.Namespace, step: int | None, number: int) -> None:
     index = cluster.hosts().rank
     with cluster.strategy().scope(), cluster.loss_explained():
         for case in given.cases.split(","):
-            die = given.die if index else None
-            found = trained(case, Store.open(given.store), given.folder / case, die)
+            die = step if index else None
+            found = trained(case, Store.open(given.store), given.folder / case, die, number)
             (given.folder / f"{case}.{index}.json").write_text(json.dumps(found))
 
 

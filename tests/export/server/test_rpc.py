@@ -98,7 +98,6 @@ MALFORMED = {
         "10,000 values of history_item",
     ),
     "NaN example": (lambda _: message({"examples": [nan_example()]}, "examples"), "NaN"),
-    "100 MB": (lambda r: message(r | {"tags": [["x" * 100_000_000]]}), "expected at most"),
 }
 
 
@@ -111,6 +110,14 @@ def test_a_malformed_request_is_refused_in_words_and_the_server_stays(case, chan
     still_right(channel, made)
 
 
+def test_a_message_above_the_limit_is_not_let_in(channel, made):
+    request = message(rows(made) | {"tags": [["x" * (16 << 20)]]})
+    code, text = refused(lambda: ask(channel, request))
+    assert code == "RESOURCE_EXHAUSTED"
+    assert f"vs. {16 << 20}" in text
+    still_right(channel, made)
+
+
 def test_a_tensor_may_not_claim_what_it_does_not_carry(channel, made):
     request = message(rows(made))
     request.inputs["item"].tensor_shape.dim[0].size = 1 << 50
@@ -120,6 +127,9 @@ def test_a_tensor_may_not_claim_what_it_does_not_carry(channel, made):
     request = message(rows(made))
     request.inputs["item"].tensor_content = b"\0" * 7
     assert refused(lambda: ask(channel, request))[0] == "INVALID_ARGUMENT"
+    request.inputs["item"].tensor_content = b""
+    request.inputs["item"].int64_val.extend([101] * 1000)
+    assert "item carries 1,000 values" in refused(lambda: ask(channel, request))[1]
     still_right(channel, made)
 
 

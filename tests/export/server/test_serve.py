@@ -19,7 +19,7 @@ from export.client import Grpc, Rest
 from export.server import serve
 from export.server.servable import WARM_UP, Servable
 from export.server.tensors import Limits, RefusedError
-from export.server.versions import State, Versions
+from export.server.versions import Patience, State, Versions
 from tests.export.serving import Server, golden, publish
 
 LIMITS = Limits()
@@ -72,10 +72,11 @@ def states(server: Server) -> dict[int, tuple[int, str]]:
 
 
 def test_versions_come_and_go_and_no_request_fails(made, tmp_path):
-    """1, then 2 under load; 3 is broken; 4 is not whole yet; without 2, 1 again; then the end."""
+    """1, then 2 under load; 3 is broken; 4 is half copied, then whole; without 2 and 4, 1 again;
+    then the end."""
     folder = tmp_path / "export"
     folder.mkdir()
-    server = Server(folder)
+    server = Server(folder, "--retry_seconds=1000000", "--settle_seconds=0")
     server.wait("waiting for one")
     publish(made / "1", folder, 1)
     assert "available" in server.wait("version 1 is available")
@@ -86,18 +87,30 @@ def test_versions_come_and_go_and_no_request_fails(made, tmp_path):
     while load.count < asked + 20 and not load.errors:
         time.sleep(0.01)
     assert states(server) == {1: (State.END, ""), 2: (State.AVAILABLE, "")}
-    (folder / "4").mkdir()  # without saved_model.pb
+    left = shutil.ignore_patterns("user.txt")
+    shutil.copytree(made / "2", folder / ".4", ignore=left)  # the manifest is there
+    (folder / ".4").rename(folder / "4")
+    server.wait("version 4 waits: assets/user.txt is missing")
     (folder / ".3").mkdir()
     (folder / ".3" / "saved_model.pb").write_bytes(b"nothing")
     (folder / ".3").rename(folder / "3")
-    assert "version 3" in server.wait("version 3 cannot be served")
+    assert "try 1 of 6" in server.wait("version 3 cannot be served")
     assert states(server)[2][0] == State.AVAILABLE
-    assert states(server)[3][0] == State.END
-    assert states(server)[3][1]
-    assert 4 not in states(server)
-    for broken in ("4", "3", "2"):
-        shutil.rmtree(folder / broken)
+    assert states(server)[3][0] == State.LOADING
+    assert "cannot be served" in states(server)[3][1]
+    assert states(server)[4][0] == State.START
+    assert "assets/user.txt is missing" in states(server)[4][1]
+    text = (made / "2" / "assets" / "user.txt").read_bytes()
+    with (folder / "4" / "assets" / "user.txt").open("wb") as slow:
+        slow.write(text[:6])
+        slow.flush()
+        server.wait("version 4 waits: assets/user.txt has SHA-256")
+        slow.write(text[6:])
+    server.wait("version 4 is available")
     server.wait("version 2 is unloaded")
+    for gone in ("3", "2", "4"):
+        (folder / gone).rename(folder / f".gone{gone}")
+    server.wait("version 4 is unloaded")
     assert states(server)[1][0] == State.AVAILABLE
     load.stop()
     assert not load.errors
@@ -107,8 +120,9 @@ def test_versions_come_and_go_and_no_request_fails(made, tmp_path):
     assert server.lines[-1] == "serve: stopped"
 
 
-def test_what_failed_is_tried_again_once_its_files_change(made, tmp_path):
-    """And a folder whose number no int64 holds, as one that is no number, is no version."""
+def test_a_real_version_is_tried_again_once_its_files_change(made, tmp_path):
+    """Without a manifest, so that TensorFlow itself fails. A folder whose number no int64 holds, as
+    one that is no number, is no version."""
     for name in ("0x2", "1.5", str(1 << 63)):
         publish(made / "1", tmp_path, 1).rename(tmp_path / name)
     version, tried = publish(made / "1", tmp_path, 1), []
@@ -117,7 +131,8 @@ def test_what_failed_is_tried_again_once_its_files_change(made, tmp_path):
         tried.append(number)
         return Servable(folder, number, 1)
 
-    versions = Versions("ctr", tmp_path, load, lambda _: None)
+    (version / "MANIFEST.json").unlink()
+    versions = Versions("ctr", tmp_path, load, lambda _: None, Patience(settle_seconds=0.0))
     graph = (version / "saved_model.pb").read_bytes()
     (version / "saved_model.pb").write_bytes(b"nothing")
     versions.poll()

@@ -1,0 +1,134 @@
+"""SIGTERM: at once, after the step of a training, or in spite of a main thread that is blocked."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from at4ctr import stopping
+from at4ctr.data.store import Store
+from tests.data import toy_store
+from tests.model import job
+
+ROOT = Path(__file__).resolve().parents[1]
+LIMIT = 300
+
+
+def run(body: str) -> tuple[int, str]:
+    """Exit status and standard error of a process that sends itself SIGTERM."""
+    code = f"import os, signal, sys, time\nfrom at4ctr import stopping\n{body}"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+def test_outside_of_a_training_it_is_raised_at_once():
+    status, said = run(
+        "try:\n"
+        "  with stopping.on_sigterm():\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(3600)\n"
+        "except stopping.Stopped as stopped:\n"
+        "  print(stopped, file=sys.stderr)\n"
+        "  sys.exit(stopping.STATUS)\n"
+    )
+    assert (status, said) == (
+        143,
+        "stopped by SIGTERM: run the same command again to continue\n",
+    )
+
+
+def test_a_training_goes_on_to_its_end_where_it_never_asks():
+    status, said = run(
+        "try:\n"
+        "  with stopping.on_sigterm(), stopping.deferred():\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    assert stopping.wanted()\n"
+        "    print('went on', file=sys.stderr)\n"
+        "except stopping.Stopped:\n"
+        "  sys.exit(stopping.STATUS)\n"
+    )
+    assert (status, said) == (143, "went on\n")
+
+
+def test_a_main_thread_that_is_blocked_is_ended():
+    """In a lock of C, which no signal interrupts, as in a collective of TensorFlow."""
+    status, said = run(
+        "import ctypes, threading\n"
+        "stopping.GRACE_SECONDS = 0.05\n"
+        "lock, c = ctypes.create_string_buffer(64), ctypes.CDLL(None)\n"
+        "with stopping.on_sigterm(), stopping.deferred():\n"
+        "  c.pthread_mutex_lock(lock)\n"
+        "  threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()\n"
+        "  c.pthread_mutex_lock(lock)\n"
+    )
+    assert status == 143
+    assert said == (
+        "stopped by SIGTERM, in the middle of a step: run the same command again to continue\n"
+    )
+
+
+def test_a_stop_that_has_begun_is_not_cut_short():
+    status, _ = run(
+        "stopping.GRACE_SECONDS = 0.05\n"
+        "with stopping.on_sigterm():\n"
+        "  try:\n"
+        "    with stopping.deferred():\n"
+        "      os.kill(os.getpid(), signal.SIGTERM)\n"
+        "      stopping.act()\n"
+        "      time.sleep(0.5)\n"
+        "  except stopping.Stopped:\n"
+        "    pass\n"
+        "sys.exit(5)\n"
+    )
+    assert status == 5
+
+
+def test_the_handler_that_was_there_comes_back():
+    kept = signal.getsignal(signal.SIGTERM)
+    with stopping.on_sigterm():
+        assert signal.getsignal(signal.SIGTERM) != kept
+    assert signal.getsignal(signal.SIGTERM) == kept
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Store:
+    path = tmp_path_factory.mktemp("store") / "toy"
+    toy_store.make(path, users=60)
+    return Store.open(path)
+
+
+def test_a_training_stops_after_its_step_and_goes_on_to_the_same_bits(store, tmp_path):
+    small = {"auxiliaries": {}}
+    whole = job.trainer(store, tmp_path / "whole", **small)
+    whole.train()
+    made = job.trainer(store, tmp_path / "run", **small)
+    step = made._step
+
+    def asked(batch):
+        if made.cursor.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(batch)
+
+    made._step = asked
+    with (
+        stopping.on_sigterm(),
+        pytest.raises(stopping.Stopped, match="after step 5, whose checkpoint is saved"),
+        stopping.deferred(),
+    ):
+        made.train()
+    assert (tmp_path / "run" / "checkpoints" / "step-000000005").is_dir()
+    again = job.trainer(store, tmp_path / "run", **small)
+    again.train()
+    assert job.fingerprint(again) == job.fingerprint(whole)
