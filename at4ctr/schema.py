@@ -132,7 +132,8 @@ class Schema:
                     f"schema: number {number.name!r} is of group behaviour; expected profile, item "
                     "or context; declare the behaviour's value as a feature of buckets"
                 )
-        for f in (*self.features, *self.numbers):
+        every: tuple[Feature | Number, ...] = (*self.features, *self.numbers)
+        for f in every:
             if f.name in RESERVED or f.name.startswith(
                 (history_name(""), weights_name(""), "label_")
             ):

@@ -1,8 +1,8 @@
 """The local server under concurrent clients: latency, requests a second, errors.
 
 python -m benchmarks.bench_serve [--export runs/latest/export/1] [--seconds 60] [--clients 4]
-One server process (``export.server.serve``) on this machine and ``--clients`` threads that ask by gRPC
-without a pause, for each of 1, 32 and 512 candidates of one user: by ``candidates``, and by
+One server process (``export.server.serve``) on this machine and ``--clients`` threads that ask
+by gRPC without a pause, for 1, 32 and 512 candidates of one user each: by ``candidates``, and by
 ``serving_default`` with the user repeated. Requests are built before the clock starts, from the
 export's golden rows. One JSON line per load; an answer that is not finite is an error.
 Clients and server share the cores, so a figure is that of the machine and not of the server alone.

@@ -9,6 +9,7 @@ import tensorflow as tf
 from at4ctr import population
 from at4ctr.backbones import din
 from at4ctr.data.store import Store
+from at4ctr.heads import single
 from at4ctr.layers.mlp import Dice
 from at4ctr.layers.population import Sums, batch_moments, collecting_sums, moments
 from tests.data import toy_store
@@ -111,7 +112,8 @@ def test_mean_predictions_follow_the_rate_after_few_steps(tmp_path, validate):
     made = job.trainer(
         store,
         tmp_path / "run",
-        backbone=din.Config(attention=(8, 4), units=(12, 6)),
+        backbone=din.Config(attention=(8, 4)),
+        head=single.Config(units=(12, 6)),
         auxiliaries={},
         config=fit,
         negative_rate=1.0,
@@ -120,7 +122,7 @@ def test_mean_predictions_follow_the_rate_after_few_steps(tmp_path, validate):
     made.train()
     model, rows = made.model.serving, made.feed._readers[0]
     served, of_batches = [], []
-    labels = [rows.batch(0, k)["label"] for k in range(rows.steps(0))]
+    labels = [rows.batch(0, k)["label_click"] for k in range(rows.steps(0))]
     for k in range(rows.steps(0)):
         arrays = toys.tensors(rows.batch(0, k))
         served.append(model(arrays)["click"].numpy())

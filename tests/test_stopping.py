@@ -110,7 +110,7 @@ def store(tmp_path_factory) -> Store:
 
 
 def test_a_training_stops_after_its_step_and_goes_on_to_the_same_bits(store, tmp_path):
-    small = {"auxiliaries": {}}
+    small: dict[str, Any] = {"auxiliaries": {}}
     whole = job.trainer(store, tmp_path / "whole", **small)
     whole.train()
     made = job.trainer(store, tmp_path / "run", **small)

@@ -24,7 +24,8 @@ class Block:
     """The kept instances of some row groups, in their final order.
 
     instances: [N] arrays: ``begin`` and ``length`` of the window among the block's behaviours,
-        ``user``, ``item`` and ``user_row`` (dims rows), ``label``, context features, ``probability``.
+        ``user``, ``item`` and ``user_row`` (dims rows), ``label``, context features,
+        ``probability``.
     windows: per history feature [E + 1] opaque items; item i is the T behaviours from i on.
     """
 

@@ -176,7 +176,7 @@ def _leaves(level: list[Any], spec: Spec) -> np.ndarray:
 
 
 def _leaf(value: Any, spec: Spec) -> Any:
-    kinds = {"int64": int, "int32": int, "string": str, "bool": bool}
+    kinds: dict[str, type] = {"int64": int, "int32": int, "string": str, "bool": bool}
     if spec.dtype.is_floating and type(value) in (int, float):
         return value
     if spec.dtype == tf.string and _is_base64(value):

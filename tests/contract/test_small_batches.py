@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from at4ctr.auxiliaries import nip, uim
-from tests.contract.test_product import AUXILIARIES, BACKBONES, fits
+from tests.contract.parts import AUXILIARIES, BACKBONES, fits
 from tests.model import toys
 
 CASES: dict[str, Any] = {

@@ -115,7 +115,7 @@ def test_bins_of_equal_mass_and_of_equal_width():
     assert expected_calibration_error([0, 1], [0.1, 0.1], 5, "width") == pytest.approx(0.4)
 
 
-@pytest.mark.parametrize("metric", OF_LOGITS + OF_PROBABILITIES)
+@pytest.mark.parametrize("metric", [*OF_LOGITS, *OF_PROBABILITIES])
 def test_float_out_and_row_order_does_not_matter(metric):
     labels, p = calibrated(500, seed=2)
     order = np.random.default_rng(0).permutation(500)
@@ -123,7 +123,7 @@ def test_float_out_and_row_order_does_not_matter(metric):
     assert metric(labels[order], p[order]) == pytest.approx(metric(labels, p), rel=1e-12)
 
 
-@pytest.mark.parametrize("metric", OF_LOGITS + OF_PROBABILITIES)
+@pytest.mark.parametrize("metric", [*OF_LOGITS, *OF_PROBABILITIES])
 @pytest.mark.parametrize(
     ("labels", "p", "words"),
     [

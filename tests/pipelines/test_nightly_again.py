@@ -110,9 +110,9 @@ def test_a_probability_that_is_none_holds_the_model(copied, monkeypatch):
 
     def poisoned(*asked):
         found = sound(*asked)
-        probability = found.probability.copy()
-        probability[3] = np.nan
-        return dataclasses.replace(found, probability=probability)
+        calibrated = found.calibrated.copy()
+        calibrated[3] = np.nan
+        return dataclasses.replace(found, calibrated=calibrated)
 
     monkeypatch.setattr(learn, "predicted", poisoned)
     store = Store.open(folder / "data" / "store")

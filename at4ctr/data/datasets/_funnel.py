@@ -73,8 +73,8 @@ class Funnel(Options):
         columns = ", ".join([user, item, *map(name, attributes)])
         clicked = self._next("clicked", self.CLICK, user, item)
         bought = self._next("converted", self.CONVERSION, user, item)
-        kept = f'{columns}, event, "timestamp", ord'
-        engine.run("log", f"CREATE TABLE log AS SELECT {kept} FROM events")
+        log = f'SELECT {columns}, event, "timestamp", ord FROM events'
+        engine.run("log", f"CREATE TABLE log AS {log}")
         last = engine.one('SELECT max("timestamp") FROM events')[0]
         click, conversion = round(self.click_hours * HOUR), round(self.conversion_days * DAY)
         engine.execute(

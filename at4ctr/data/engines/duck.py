@@ -168,6 +168,7 @@ class Engine(engine.Engine):
 
     @staticmethod
     def undecodable(text: str) -> str:
+        del text
         return "false"  # DuckDB refuses the file
 
     @staticmethod
@@ -220,7 +221,8 @@ class Engine(engine.Engine):
         texts = ", ".join(f"'{quoted(column)}': 'VARCHAR'" for column in columns)
         begin = time.monotonic()
         reading = (
-            f"read_csv('{literal(path)}', hive_partitioning=false, auto_detect=false, header={header}, "
+            f"read_csv('{literal(path)}', hive_partitioning=false, auto_detect=false, "
+            f"header={header}, "
             f"delim='{delimiter}', quote='{quote}', escape='{quote}', nullstr='\x01', "
             f"columns={{{texts}}})"
         )

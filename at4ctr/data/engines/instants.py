@@ -68,7 +68,8 @@ def _text(engine: Engine, text: str, zone: str) -> str:
     day, clock, named = (f"regexp_extract({text}, '{MOMENT}', {group})" for group in (1, 2, 3))
     whole = f"split_part(replace({clock}, ',', '.'), '.', 1)"
     minutes = f"CASE WHEN length({whole}) < 6 THEN {whole} || ':00' ELSE {whole} END"
-    iso = f"replace({day}, '/', '-') || ' ' || CASE WHEN {clock} = '' THEN '00:00:00' ELSE {minutes} END"
+    time = f"CASE WHEN {clock} = '' THEN '00:00:00' ELSE {minutes} END"
+    iso = f"replace({day}, '/', '-') || ' ' || {time}"
     full = f"rpad({text}, 14, '0')"
     parts = [f"substr({full}, {first}, {size})" for first, size in
              ((1, 4), (5, 2), (7, 2), (9, 2), (11, 2), (13, 2))]  # fmt: skip

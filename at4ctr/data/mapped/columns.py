@@ -101,7 +101,7 @@ def _group(schema: Schema, method: str) -> tuple[Feature, ...]:
 
 
 def _first_only(engine: Engine, method: str, group: tuple[Feature, ...]) -> None:
-    """Leaves one row an id (``raw``) in a table of attributes: of each the first value and its time.
+    """Leaves one row an id (``raw``) in a table of attributes: each one's first value and its time.
 
     Without times of its own the table is a catalogue, which is known always.
     """

@@ -88,7 +88,8 @@ class Rows:
 
 class Term(NamedTuple):
     """A column to be made. said: the expression as it was written. text: SQL of what to show of it
-    in an error. sql: its value. wrong: holds for a row that is refused. optional: it may be NULL."""
+    in an error. sql: its value. wrong: holds for a row that is refused. optional: it may be NULL.
+    """
 
     column: str
     said: str
@@ -113,11 +114,8 @@ def _terms(
         _term(engine, rows, schema, schema.feature(f), said, columns)
         for f, said in rows.columns.items()
     ]
-    if where in TIMED:
-        if not rows.time:
-            raise InputError(
-                f"{where} has no time; expected the expression of a row's time; add it"
-            )
+    if where in TIMED and not rows.time:
+        raise InputError(f"{where} has no time; expected the expression of a row's time; add it")
     if rows.time:
         sql = _sql(rows.time, columns)
         _demand(engine, file, base, sql, f"{where} for 'timestamp' has {rows.time!r}")
@@ -338,8 +336,8 @@ def _demand_unix(
     )
     if dates * 2 > count:
         raise InputError(
-            f"{file.path} has times such as {at!r} as 'timestamp' ({time.said}) in most rows, which "
-            f"are dates in digits and no {rows.unit} since 1970; expected what unit says; set "
+            f"{file.path} has times such as {at!r} as 'timestamp' ({time.said}) in most rows, "
+            f"which are dates in digits and no {rows.unit} since 1970; expected what unit says; set "
             f"unit='datetime' in {where}"
         )
     report_span(f"{where} of {file.path.name}", count, first, last)

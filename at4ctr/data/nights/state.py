@@ -271,7 +271,7 @@ def _advanced(config: Options, rows: Rows, keep: int) -> dict[str, str]:
 
 
 def _firsts(schema: Schema, own: Feature, group: str, rows: Rows, more: str) -> str:
-    """Of every id in rows its attributes' first values, missing ones passed over, and their times."""
+    """The first known values of every id's attributes in rows, and their times."""
     seen = first_seen(schema, group)
     columns = ", ".join([name(own.name), *(name(f.name) for f in seen), '"timestamp"', "ord"])
     source = f"SELECT {columns}, 1 AS one FROM {rows.log} a"

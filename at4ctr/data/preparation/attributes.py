@@ -29,7 +29,7 @@ ALIAS = {"user": "u", "item": "i"}  # of ``users`` and ``items`` in `steps.encod
 
 
 class Late(NamedTuple):
-    """The attributes that some rows do not know yet. Those of a group without any have no versions."""
+    """The attributes that some rows do not know yet. A group without any has no versions."""
 
     user: tuple[Feature, ...] = ()
     item: tuple[Feature, ...] = ()
@@ -97,7 +97,7 @@ def note(feature: Feature, group: str, entities: int, what: str = "several value
 
 
 def find(engine: Engine, config: Options) -> tuple[Late, list[str]]:
-    """Which attributes of ``users`` and ``items`` may be late; notes of those with several values."""
+    """Which attributes of ``users`` and ``items`` may be late; notes on those of several values."""
     schema, late, notes = config.schema(), dict[str, tuple[Feature, ...]](), list[str]()
     for group, features in GROUPS.items():
         attributes = first_seen(schema, features)

@@ -9,9 +9,9 @@ separates them. Under ``paper`` every split draws from all behaviours of all use
 popularity alone separates them from negatives.
 
 A negative has the item as the pool's row has it, with the attributes known there (`attributes`),
-not those known at the time of its positive: a draw may take an item that the log has not met by then,
-and a missing attribute would separate it from a positive. So positives and negatives have one law
-of item and attributes. Under ``draw="uniform"`` it is one row's of the split, picked by a hash.
+not those known at the time of its positive: a draw may take an item that the log has not met by
+then, and a missing attribute would separate it from a positive. So positives and negatives have one
+law of item and attributes. Under ``draw="uniform"`` it is one row's of the split, picked by a hash.
 
 A draw that is rejected is repeated, at most `ATTEMPTS` times in all, then given up. ``reject``:
 
@@ -114,7 +114,7 @@ def notes(config: Options, given_up: int) -> list[str]:
 
 
 def _pool(engine: Engine, config: Options, late: Late) -> list[tuple[int, int]]:
-    """Makes ``pool`` (``row``, ``item`` and its version); returns (first row, rows) of each split's part."""
+    """Makes ``pool`` (``row``, ``item``, its version); returns each split's (first row, rows)."""
     paper = config.protocol == "paper"
     if config.draw == "uniform":
         part = "0" if paper else "split"

@@ -25,7 +25,8 @@ from at4ctr.errors import InputError
 from export.lookup import Front
 from export.requests import requests
 from tests.data import day_log, late_log
-from tests.data.datasets.test_tafeng import row, written
+from tests.data.datasets.test_tafeng import row as basket
+from tests.data.datasets.test_tafeng import written
 from tests.data.datasets.test_taobao import raw_rows
 from tests.data.late_log import START, Gaps, Log
 from tests.oracles import prepare as oracle
@@ -373,7 +374,7 @@ def test_nights_are_what_all_raw_days_at_once_give(nights, tmp_path):
 
 def test_a_drawn_negative_has_the_user_of_its_positive(tmp_path):
     """A customer whose age is first said on the third of six days."""
-    rows = [row(f"12/{day}/2000", f"{user:08}", f"{3 * day + user:013}",
+    rows = [basket(f"12/{day}/2000", f"{user:08}", f"{3 * day + user:013}",
                 age="A" if day >= 3 and user % 2 else "")
             for user in range(4) for day in range(1, 7)]  # fmt: skip
     config = tafeng.Config(raw=str(written(tmp_path / "log.csv", rows)), min_behaviours=1)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,9 +37,8 @@ class Place:
         self.lines: list[str] = []
         self.loads: list[Loaded] = []
         self.meanwhile = lambda _: None  # happens while a version is loaded
-        self.versions = Versions(
-            "ctr", base, self._load, self.lines.append, PATIENCE, lambda: self.now
-        )
+        load: Any = self._load
+        self.versions = Versions("ctr", base, load, self.lines.append, PATIENCE, lambda: self.now)
 
     def _load(self, folder: Path, version: int) -> Loaded:
         made = Loaded(version, (folder / "assets" / "user.txt").read_bytes())
@@ -57,7 +57,8 @@ class Place:
 
     @property
     def vocabulary(self) -> bytes:
-        with self.versions.use("ctr") as loaded:
+        with self.versions.use("ctr") as used:
+            loaded: Any = used
             return loaded.vocabulary
 
 
@@ -71,8 +72,8 @@ def write(folder: Path, files: dict[str, bytes] = FILES, *, manifest: bool = Tru
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     if manifest:
-        files = {n: hashlib.sha256(data).hexdigest() for n, data in FILES.items()}
-        (folder / "MANIFEST.json").write_text(json.dumps({"files": files}))
+        digests = {n: hashlib.sha256(data).hexdigest() for n, data in FILES.items()}
+        (folder / "MANIFEST.json").write_text(json.dumps({"files": digests}))
     return folder
 
 
