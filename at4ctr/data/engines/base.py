@@ -158,7 +158,8 @@ class Engine(ABC):
         """Makes ``table`` with typed ``columns`` and ``ord``, the 0-based row order of the file.
 
         path: a ``.csv`` or ``.csv.gz``; no sign in its name is a pattern. columns: name -> BIGINT
-            or STRING, in the order of the file. header: whether the first line must be, or must not be, the names.
+            or STRING, in the order of the file. header: whether the first line must be, or must
+            not be, the names.
         Every row must have every column; an empty field is only legal in a STRING, and a BIGINT
         must be written as a whole number. Blank lines are skipped, and counted in line numbers.
         Raises InputError with file and line for anything else, and where the rows are not those

@@ -337,8 +337,8 @@ def _demand_unix(
     if dates * 2 > count:
         raise InputError(
             f"{file.path} has times such as {at!r} as 'timestamp' ({time.said}) in most rows, "
-            f"which are dates in digits and no {rows.unit} since 1970; expected what unit says; set "
-            f"unit='datetime' in {where}"
+            f"which are dates in digits and no {rows.unit} since 1970; expected what unit says; "
+            f"set unit='datetime' in {where}"
         )
     report_span(f"{where} of {file.path.name}", count, first, last)
 
