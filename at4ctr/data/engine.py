@@ -78,6 +78,12 @@ class Engine(ABC):
         self.execute(f"DROP TABLE {table}")
         self.execute(f"ALTER TABLE replaced RENAME TO {table}")
 
+    def linked(self, path: Path) -> Path:
+        """A link to a file in the folder, as readers do not take every sign in a file's name."""
+        link = self.folder / f"file-{len(list(self.folder.glob('file-*')))}{path.suffix}"
+        link.symlink_to(path.resolve())
+        return link
+
     def whole(self, text: str) -> str:
         """SQL of a text as BIGINT; NULL where it is not written as a whole number."""
         return f"CASE WHEN {self.matches(text, WHOLE)} THEN try_cast({text} AS BIGINT) END"
@@ -157,8 +163,9 @@ class Engine(ABC):
     ) -> int:
         """Makes ``table`` with typed ``columns`` and ``ord``, the 0-based row order of the file.
 
-        path: a ``.csv`` or ``.csv.gz``; no sign in its name is a pattern. columns: name -> BIGINT or STRING, in the order of the
-        file. header: whether the first line must be, or must not be, the names.
+        path: a ``.csv`` or ``.csv.gz``; no sign in its name is a pattern. columns: name -> BIGINT
+        or STRING, in the order of the file. header: whether the first line must be, or must not
+        be, the names.
         Every row must have every column; an empty field is only legal in a STRING, and a BIGINT
         must be written as a whole number. Blank lines are skipped, and counted in line numbers.
         Raises InputError with file and line for anything else, and where the rows are not those

@@ -6,14 +6,21 @@ TensorFlow drops carriage returns from its lines; a NUL ends a text in C; JSON i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from at4ctr.data.csv_file import line_at
+from at4ctr.data.engine import name
+from at4ctr.errors import InputError
 from at4ctr.schema import MISSING, Table
 
 if TYPE_CHECKING:
     from at4ctr.data.engine import Engine
 
 BREAKS = "\n\r\0"
+BROKEN = re.compile(f"[{BREAKS}\ud800-\udfff]")  # with halves of a pair, which UTF-8 cannot hold
 EXPECTED = {
     "int64": f"a whole number (of at most 64 bits) other than {MISSING['int64']}, which stands for "
     "a missing value in requests",
@@ -33,14 +40,40 @@ def unnameable(value: int | str) -> bool:
     """Whether a raw value cannot be an id."""
     if isinstance(value, int):
         return value == MISSING["int64"]
-    surrogate = any("\ud800" <= mark <= "\udfff" for mark in value)
-    return value == MISSING["string"] or surrogate or any(mark in value for mark in BREAKS)
+    return value == MISSING["string"] or BROKEN.search(value) is not None
 
 
-def first_unnameable(table: Table, values: list[int | str]) -> str:
-    """What is wrong with the first id of a table that requests cannot name; empty if none is."""
+def demand_nameable(
+    engine: Engine,
+    relation: str,
+    path: Path,
+    columns: Mapping[str, str],
+    *,
+    header: bool = False,
+    quote: str = "",
+) -> None:
+    """Raises InputError, with file and line, for an id in the rows of a CSV file that is none.
+
+    columns: of the relation, which holds that file alone, and their dtypes.
+    """
+    for column, dtype in columns.items():
+        wrong = unnameable_sql(engine, name(column), dtype)
+        bad = engine.one(
+            f"SELECT ord, {name(column)} FROM {relation} WHERE {wrong} ORDER BY ord LIMIT 1"
+        )
+        if bad:
+            line, _ = line_at(path, bad[0], header=header, quote=quote)
+            raise InputError(
+                f"{path} line {line} has {bad[1]!r} in column {column!r}; expected "
+                f"{EXPECTED[dtype]}; correct or delete the line"
+            )
+
+
+def demand_all_nameable(table: Table, values: Iterable[Any]) -> None:
+    """Raises InputError for a value of a table that no check of its file has found."""
     found = next((value for value in values if unnameable(value)), None)
-    if found is None:
-        return ""
-    expected = EXPECTED[table.dtype]
-    return f"table {table.name!r} has the id {found!r}; expected {expected}"
+    if found is not None:
+        raise InputError(
+            f"the log has {found!r} as an id of table {table.name!r}; expected "
+            f"{EXPECTED[table.dtype]}; correct the log or how the dataset loads it"
+        )

@@ -3,7 +3,8 @@
 The whole sequence of a user is stored once; an instance of a split is a ``cut`` (its history is
 ``behaviour_item[:cut]``), a target and a label. Sequences and targets hold rows of
 ``dims/item.parquet``; ``ids/<feature>.npy`` maps a row to its model id, because a behaviour on an
-item that is unknown to the model still has, say, a known category.
+item that is unknown to the model still has, say, a known category. ``values/<feature>.parquet`` has
+raw values of the features that rows hold as model ids.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from at4ctr.data.dataset import SPLITS, Split
 from at4ctr.errors import InputError, unknown
 from at4ctr.schema import Schema
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 _HEADER = threading.Lock()  # numpy parses a header by ast.literal_eval, unsafe in threads before 3.12
 
@@ -122,6 +123,11 @@ class Store:
             )
         return self.path / "vocabulary" / f"{table}.txt"
 
+    def values_path(self, feature: str) -> Path:
+        """``id``, ``raw``: of each model id of a context or behaviour feature's rows, one of the
+        log's values that have it; a missing value is null."""
+        return self.path / "values" / f"{feature}.parquet"
+
     def ids(self, feature: str) -> np.ndarray:
         """Model ids [N] or [N, length] int32 of every dims row of a profile or item feature."""
         if feature not in self._ids:
@@ -212,6 +218,8 @@ class Store:
         files = [self.path / "dims" / f"{name}.parquet" for name in ("user", "item")]
         files += [self.path / "ids" / f"{name}.npy" for name in self._ids]
         files += [self.vocabulary_path(t.name) for t in self.schema.tables if not t.buckets]
+        rows = self.schema.group("behaviour") + self.schema.group("context")
+        files += [self.values_path(f.name) for f in rows]
         files += [self._part(part["file"]) for part in self.manifest["parts"]]
         for file in files:
             if not file.is_file():
