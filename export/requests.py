@@ -1,10 +1,8 @@
-"""Requests in raw values, from what a store keeps: its dims, sequences and vocabularies."""
+"""Requests in raw values of the log, from what a store keeps: its dims, sequences and values."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,11 +11,10 @@ import tensorflow as tf
 
 from at4ctr.data.dataset import Split
 from at4ctr.data.store import Store
-from at4ctr.schema import FIRST_ID, MISSING, PADDING, UNKNOWN, Feature, history_name
+from at4ctr.schema import MISSING, PADDING, Feature, history_name
 from export.lookup import Front
 
 LONGEST = 3  # histories reach back at most so many times T
-SEARCHED = 100_000  # values hashed at once when one is wanted for a bucket
 
 
 def requests(
@@ -105,24 +102,8 @@ def dims_values(store: Store, feature: Feature, rows: np.ndarray) -> np.ndarray:
 
 
 def unmapped(store: Store, feature: Feature, ids: np.ndarray) -> np.ndarray:
-    """A raw value for every model id, of which the store holds the id alone. [...] -> [...]."""
-    table = store.schema.table(feature.table)
-    known: dict[int, Any] = {PADDING: MISSING[table.dtype]}
-    if table.buckets:
-        wanted = set(ids.ravel().tolist()) - {PADDING}
-        for start in itertools.count(0, SEARCHED):
-            if wanted <= known.keys():
-                break
-            tried = [str(i) for i in range(start, start + SEARCHED)]
-            hashed = FIRST_ID + tf.strings.to_hash_bucket_fast(tried, table.buckets).numpy()
-            exact = tried if table.dtype == "string" else range(start, start + SEARCHED)
-            known = dict(zip(hashed.tolist(), exact, strict=True)) | known
-    else:
-        lines = store.vocabulary_path(table.name).read_text(encoding="utf-8").split("\n")[:-1]
-        if table.dtype == "string":
-            known[UNKNOWN] = max(lines, default="") + "?"
-            known |= dict(enumerate(lines, FIRST_ID))
-        else:
-            known[UNKNOWN] = max(map(int, lines), default=0) + 1
-            known |= dict(enumerate(map(int, lines), FIRST_ID))
+    """A value of the log for every model id of a context or behaviour feature. [...] -> [...]."""
+    missing = MISSING[store.schema.table(feature.table).dtype]
+    found = pq.read_table(store.values_path(feature.name)).to_pydict()
+    known = dict(zip(found["id"], found["raw"], strict=True)) | {PADDING: missing}
     return np.array([known[i] for i in ids.ravel().tolist()], object).reshape(ids.shape)

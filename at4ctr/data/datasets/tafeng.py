@@ -37,7 +37,9 @@ from typing import TYPE_CHECKING, ClassVar
 from at4ctr.data.dataset import Options, Source
 from at4ctr.data.datasets._acquire import Archive, extract, from_wheel
 from at4ctr.data.days import Lines, read_parts
+from at4ctr.data.engines.base import report_span
 from at4ctr.data.engines.csv_file import line_at
+from at4ctr.data.preparation.raw_ids import demand_nameable
 from at4ctr.errors import InputError
 from at4ctr.schema import Feature, Schema, Table
 
@@ -166,8 +168,13 @@ def _first(column: str) -> str:
 def _demand_all(engine: Engine, path: Path) -> None:
     for column in ("CUSTOMER_ID", "PRODUCT_ID", "PRODUCT_SUBCLASS"):
         _demand(engine, path, column, engine.matches(column, "[0-9]+"), "digits")
-    dated = f"coalesce({engine.day('TRANSACTION_DT')} >= 0, false)"
-    _demand(engine, path, "TRANSACTION_DT", dated, "a date such as 11/1/2000")
+    attributes = dict.fromkeys(("AGE_GROUP", "PIN_CODE"), "string")
+    demand_nameable(engine, "tafeng_rows", path, attributes, header=True, quote='"')
+    day = engine.day("TRANSACTION_DT")
+    _demand(
+        engine, path, "TRANSACTION_DT", f"coalesce({day} >= 0, false)", "a date such as 11/1/2000"
+    )
+    report_span(path.name, *engine.one(f"SELECT count(*), min({day}), max({day}) FROM tafeng_rows"))
 
 
 def _demand(engine: Engine, path: Path, column: str, holds: str, expected: str) -> None:

@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from at4ctr.data.dataset import Options, Source, holdout
 from at4ctr.data.datasets._acquire import MILLISECONDS
 from at4ctr.data.days import DAY, Lines, read_parts
+from at4ctr.data.engines.base import report_span
 from at4ctr.data.engines.csv_file import line_at
+from at4ctr.data.preparation.raw_ids import demand_nameable
 from at4ctr.data.sampling import PRIME, uniform31_sql
 from at4ctr.data.simulation import world as worlds
 from at4ctr.data.simulation import write as simulate
@@ -199,7 +201,10 @@ def _found(path: Path) -> Path:
 
 def _demand(engine: Engine, path: Path) -> None:
     _demand_types(engine, path)
+    demand_nameable(engine, "raw", path, dict.fromkeys(("user", "item", "category"), "int64"))
     _demand_seconds(engine, path)
+    rows = engine.one('SELECT count(*), min("timestamp"), max("timestamp") FROM raw')
+    report_span(path.name, *rows)
 
 
 def _demand_types(engine: Engine, path: Path) -> None:

@@ -78,6 +78,12 @@ class Engine(ABC):
         self.execute(f"DROP TABLE {table}")
         self.execute(f"ALTER TABLE replaced RENAME TO {table}")
 
+    def linked(self, path: Path) -> Path:
+        """A link to a file in the folder, as readers do not take every sign in a file's name."""
+        link = self.folder / f"file-{len(list(self.folder.glob('file-*')))}{path.suffix}"
+        link.symlink_to(path.resolve())
+        return link
+
     def whole(self, text: str) -> str:
         """SQL of a text as BIGINT; NULL where it is not written as a whole number."""
         return f"CASE WHEN {self.matches(text, WHOLE)} THEN try_cast({text} AS BIGINT) END"

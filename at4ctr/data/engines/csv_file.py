@@ -10,15 +10,13 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, AnyStr
 
 import numpy as np
 
 from at4ctr.errors import InputError
 
-EXPANSION = (
-    100  # bytes of text that a byte of gzip may give; logs give 3 to 30, deflate up to 1,032
-)
+EXPANSION = 100  # bytes of text that a byte of gzip may give; logs give up to 30, deflate 1,032
 SMALL = 64 << 20  # bytes of text that any gzip file may give
 LONGEST_LINE = 1 << 24  # characters
 CHUNK = 1 << 20  # bytes
@@ -82,14 +80,14 @@ def open_text(path: Path, errors: str = "replace") -> Iterator[IO[str]]:
         yield io.TextIOWrapper(file, encoding="utf-8", errors=errors, newline="")
 
 
-def lines(path: Path, file: IO[str]) -> Iterator[str]:
-    """The lines of an open text file; InputError for one that is longer than `LONGEST_LINE`."""
+def lines(path: Path, file: IO[AnyStr], longest: int = LONGEST_LINE) -> Iterator[AnyStr]:
+    """The lines of an open text file; InputError for one of `longest` characters or more."""
     number = 0
-    while line := file.readline(LONGEST_LINE):
+    while line := file.readline(longest):
         number += 1
-        if len(line) == LONGEST_LINE:
+        if len(line) == longest:
             raise InputError(
-                f"{path} line {number} has {LONGEST_LINE:,} characters or more; expected one row a "
+                f"{path} line {number} has {longest:,} characters or more; expected one row a "
                 "line; correct the file's line ends"
             )
         yield line

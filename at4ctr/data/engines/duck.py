@@ -186,16 +186,22 @@ class Engine(engine.Engine):
 
     @staticmethod
     def zoned_seconds(text: str, zone: str) -> str:
-        last = f"epoch(try_cast({text} || ' ' || {zone} AS TIMESTAMPTZ))"  # of an hour twice
+        local = f"epoch(try_cast({text} AS TIMESTAMP))"
+        instant = f"try_cast({text} || ' ' || {zone} AS TIMESTAMPTZ)"
+        if zone.startswith("'"):  # one zone for all rows, which is faster and must exist
+            instant = f"timezone({zone}, try_cast({text} AS TIMESTAMP))"
 
-        def local(instant: str) -> str:
-            return f"epoch(timezone({zone}, to_timestamp({instant})))"
+        def away(second: str) -> str:  # of the zone's clocks from UTC; no unknown zone is asked for
+            known = f"CASE WHEN s IS NOT NULL THEN {zone} END"
+            return f"epoch(timezone({known}, to_timestamp({second}))) - ({second})"
 
-        before = f"({last} - {DAY})"
-        shift = f"({local(before)} - {before})"  # of the day before
-        first = f"({local(last)} - {shift})"
-        twice = f"{first} < {last} AND {local(first)} = {local(last)}"
-        return f"floor(CASE WHEN {twice} THEN {first} ELSE {last} END)::BIGINT"
+        before = away(f"s - {DAY}")  # what the clocks showed until they were set, if they were
+        first = f"({local} - ({before}))"
+        chosen = (
+            f"CASE WHEN {before} = {local} - s THEN s "
+            f"WHEN {first} < s AND {away(first)} = {before} THEN {first} ELSE s END"
+        )
+        return f"floor(list_transform([epoch({instant})], lambda s: {chosen})[1])::BIGINT"
 
     @staticmethod
     def day(text: str) -> str:
@@ -221,8 +227,8 @@ class Engine(engine.Engine):
         texts = ", ".join(f"'{quoted(column)}': 'VARCHAR'" for column in columns)
         begin = time.monotonic()
         reading = (
-            f"read_csv('{literal(path)}', hive_partitioning=false, auto_detect=false, "
-            f"header={header}, "
+            f"read_csv('{self._named(path)}', hive_partitioning=false, auto_detect=false, "
+            f"compression='{'gzip' if path.suffix == '.gz' else 'none'}', header={header}, "
             f"delim='{delimiter}', quote='{quote}', escape='{quote}', nullstr='\x01', "
             f"columns={{{texts}}})"
         )
@@ -244,8 +250,8 @@ class Engine(engine.Engine):
 
     def read_parquet(self, table: str, path: Path) -> list[str]:
         source = (
-            f"read_parquet('{literal(path)}', file_row_number = true, hive_partitioning = false, "
-            "binary_as_string = true)"
+            f"read_parquet('{self._named(path)}', file_row_number = true, "
+            "hive_partitioning = false, binary_as_string = true)"
         )
         columns = self.described(f"SELECT * EXCLUDE (file_row_number) FROM {source}")
         footer = pq.read_metadata(path)
@@ -258,6 +264,9 @@ class Engine(engine.Engine):
         )
         demand_rows(path, int(self.one(f"SELECT count(*) FROM {source}")[0]), footer.num_rows)
         return columns
+
+    def _named(self, path: Path) -> str:
+        return literal(self.linked(path) if "\\" in path.name else path)  # else a separator
 
     def _typed(self, column: str, kind: str) -> str:
         """SQL of a text column as its type; NULL where it is no such value."""

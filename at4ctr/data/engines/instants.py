@@ -24,15 +24,14 @@ NAME = "[A-Za-z]+(?:/[A-Za-z0-9_+-]+)+"
 UTC = ("UTC", "GMT", "Z", "z")
 ZONE = f"(?:{'|'.join(UTC)}|{OFFSET}|{NAME})"
 CLOCK = r"(?:[01]?[0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9](?:[.,][0-9]+)?)?"
-MOMENT = (
-    "^([0-9]{4}[-/][0-9]{1,2}[-/][0-9]{1,2})"
-    rf"(?:[Tt ]({CLOCK}) ?(?:({ZONE})(?:\[[^\]]*\])?)?)?$"
-)
+AFTER = rf" ?(?:({ZONE})(?:\[[^\]]*\])?)?"
+END = f"(?:[.,][0-9]+)?{AFTER}"  # what may follow 2018-10-20 09:57:43
+MOMENT = f"^([0-9]{{4}}[-/][0-9]{{1,2}}[-/][0-9]{{1,2}})(?:[Tt ]({CLOCK}){AFTER})?$"
 DIGITS = (
     "(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])"
     "(?:(?:[01][0-9]|2[0-3])(?:[0-5][0-9](?:[0-5][0-9])?)?)?"
 )
-SAMPLE = "'2018-10-20'"
+SECONDS = '"its seconds"'  # column of `with_seconds`, whose name no log has
 EXPECTED = (
     "a date or time from 1970 to 2099 such as 2018-11-07, 2018-11-07 13:45:00, "
     "2018-11-07T13:45:00+08:00, 2018-11-07 13:45:00 Asia/Shanghai or 20181107134500"
@@ -41,55 +40,80 @@ EXPECTED = (
 
 def demand_zone(engine: Engine, zone: str, where: str) -> None:
     """Raises InputError unless times can be read in a zone."""
-    known = re.fullmatch(ZONE, zone)
+    known = bool(re.fullmatch(ZONE, zone))
     if known and re.fullmatch(NAME, zone):
-        known = engine.one(f"SELECT {_text(engine, SAMPLE, zone)}")[0]
-    if known is None:
+        sample = engine.zoned_seconds("'2018-10-20 00:00:00'", f"'{zone}'")
+        try:
+            known = engine.one(f"SELECT {sample}")[0] is not None
+        except engine.failures:
+            known = False
+    if not known:
         raise InputError(
             f"{where} has zone {zone!r}; expected the name of a zone such as Asia/Shanghai, an "
             "offset such as +08:00, or UTC; correct zone"
         )
 
 
-def seconds(engine: Engine, sql: str, kind: str, zone: str) -> str:
-    """SQL of a value as whole seconds since 1970; NULL where it is no date or time.
+def with_seconds(engine: Engine, relation: str, sql: str, kind: str, zone: str) -> str:
+    """SQL of a relation with ``SECONDS``, a value as whole seconds since 1970; NULL where it is no
+    date or time.
 
     kind: of the value, by the engine's ``typeof``. zone: of values that name none.
     """
     typed = engine.typed_seconds(sql, kind)
     if typed is None:
-        return _text(engine, f"trim(CAST({sql} AS STRING))", zone)
+        return _of_text(engine, relation, f"trim(CAST({sql} AS STRING))", zone)
     local, instant = typed
-    return local if instant else _in_zone(engine, local, f"CAST({sql} AS STRING)", zone)
+    civil = f"CAST({sql} AS STRING)" + (" || ' 00:00:00'" if kind.lower() == "date" else "")
+    made = local if instant else _in_zone(engine, local, f"({civil})", zone)
+    return f"(SELECT *, {made} AS {SECONDS} FROM {relation}) s"
 
 
-def _text(engine: Engine, text: str, zone: str) -> str:
-    """SQL of a text's seconds."""
-    day, clock, named = (f"regexp_extract({text}, '{MOMENT}', {group})" for group in (1, 2, 3))
-    whole = f"split_part(replace({clock}, ',', '.'), '.', 1)"
-    minutes = f"CASE WHEN length({whole}) < 6 THEN {whole} || ':00' ELSE {whole} END"
-    time = f"CASE WHEN {clock} = '' THEN '00:00:00' ELSE {minutes} END"
-    iso = f"replace({day}, '/', '-') || ' ' || {time}"
-    full = f"rpad({text}, 14, '0')"
-    parts = [f"substr({full}, {first}, {size})" for first, size in
-             ((1, 4), (5, 2), (7, 2), (9, 2), (11, 2), (13, 2))]  # fmt: skip
-    packed = " || ".join(
-        f"'{mark}' || {part}" if mark else part
-        for mark, part in zip(("", "-", "-", " ", ":", ":"), parts, strict=True)
+def _of_text(engine: Engine, relation: str, text: str, zone: str) -> str:
+    """SQL of a relation with ``SECONDS`` of a text, step by step: no step is evaluated twice.
+
+    Most logs write 2018-10-20 09:57:43, with something after it or nothing, which needs no pattern.
+    """
+    day, clock, named = (f"regexp_extract(its_text, '{MOMENT}', {group})" for group in (1, 2, 3))
+    end = "substr(its_text, 20)"
+    full = "rpad(its_text, 14, '0')"
+    year = f"substr({full}, 1, 4)"
+    rest = [f"substr({full}, {first}, 2)" for first in range(5, 15, 2)]
+    digits = year + "".join(
+        f" || '{mark}' || {part}" for mark, part in zip("-- ::", rest, strict=True)
     )
-    civil = f"CASE WHEN {engine.matches(text, DIGITS)} THEN {packed} ELSE {iso} END"
-    local = engine.civil_seconds(civil)
-    away = f"rpad(replace(substr({named}, 2), ':', ''), 4, '0')"
-    hours, rest = (f"try_cast(substr({away}, {first}, 2) AS BIGINT)" for first in (1, 3))
-    offset = (
-        f"CASE substr({named}, 1, 1) WHEN '-' THEN -1 ELSE 1 END * (3600 * {hours} + 60 * {rest})"
-    )
+    steps = [
+        f"{text} AS its_text",
+        "its_text LIKE '____-__-__ __:__:__%' OR its_text LIKE '____-__-__T__:__:__%' AS plain",
+        f"CASE WHEN plain THEN false ELSE {engine.matches('its_text', DIGITS)} END AS packed, "
+        f"CASE WHEN plain THEN substr(its_text, 1, 10) ELSE replace({day}, '/', '-') END "
+        "AS its_day, CASE WHEN plain THEN CASE WHEN substr(its_text, 12, 2) < '24' THEN "
+        f"substr(its_text, 12, 8) ELSE '?' END ELSE split_part(replace({clock}, ',', '.'), '.', 1) "
+        "END AS its_clock, CASE WHEN NOT plain THEN {named} WHEN length(its_text) = 19 THEN '' "
+        f"WHEN {engine.matches(end, END)} THEN regexp_extract({end}, '^{END}$', 1) ELSE '?' END "
+        "AS its_zone".replace("{named}", named),
+        f"CASE WHEN packed THEN {digits} WHEN its_day <> '' THEN its_day || ' ' || "
+        "CASE length(its_clock) WHEN 0 THEN '00:00:00' WHEN 4 THEN its_clock || ':00' "
+        "WHEN 5 THEN its_clock || ':00' ELSE its_clock END END AS its_civil, "
+        "rpad(replace(substr(its_zone, 2), ':', ''), 4, '0') AS its_offset",
+        f"{engine.civil_seconds('its_civil')} AS its_local",
+        f"{_in_named_zone(engine, zone)} AS {SECONDS}",
+    ]
+    for step in steps:
+        relation = f"(SELECT *, {step} FROM {relation}) s"
+    return relation
+
+
+def _in_named_zone(engine: Engine, zone: str) -> str:
+    """SQL of the seconds of a text in the zone that it names, or in another that is given."""
+    hours, rest = (f"try_cast(substr(its_offset, {first}, 2) AS BIGINT)" for first in (1, 3))
+    sign = "CASE substr(its_zone, 1, 1) WHEN '-' THEN -1 ELSE 1 END"
     utc = ", ".join(f"'{name}'" for name in UTC)
     return (
-        f"CASE WHEN {named} = '' THEN {_in_zone(engine, local, civil, zone)} "
-        f"WHEN {named} IN ({utc}) THEN {local} "
-        f"WHEN substr({named}, 1, 1) IN ('+', '-') THEN {local} - {offset} "
-        f"ELSE {engine.zoned_seconds(civil, named)} END"
+        f"CASE WHEN its_zone = '' THEN {_in_zone(engine, 'its_local', 'its_civil', zone)} "
+        f"WHEN its_zone IN ({utc}) THEN its_local WHEN substr(its_zone, 1, 1) IN ('+', '-') "
+        f"THEN its_local - {sign} * (3600 * {hours} + 60 * {rest}) "
+        f"ELSE {engine.zoned_seconds('its_civil', 'its_zone')} END"
     )
 
 

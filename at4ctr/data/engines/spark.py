@@ -232,23 +232,20 @@ class Engine(engine.Engine):
         return read(self, table, path, columns, delimiter, header, quote)
 
     def read_parquet(self, table: str, path: Path) -> list[str]:
-        frame = self.spark.read.parquet(self.linked(path))
-        columns = frame.columns
-        footer = pq.read_metadata(path)
-        fields = footer.schema.to_arrow_schema()
-        wanted = [_in_microseconds(f) for f in fields] if any(map(_precise, fields)) else ["*"]
+        from pyspark.sql.functions import expr
+
+        frame = self.spark.read.parquet(literal(self.linked(path)))
+        columns, footer = frame.columns, pq.read_metadata(path)
         if not any(c.lower() == "ord" for c in columns):  # a name that the caller refuses
-            wanted.append("_metadata.row_index AS ord")
-        frame = frame.selectExpr(*wanted)
+            frame = frame.selectExpr("*", "_metadata.row_index AS ord")
+        for field in footer.schema.to_arrow_schema():  # Spark reads nanoseconds as numbers
+            if pa.types.is_timestamp(field.type) and dict(frame.dtypes)[field.name] == "bigint":
+                instant = f"timestamp_micros({name(field.name)} div 1000)"
+                local = f"CAST({instant} AS TIMESTAMP_NTZ)"
+                frame = frame.withColumn(field.name, expr(instant if field.type.tz else local))
         self._name(table, frame, [])
         demand_rows(path, frame.count(), footer.num_rows)
         return columns
-
-    def linked(self, path: Path) -> str:
-        """A file's name for Spark, by a link to it: Hadoop passes over some names, such as _a."""
-        link = self.folder / f"file-{next(self.numbers)}{path.suffix}"
-        link.symlink_to(path.resolve())
-        return literal(link)
 
     def drop(self, table: str) -> None:
         for made in (table, f"{table} by task", f"{table} starts"):
@@ -326,20 +323,6 @@ def _writing(sent: Any) -> Callable[[tuple, pa.Table, pa.Table], pa.Table]:
 def literal(path: Path) -> str:
     """A path for Spark to read, where no sign is a pattern."""
     return "file://" + re.sub(r"[\\*?{}\[\]]", r"\\\g<0>", str(path))
-
-
-def _precise(field: pa.Field) -> bool:
-    return pa.types.is_timestamp(field.type) and field.type.unit == "ns"
-
-
-def _in_microseconds(field: pa.Field) -> str:
-    """A column of a Parquet file, nanoseconds, which Spark reads as numbers, as a time stamp."""
-    if not _precise(field):
-        return name(field.name)
-    micros = f"timestamp_micros({name(field.name)} div 1000)"
-    return (
-        f"{micros if field.type.tz else f'CAST({micros} AS TIMESTAMP_NTZ)'} AS {name(field.name)}"
-    )
 
 
 def _counted(folder: Path) -> int:

@@ -20,6 +20,7 @@ from at4ctr.data.engines.csv_file import (
     line_at,
     rows_held,
 )
+from at4ctr.data.engines.spark import literal
 from at4ctr.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def read(
     held, exactly = rows_held(path, header=header)
     begin = time.monotonic()
     frame = engine.spark.read.csv(
-        engine.linked(path),
+        literal(engine.linked(path)),
         schema=StructType([StructField(c, StringType()) for c in (*columns, BAD)]),
         columnNameOfCorruptRecord=BAD,
         sep=delimiter,

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from at4ctr.data.engines import instants
 from at4ctr.data.engines.base import listed, name, report_span
 from at4ctr.data.engines.csv_file import check_file, first_line, header, line_at
-from at4ctr.data.raw_ids import EXPECTED, unnameable_sql
+from at4ctr.data.preparation.raw_ids import EXPECTED, unnameable_sql
 from at4ctr.errors import InputError, unknown
 from at4ctr.schema import Feature, Schema
 
@@ -29,7 +29,8 @@ RANGE = {
     "milliseconds": (10**11, instants.LAST * 10**3),
     "microseconds": (10**14, instants.LAST * 10**6),
 }
-TIMED = ("impressions()", "behaviours()")  # mappings whose rows have a time
+IMPRESSIONS = "impressions()"
+TIMED = (IMPRESSIONS, "behaviours()")  # mappings whose rows have a time
 KIND = {"int64": "BIGINT", "string": "STRING"}
 TEXTS, BINARY = (".csv", ".csv.gz", ".tsv", ".tsv.gz"), ".parquet"
 PLACE = "place"  # of an element of `Rows.lists`, from 1, as of `Engine.elements`
@@ -100,39 +101,6 @@ class Term(NamedTuple):
     optional: bool = False
 
 
-def _terms(
-    engine: Engine,
-    file: File,
-    rows: Rows,
-    schema: Schema,
-    columns: Collection[str],
-    where: str,
-    base: str,
-) -> list[Term]:
-    """The terms of a mapping over some columns of the relation `base`."""
-    made = [
-        _term(engine, rows, schema, schema.feature(f), said, columns)
-        for f, said in rows.columns.items()
-    ]
-    if where in TIMED and not rows.time:
-        raise InputError(f"{where} has no time; expected the expression of a row's time; add it")
-    if rows.time:
-        sql = _sql(rows.time, columns)
-        _demand(engine, file, base, sql, f"{where} for 'timestamp' has {rows.time!r}")
-        if rows.unit == "datetime":
-            instants.demand_zone(engine, rows.zone, where)
-        kind = engine.one(f"SELECT typeof({sql}) FROM {base} LIMIT 1")
-        made.append(_time(engine, rows, sql, kind[0] if kind else ""))
-    if where == "impressions()":
-        if not rows.label:
-            raise InputError(f"{where} has no label; expected what is 1 for a click; add it")
-        text = f"lower(CAST({_sql(rows.label, columns)} AS STRING))"
-        value = f"CASE WHEN {text} IN ('1', 'true') THEN 1 WHEN {text} IN ('0', 'false') THEN 0 END"
-        made.append(Term("label", rows.label, text, f"({value})::TINYINT",
-                         f"({value}) IS NULL", "0, 1, true or false"))  # fmt: skip
-    return made
-
-
 def _sql(said: str, columns: Collection[str]) -> str:
     """An expression as it can stand anywhere; a column's bare name may be a word of SQL's own."""
     return name(said) if said in columns else f"({said})"
@@ -157,18 +125,35 @@ def _term(
     return Term(f.name, said, text, value, f"coalesce({wrong}, false)", expected, optional)
 
 
-def _time(engine: Engine, rows: Rows, sql: str, kind: str) -> Term:
+def _timed(
+    engine: Engine, file: File, rows: Rows, columns: Collection[str], where: str, base: str
+) -> tuple[str, Term]:
+    """A relation with what the term of its rows' time needs, and the term."""
+    sql = _sql(rows.time, columns)
     text = f"CAST({sql} AS STRING)"
+    _demand(engine, file, base, sql, f"{where} for 'timestamp' has {rows.time!r}")
     if rows.unit == "datetime":
-        value = instants.seconds(engine, sql, kind, rows.zone)
-        wrong = f"({value}) IS NULL OR ({value}) NOT BETWEEN 0 AND {instants.LAST - 1}"
-        return Term("timestamp", rows.time, text, value, wrong, instants.EXPECTED)
+        instants.demand_zone(engine, rows.zone, where)
+        kind = engine.one(f"SELECT typeof({sql}) FROM {base} LIMIT 1") or ("",)
+        base = instants.with_seconds(engine, base, sql, kind[0], rows.zone)
+        value = instants.SECONDS
+        wrong = f"{value} IS NULL OR {value} NOT BETWEEN 0 AND {instants.LAST - 1}"
+        return base, Term("timestamp", rows.time, text, value, wrong, instants.EXPECTED)
     low, high = RANGE[rows.unit]
     whole = engine.whole(text)
     wrong = f"{whole} IS NULL OR {whole} NOT BETWEEN {low} AND {high - 1}"
     expected = f"{rows.unit} since 1970, a whole number from {low} to {high - 1}"
     value = engine.quotient(whole, PER[rows.unit])
-    return Term("timestamp", rows.time, text, value, wrong, expected)
+    return base, Term("timestamp", rows.time, text, value, wrong, expected)
+
+
+def _label(rows: Rows, columns: Collection[str], where: str) -> Term:
+    if not rows.label:
+        raise InputError(f"{where} has no label; expected what is 1 for a click; add it")
+    text = f"lower(CAST({_sql(rows.label, columns)} AS STRING))"
+    value = f"CASE WHEN {text} IN ('1', 'true') THEN 1 WHEN {text} IN ('0', 'false') THEN 0 END"
+    return Term("label", rows.label, text, f"({value})::TINYINT",
+                f"({value}) IS NULL", "0, 1, true or false")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -234,17 +219,23 @@ def select(engine: Engine, file: File, rows: Rows, schema: Schema, where: str, s
     columns = (*file.columns, *rows.lists, *([PLACE] if rows.lists else []))
     with said_plainly(engine, file, where):
         base = _base(engine, file, rows, where)
-        made = _terms(engine, file, rows, schema, columns, where, base)
+        made = [
+            _term(engine, rows, schema, schema.feature(f), said, columns)
+            for f, said in rows.columns.items()
+        ]
+        if where in TIMED and not rows.time:
+            raise InputError(
+                f"{where} has no time; expected the expression of a row's time; add it"
+            )
+        if rows.time:
+            base, time = _timed(engine, file, rows, columns, where, base)
+            made.append(time)
+        if where == IMPRESSIONS:
+            made.append(_label(rows, columns, where))
         for term in made:
             sql = _sql(term.said, columns)
             _demand(engine, file, base, sql, f"{where} for {term.column!r} has {term.said!r}")
-        wrong = " OR ".join(f"({t.wrong})" for t in made) or "false"
-        shown = "".join(f", ({t.wrong}), {t.text}" for t in made)
-        bad = engine.one(f"SELECT ord{shown} FROM {base} WHERE {wrong} ORDER BY ord LIMIT 1")
-        if bad:
-            _refuse(file, rows, where, bad, made)
-        if where in TIMED:
-            _demand_unix(engine, file, rows, where, base, made)
+        _check(engine, file, rows, where, base, made)
     number = f"ord * {LONGEST} + {PLACE}" if rows.lists else "ord"
     values = "".join(f"{t.sql} AS {name(t.column)}, " for t in made)
     first = start * LONGEST if rows.lists else start
@@ -322,21 +313,32 @@ def _unit(text: str, declared: str) -> str | None:
     return None if found == declared else found
 
 
-def _demand_unix(
-    engine: Engine, file: File, rows: Rows, where: str, base: str, made: list[Term]
-) -> None:
-    """Prints the first and last time of the rows, and raises InputError where most Unix times are
-    dates in digits: 20181020 is a second of 1970 too."""
-    time = next(t for t in made if t.column == "timestamp")
-    dated = "false" if rows.unit == "datetime" else engine.matches(time.text, instants.DIGITS)
-    count, first, last, dates, at = engine.one(
-        f"""SELECT count(*), min(s), max(s), count(*) FILTER (WHERE dated),
-        min_by(shown, ord) FILTER (WHERE dated)
-        FROM (SELECT ord, {time.sql} AS s, {time.text} AS shown, {dated} AS dated FROM {base}) t"""
+def _check(engine: Engine, file: File, rows: Rows, where: str, base: str, made: list[Term]) -> None:
+    """Raises InputError for the first row that a term refuses, and where most Unix times are dates
+    in digits: 20181020 is a second of 1970 too. Prints the first and last time."""
+    wrong = " OR ".join(f"({t.wrong})" for t in made) or "false"
+    time = next((t for t in made if t.column == "timestamp"), None)
+    dated = "false"
+    if time is not None and rows.unit != "datetime":
+        dated = engine.matches(time.text, instants.DIGITS)
+    seconds = "NULL::BIGINT" if time is None else time.sql
+    number, count, first, last, dates = engine.one(
+        f"""SELECT min(ord) FILTER (WHERE wrong), count(*), min(s), max(s),
+        count(*) FILTER (WHERE dated)
+        FROM (SELECT ord, {wrong} AS wrong, {seconds} AS s, {dated} AS dated FROM {base}) t"""
     )
+    if number is not None:
+        shown = "".join(f", ({t.wrong}), {t.text}" for t in made)
+        bad = engine.one(
+            f"SELECT ord{shown} FROM {base} WHERE ord = {number} AND ({wrong}) LIMIT 1"
+        )
+        _refuse(file, rows, where, bad, made)
+    if time is None:
+        return
     if dates * 2 > count:
+        found = engine.one(f"SELECT {time.text} FROM {base} WHERE {dated} ORDER BY ord LIMIT 1")[0]
         raise InputError(
-            f"{file.path} has times such as {at!r} as 'timestamp' ({time.said}) in most rows, "
+            f"{file.path} has times such as {found!r} as 'timestamp' ({time.said}) in most rows, "
             f"which are dates in digits and no {rows.unit} since 1970; expected what unit says; "
             f"set unit='datetime' in {where}"
         )

@@ -41,6 +41,7 @@ def build(engine: Engine, config: Options, folder: Path) -> dict[str, Any]:
         notes += shortcuts.warnings(config, aucs, errors)
     ids = {f.name: vocabulary.ids(engine, schema, f) for f in schema.features}
     vocabulary.write(engine, schema, folder / "vocabulary")
+    vocabulary.write_values(engine, schema, folder / "values", ids)
     _write_dims(engine, schema, folder, ids, late)
     ranges = _parts(engine, config, impressions)
     writer = parts.Writer(folder / "data", ranges, schema, ids, truth)

@@ -7,16 +7,18 @@ protocol all rows count.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from at4ctr.data.dataset import Options
 from at4ctr.data.engines.base import Engine, name
 from at4ctr.data.preparation.attributes import Late
+from at4ctr.data.preparation.raw_ids import demand_all_nameable
 from at4ctr.data.preparation.sql import code, column
-from at4ctr.errors import InputError
 from at4ctr.schema import FIRST_ID, PADDING, UNKNOWN, Feature, Schema, Table
 
 
@@ -129,6 +131,7 @@ def ids(engine: Engine, schema: Schema, feature: Feature) -> np.ndarray:
     found = np.full((size, feature.length or 1), PADDING, np.int32)
     if table.buckets:
         rows = engine.arrow(f"SELECT * FROM ({source}) s WHERE raw IS NOT NULL")
+        demand_all_nameable(table, rows.column("raw").unique().to_pylist())
         model = hashed(rows.column("raw"), table.buckets)
     else:
         rows = engine.arrow(
@@ -150,16 +153,25 @@ def hashed(raw: pa.ChunkedArray, buckets: int) -> np.ndarray:
     return (FIRST_ID + tf.strings.to_hash_bucket_fast(text, buckets).numpy()).astype(np.int32)
 
 
+def write_values(
+    engine: Engine, schema: Schema, folder: Path, ids: Mapping[str, np.ndarray]
+) -> None:
+    """``values/<feature>.parquet`` of every context and behaviour feature; see `Store`."""
+    folder.mkdir()
+    for f in schema.group("behaviour") + schema.group("context"):
+        raw = engine.arrow(f"SELECT raw FROM {_dims(f)} ORDER BY idx").column("raw")
+        model, first = np.unique(ids[f.name], return_index=True)
+        found = pa.table({"id": model, "raw": raw.take(pa.array(first))})
+        pq.write_table(found, folder / f"{f.name}.parquet", compression="zstd")
+
+
 def write(engine: Engine, schema: Schema, folder: Path) -> None:
     """``vocabulary/<table>.txt``: line i has id i + `FIRST_ID`."""
     folder.mkdir()
     for table in schema.tables:
         if table.buckets == 0:
             found = engine.arrow(f"SELECT raw FROM {_vocabulary(table)} ORDER BY id")
-            lines = "".join(f"{raw}\n" for raw in found.column("raw").to_pylist())
-            if lines.count("\n") != found.num_rows:
-                raise InputError(
-                    f"an id of table {table.name!r} has a line break in it; expected ids of one "
-                    "line; clean the raw log"
-                )
+            raws = found.column("raw").to_pylist()
+            demand_all_nameable(table, raws)
+            lines = "".join(f"{raw}\n" for raw in raws)
             (folder / f"{table.name}.txt").write_text(lines, encoding="utf-8", newline="\n")

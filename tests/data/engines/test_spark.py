@@ -8,9 +8,6 @@ positive's own item, negatives that go with the history, impressions.
 
 import hashlib
 import json
-import os
-import shutil
-import sys
 from collections import Counter
 
 import pyarrow.parquet as pq
@@ -23,35 +20,16 @@ from at4ctr.data.preparation.prepare import prepare
 from at4ctr.data.reader import Reader
 from at4ctr.data.store import Store
 from at4ctr.errors import InputError
-from tests.data import late_log
+from tests.data import late_log, spark_tests
 from tests.data.preparation.test_prepare import START, rows_of, written
 from tests.data.toy_log import mylog_of, tables, write
 
-pytest.importorskip("pyspark", reason="pyspark is not installed: make setup-spark")
-pytestmark = pytest.mark.skipif(shutil.which("java") is None, reason="Spark needs Java 17")
-SETTINGS = {  # of tiny data on a busy machine
-    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
-    "spark.sql.adaptive.enabled": "false",
-    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
-    "spark.sql.codegen.wholeStage": "false",
-    "spark.sql.files.maxPartitionBytes": "20000",  # a log of several blocks
-    "spark.sql.shuffle.partitions": "2",
-    "spark.ui.enabled": "false",
-    "spark.ui.showConsoleProgress": "false",
-}
+pytestmark = spark_tests.NEEDED
 
 
 @pytest.fixture(scope="module", autouse=True)
 def session():
-    from pyspark.sql import SparkSession
-
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # of the executors
-    builder = SparkSession.builder.master("local[2]")
-    for key, value in SETTINGS.items():
-        builder = builder.config(key, value)
-    spark = builder.getOrCreate()
-    yield spark
-    spark.stop()
+    yield from spark_tests.started()
 
 
 @pytest.fixture

@@ -13,13 +13,14 @@ import duckdb
 import numpy as np
 import pytest
 
-from at4ctr.data.datasets import taobao
+from at4ctr.data.datasets import amazon_beauty, taobao
 from at4ctr.data.engines import csv_file, duck
 from at4ctr.data.engines.duck import Engine
 from at4ctr.data.preparation.prepare import prepare
 from at4ctr.data.sampling import PRIME, uniform31
 from at4ctr.data.store import MANIFEST
 from at4ctr.errors import InputError
+from pipelines.days import deal
 
 START = 1_511_539_200
 GOOD = [f"{k % 4 + 1},{k % 23 + 1},{k % 5},pv,{START + k}" for k in range(400)]
@@ -93,6 +94,44 @@ def test_truncated_gzip(tmp_path, cut):
 
 def test_no_gzip_at_all(tmp_path):
     assert_refused(tmp_path, GOOD, name="log.csv.gz", words=["log.csv.gz", "gzip"])
+
+
+def test_a_gzip_file_that_grows_without_measure_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(csv_file, "SMALL", 1 << 20)
+    rows = f"1,2,3,pv,{START}\n".encode() * 200_000  # 4 MB of 12 kB
+    says = ["gives more than ", "when it is decompressed; expected at most 100 times its size"]
+    assert_refused(tmp_path, gzip.compress(rows), name="log.csv.gz", words=says)
+    assert_refused(tmp_path, gzip.compress(rows.replace(b"\n", b"")), name="log.csv.gz", words=[])
+    with pytest.raises(InputError, match="gives more than "):
+        deal(taobao.Config(raw=str(tmp_path / "log.csv.gz")), tmp_path / "days")
+    (tmp_path / "meta.json.gz").write_bytes(gzip.compress(b'{"asin": "x"}\n' * 300_000))
+    with pytest.raises(InputError, match="gives more than "):
+        amazon_beauty.read_categories(tmp_path / "meta.json.gz", set())
+
+
+def test_a_line_without_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(csv_file, "LONGEST_LINE", 1000)
+    path = tmp_path / "log.csv"
+    path.write_text("1" * 1000)
+    with pytest.raises(InputError, match=r"log\.csv line 1 has 1,000 characters or more"):
+        list(csv_file.lines(path, path.open(), 1000))
+
+
+def test_a_damaged_gzip_file_is_refused_wherever_it_is_read(tmp_path):
+    whole = bytearray(gzip.compress("".join(f"{x}\n" for x in GOOD * 50).encode()))
+    whole[40:60] = bytes(20)
+    assert_refused(tmp_path, bytes(whole), name="log.csv.gz", words=["log.csv.gz", "gzip", "again"])
+    with pytest.raises(InputError, match="is not a readable gzip file"):
+        deal(taobao.Config(raw=str(tmp_path / "log.csv.gz")), tmp_path / "days")
+
+
+@pytest.mark.parametrize("column", ["user", "item", "category"])
+def test_an_id_that_stands_for_a_missing_value(tmp_path, column):
+    fields = dict(zip(taobao.COLUMNS, GOOD[0].split(","), strict=True)) | {column: "-1"}
+    lines = [*GOOD, ",".join(fields.values()), *GOOD]
+    assert_refused(
+        tmp_path, lines, words=[f"line 401 has -1 in column '{column}'", "missing value"]
+    )
 
 
 @pytest.mark.parametrize(("column", "value"), [
