@@ -26,7 +26,7 @@ RATE = 0.3
 SETTINGS = (
     "data.users=200 data.items=150 data.categories=20 data.rows=5000 data.impressions=6000 "
     f"data.days=4 data.click_rate=0.2 data.negative_rate={RATE} data.history=8 "
-    "fit.batch_size=64 fit.epochs=2 fit.evaluations=3 fit.patience=2 fit.learning_rate=0.01 "
+    "fit.batch_size=64 fit.epochs=3 fit.evaluations=3 fit.patience=2 fit.learning_rate=0.01 "
     "embedding.dimension=4 calibrator=platt"
 )
 
