@@ -119,7 +119,7 @@ class Schema:
 
     def __post_init__(self) -> None:
         self._demand_labels()
-        names = [f.name for f in (*self.features, *self.numbers)]
+        names = [*(f.name for f in self.features), *(n.name for n in self.numbers)]
         tables = [t.name for t in self.tables]
         labels = [label.name for label in self.labels]
         for kind, declared in (("feature", names), ("table", tables), ("label", labels)):
