@@ -18,7 +18,7 @@ VARIANTS = {f"{name}, default": config for name, config in BACKBONES.items()} | 
     for field in ("pool_history", "follow_score")
     if hasattr(config, field)
 }
-OWNERS = {"several": [2, 0, 3, 3, 1, 2, 2, 0, 1], "falling": [3, 3, 2, 2, 2, 1, 0], "two": [0, 1]}
+OWNERS = [[2, 0, 3, 3, 1, 2, 2, 0, 1], [3, 3, 2, 2, 2, 1, 0], [0, 1]]
 
 
 @pytest.fixture(scope="module")
@@ -38,18 +38,30 @@ def is_user(name: str, model: ServingModel) -> bool:
     return name in profile or name.startswith("history_")
 
 
-def both(model: ServingModel, batch: dict, users: list[int], owner: list[int]) -> list[dict]:
-    """The answers to rows of some users, with ``owner`` and with the users repeated.
+class Asked:
+    """A model's answers to rows of some users, with ``owner`` and with the users repeated.
 
     Candidates are those of the batch's first rows.
     """
-    rows_of = tf.constant(owner, tf.int32)
-    found = {
-        k: tf.gather(v, users) if is_user(k, model) else v[: len(owner)] for k, v in batch.items()
-    }
-    rows = {k: tf.gather(v, rows_of) if is_user(k, model) else v for k, v in found.items()}
-    answer = tf.function(model.answer, reduce_retracing=True)
-    return [answer(found | {"owner": rows_of}), answer(rows)]
+
+    def __init__(self, model: ServingModel, batch: dict) -> None:
+        self.model, self.batch = model, batch
+        self.answer = tf.function(model.answer, reduce_retracing=True)  # one user stays [1]
+
+    def named(self, users: list[int], owner: list[int]) -> dict:
+        return self.answer(self._of(users, owner) | {"owner": tf.constant(owner, tf.int32)})
+
+    def repeated(self, users: list[int], owner: list[int]) -> dict:
+        rows, given = tf.constant(owner, tf.int32), self._of(users, owner)
+        return self.answer(
+            {k: tf.gather(v, rows) if is_user(k, self.model) else v for k, v in given.items()}
+        )
+
+    def _of(self, users: list[int], owner: list[int]) -> dict:
+        return {
+            k: tf.gather(v, users) if is_user(k, self.model) else v[: len(owner)]
+            for k, v in self.batch.items()
+        }
 
 
 def assert_close(found: dict, expected: dict) -> None:
@@ -62,51 +74,52 @@ def assert_close(found: dict, expected: dict) -> None:
 def test_candidates_of_one_user(name, batch):
     model = toys.serving(VARIANTS[name])
     assert model.backbone.shares
-    users = range(4) if model.reads_history else [1]
-    seen = []
-    for user in users:
+    asked, seen = Asked(model, batch), []
+    for user in range(4) if model.reads_history else [1]:
         for count in (9, 1) if user == 2 else (9,):
-            found, expected = both(model, batch, [user], [0] * count)
-            assert_close(found, expected)
+            given = [user], [0] * count
+            found = asked.named(*given)
+            assert_close(found, asked.repeated(*given))
             seen.append(found["logit"].numpy())
     assert all(np.unique(logits).size > 1 for logits in seen if logits.size > 1)
     if model.reads_history:
         assert np.abs(seen[0] - seen[-1]).max() > 1e-5
-    none, _ = both(model, batch, [2], [])
-    assert none["probability"].shape == (0,)
+    assert asked.named([2], [])["probability"].shape == (0,)
 
 
-@pytest.mark.parametrize("owner", OWNERS.values(), ids=OWNERS)
 @pytest.mark.parametrize("name", VARIANTS)
-def test_rows_of_several_users(name, owner, batch):
-    model = toys.serving(VARIANTS[name])
-    users = [0, 1, 2, 3][: max(owner) + 1]
-    found, expected = both(model, batch, users, owner)
-    assert_close(found, expected)
-    moved = [*owner[1:], owner[0]]
-    other, _ = both(model, batch, users, moved)
-    changed = np.array(owner) != np.array(moved)
-    assert (other["logit"].numpy() != found["logit"].numpy())[changed].all()
+def test_rows_of_several_users(name, batch):
+    asked = Asked(toys.serving(VARIANTS[name]), batch)
+    for owner in OWNERS:
+        users = [0, 1, 2, 3][: max(owner) + 1]
+        found = asked.named(users, owner)
+        assert_close(found, asked.repeated(users, owner))
+        moved = [*owner[1:], owner[0]]
+        changed = np.array(owner) != np.array(moved)
+        other = asked.named(users, moved)["logit"].numpy()
+        assert (other != found["logit"].numpy())[changed].all()
 
 
 @pytest.mark.parametrize("owner", [[0] * 5, [1, 0, 1, 1, 0]], ids=["one", "two"])
 def test_under_a_head_of_two_labels(owner, batch):
     model = toys.serving(BACKBONES["din"], toys.TWO, head=shared_bottom.Config())
-    found, expected = both(model, batch, [2, 3][: max(owner) + 1], owner)
+    asked, given = Asked(model, batch), ([2, 3][: max(owner) + 1], owner)
+    found = asked.named(*given)
     assert len(found) == 5
-    assert_close(found, expected)
+    assert_close(found, asked.repeated(*given))
 
 
 def test_of_a_backbone_that_does_not_know_it_the_user_is_repeated(batch, monkeypatch):
     model = toys.serving(BACKBONES["din"])
     monkeypatch.setattr(type(model.backbone), "shares", False)
-    asked, forward = [], model.forward
+    seen, forward = [], model.forward
 
     def noted(given, **named):
-        asked.append(("owner" in given, given["user"].shape[0]))
+        seen.append(("owner" in given, given["user"].shape[0]))
         return forward(given, **named)
 
     monkeypatch.setattr(model, "forward", noted)
-    found, expected = both(model, batch, [3], [0] * 9)
+    asked, given = Asked(model, batch), ([3], [0] * 9)
+    found, expected = asked.named(*given), asked.repeated(*given)
     np.testing.assert_array_equal(found["logit"], expected["logit"])
-    assert asked == [(False, 9), (False, 9)]
+    assert seen == [(False, 9), (False, 9)]
