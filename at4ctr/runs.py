@@ -16,7 +16,7 @@ from at4ctr.durable import write_json
 from at4ctr.errors import InputError
 
 SNAPSHOT, METRICS = "config.json", "metrics.json"
-FORM = 3  # of results: raised by a change after which the same snapshot trains to other weights
+FORM = 4  # of results: raised by a change after which the same snapshot trains to other weights
 
 
 def commit() -> str:

@@ -20,7 +20,7 @@ from pipelines.night.places import Places, now
 
 log = logging.getLogger("at4ctr.nightly")
 
-FORM = 1
+FORM = 2
 NAME = re.compile(r"dt=\d{4}-\d{2}-\d{2}/attempt-\d{2,}")
 RECORD, SETTINGS = "run.json", "config.json"
 STATS, ANOMALIES, METRICS, GATE = "stats.json", "anomalies.json", "metrics.json", "gate.json"

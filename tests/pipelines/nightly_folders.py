@@ -94,7 +94,7 @@ def attempt(nights, day, ends="PUBLISHED", *, seed=0, of=None, before=(), first=
               for n, s in enumerate(STAGES[: reached.get(ends, 10)])]  # fmt: skip
     version = int(f"{day:%Y%m%d}01")
     record = {
-        "form": 1, "model": "ctr", "date": str(day), "attempt": folder.name, "blessed": None,
+        "form": 2, "model": "ctr", "date": str(day), "attempt": folder.name, "blessed": None,
         "settings": "0" * 64, "cold": parent is None, "cold_asked": False,
         "parent": parent and {"version": parent[0], "date": str(parent[1]), "attempt":
                               f"dt={parent[1]}/attempt-01", "cutoff": begin(parent[1])},
