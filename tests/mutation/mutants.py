@@ -146,12 +146,16 @@ MUTANTS = (
     ),
     *_of(
         "at4ctr/data/preparation/sql.py",
-        PREPARE,
+        f"{PREPARE} -k oracles",
         ('ORDER BY e."timestamp", e.ord)', 'ORDER BY e."timestamp", e.ord DESC)'),
         (
             "CASE WHEN cut >= {config.min_history} THEN asked END AS split",
             "CASE WHEN cut > {config.min_history} THEN asked END AS split",
         ),
+    ),
+    *_of(
+        "at4ctr/data/preparation/sql.py",
+        f"{PREPARE} -k u31",
         ("{shift} * ({number})", "({number})"),
     ),
     *_of(
@@ -178,24 +182,23 @@ MUTANTS = (
     ),
     *_of(
         "at4ctr/data/preparation/build.py",
-        "tests/data/preparation/test_bad_input.py tests/data/mapped/test_mapped.py "
-        "tests/data/mapped/test_mapped_refusals.py",
+        "tests/data/preparation/test_bad_input.py -k one_class",
         ("positives in (0, rows)", "positives == 0"),
     ),
     *_of(
         "at4ctr/data/preparation/build.py",
-        PREPARE,
+        f"{PREPARE} -k size_of_parts",
         ("1 + config.negatives", "config.negatives"),
     ),
     *_of(
         "at4ctr/data/preparation/negatives.py",
-        PREPARE,
+        f"{PREPARE} -k oracles",
         ('AND item = own"\n        if', 'AND item <> own"\n        if'),
         ("{base} + o.start + b.rank", "o.start + b.rank"),
     ),
     *_of(
         "at4ctr/data/preparation/negatives.py",
-        f"{NEGATIVES} -k in_the_history",
+        f"{NEGATIVES} -k 'in_the_history and strict and popularity'",
         ("m.pos >= d.cut", "m.pos < d.cut"),
         ("m.pos < b.cut AS again", "m.pos <= b.cut AS again"),
     ),
@@ -212,7 +215,7 @@ MUTANTS = (
     ),
     *_of(
         "at4ctr/data/preparation/shortcuts.py",
-        f"{NEGATIVES} -k separates",
+        f"{NEGATIVES} -k strict-own-popularity",
         ("f.pos < i.cut", "f.pos <= i.cut"),
         ("- q / 2", "- q"),
     ),
@@ -228,18 +231,14 @@ MUTANTS = (
     ),
     *_of(
         "at4ctr/data/preparation/vocabulary.py",
-        PREPARE,
+        f"{PREPARE} -k vocabulary",
         ('"n DESC, raw"', '"n, raw"'),
         ("{instances} WHERE split = 0", "{instances} WHERE split <= 1"),
-    ),
-    *_of(
-        "at4ctr/data/preparation/vocabulary.py",
-        f"{PREPARE} {SHOWN}",
         ("b.pos < h.cut", "b.pos <= h.cut"),
     ),
     *_of(
         "at4ctr/data/preparation/parts.py",
-        PREPARE,
+        f"{PREPARE} -k vocabulary",
         ("== UNKNOWN", "!= UNKNOWN"),
     ),
     *_of(
@@ -300,49 +299,73 @@ MUTANTS = (
     ),
     *_of(
         "at4ctr/gates/data.py",
-        DATA_GATE,
-        ("if w < 1 and", "if w <= 1 and"),
+        f"{DATA_GATE} -k twice",
+        ("found.difference + np.log(w)", "found.difference - np.log(w)"),
         ("< abs(others))", "> abs(others))"),
+    ),
+    *_of(
+        "at4ctr/gates/data.py",
+        f"{DATA_GATE} -k do_not_count",
         (" and not past.refusal", ""),
+    ),
+    *_of(
+        "at4ctr/gates/data.py",
+        f"{DATA_GATE} -k tenth",
         ("found.usual + found.allowed)", "found.usual + 1)"),
     ),
     *_of(
         "at4ctr/gates/clock.py",
-        DATA_GATE,
+        f"{DATA_GATE} -k 'midnight or some_rows'",
         ("outside - expected > limits.outside", "outside > limits.outside + 1"),
     ),
     *_of(
         "at4ctr/gates/features.py",
-        DATA_GATE,
+        f"{DATA_GATE} -k missing_values",
         ('found.difference > 0 else "warn"', 'found.difference < 0 else "warn"'),
     ),
     *_of(
         "at4ctr/gates/history.py",
-        f"tests/gates/test_history.py {DATA_GATE}",
+        f"tests/gates/test_history.py {DATA_GATE} -k 'weekly or weekday'",
         ("centres, key=lambda c: abs(value - c)", "centres[:1], key=lambda c: abs(value - c)"),
     ),
     *_of(
         "at4ctr/gates/counting.py",
-        STATISTICS,
+        f"{STATISTICS} -k pandas",
         ("GROUP BY v ORDER BY n DESC", "GROUP BY v ORDER BY n"),
     ),
     *_of(
         "at4ctr/gates/model.py",
-        f"{MODEL_GATE} {EVIDENCE}",
+        f"{MODEL_GATE} -k few_users",
         ("np.quantile(drawn, 0.05)", "np.quantile(drawn, 0.5)"),
+    ),
+    *_of(
+        "at4ctr/gates/model.py",
+        f"{MODEL_GATE} {EVIDENCE} -k segment",
         ("low > 1 + off or high < 1 - off", "low > 1 + off"),
+    ),
+    *_of(
+        "at4ctr/gates/model.py",
+        f"{MODEL_GATE} -k little_evidence",
         ('"pass" if found >= least', '"pass" if found > least'),
     ),
     *_of(
         "at4ctr/gates/model.py",
-        MODEL_GATE,
+        f"{MODEL_GATE} -k 'better_model or itself'",
         ("change <= limits.entropy_rise", "change >= limits.entropy_rise"),
+    ),
+    *_of(
+        "at4ctr/gates/model.py",
+        f"{MODEL_GATE} -k nothing_but",
         ("(p <= 1)", "(p <= 2)"),
+    ),
+    *_of(
+        "at4ctr/gates/model.py",
+        f"{MODEL_GATE} -k pcoc",
         ("abs(found.pcoc - 1) <= bound", "found.pcoc - 1 <= bound"),
     ),
     *_of(
         "at4ctr/gates/verdict.py",
-        MODEL_GATE,
+        f"{MODEL_GATE} -k better_model",
         ('"REJECT" if "fail" in outcomes', '"HOLD" if "fail" in outcomes'),
     ),
     *_of(
@@ -353,8 +376,12 @@ MUTANTS = (
     ),
     *_of(
         "at4ctr/calibration/fitting.py",
-        FITTING,
+        f"{FITTING} -k simplest",
         ("means[best] <= errors[k]", "means[best] <= 0"),
+    ),
+    *_of(
+        "at4ctr/calibration/fitting.py",
+        f"{FITTING} -k out_of_fold",
         ("fit(kind, z[~scored], truth[~scored])", "fit(kind, z, truth)"),
     ),
     *_of(
