@@ -110,10 +110,9 @@ def store(tmp_path_factory) -> Store:
 
 
 def test_a_training_stops_after_its_step_and_goes_on_to_the_same_bits(store, tmp_path):
-    small = {"auxiliaries": {}}
-    whole = job.trainer(store, tmp_path / "whole", **small)
+    whole = job.trainer(store, tmp_path / "whole", auxiliaries={})
     whole.train()
-    made = job.trainer(store, tmp_path / "run", **small)
+    made = job.trainer(store, tmp_path / "run", auxiliaries={})
     step = made._step
 
     def asked(batch):
@@ -129,6 +128,6 @@ def test_a_training_stops_after_its_step_and_goes_on_to_the_same_bits(store, tmp
     ):
         made.train()
     assert (tmp_path / "run" / "checkpoints" / "step-000000005").is_dir()
-    again = job.trainer(store, tmp_path / "run", **small)
+    again = job.trainer(store, tmp_path / "run", auxiliaries={})
     again.train()
     assert job.fingerprint(again) == job.fingerprint(whole)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,8 +33,8 @@ class Fake:
         self.closed = True
 
 
-def admitted(table: Connections, addresses: str) -> tuple[list[Fake], list[bool]]:
-    sockets = [Fake() for _ in addresses]
+def admitted(table: Connections, addresses: str) -> tuple[list[Any], list[bool]]:
+    sockets: list[Any] = [Fake() for _ in addresses]
     return sockets, [table.admit(s, a) for s, a in zip(sockets, addresses, strict=True)]
 
 
@@ -62,21 +63,22 @@ def test_no_answer_that_is_computed_is_cut():
     table = Connections(most=2, of_one=2)
     sockets, _ = admitted(table, "aa")
     assert all(table.answering(s) for s in sockets)
-    late = Fake()
+    late: Any = Fake()
     assert not table.admit(late, "a")
     assert not any(s.closed for s in sockets)
     assert table.waiting(sockets[1])
     assert table.admit(late, "a")
     assert [s.closed for s in sockets] == [False, True]
     table.release(sockets[0])
-    assert table.admit(Fake(), "a")
+    assert table.admit(socket.socket(), "a")
     assert not late.closed
 
 
 @contextmanager
-def serving(**traffic: float) -> Iterator[rest.Server]:
+def serving(**traffic: Any) -> Iterator[rest.Server]:
     """A REST server that answers the status of one version."""
-    versions = Versions("ctr", Path("nowhere"), lambda *_: None, lambda _: None)
+    load: Any = None
+    versions = Versions("ctr", Path("nowhere"), load, lambda _: None)
     versions._statuses[1] = Status(State.AVAILABLE)
     model = Model(versions, Limits(), Metrics())
     made = rest.serve(model, "127.0.0.1", 0, rest.Traffic(**traffic))

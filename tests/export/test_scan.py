@@ -39,6 +39,7 @@ def test_separators_are_those_of_the_parsed_value(value, escaped):
     if max(expected, default=0) > scan.DEEPEST:
         assert found is None
     else:
+        assert found is not None
         assert {d: n for d, n in enumerate(found) if n} == {d: n for d, n in expected.items() if n}
 
 

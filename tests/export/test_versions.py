@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -40,7 +41,7 @@ class Place:
             "ctr", base, self._load, self.lines.append, PATIENCE, lambda: self.now
         )
 
-    def _load(self, folder: Path, version: int) -> Loaded:
+    def _load(self, folder: Path, version: int) -> Any:
         made = Loaded(version, (folder / "assets" / "user.txt").read_bytes())
         self.loads.append(made)
         self.meanwhile(folder)
@@ -58,7 +59,7 @@ class Place:
     @property
     def vocabulary(self) -> bytes:
         with self.versions.use("ctr") as loaded:
-            return loaded.vocabulary
+            return cast(Loaded, loaded).vocabulary
 
 
 @pytest.fixture
@@ -71,8 +72,8 @@ def write(folder: Path, files: dict[str, bytes] = FILES, *, manifest: bool = Tru
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     if manifest:
-        files = {n: hashlib.sha256(data).hexdigest() for n, data in FILES.items()}
-        (folder / "MANIFEST.json").write_text(json.dumps({"files": files}))
+        listed = {n: hashlib.sha256(data).hexdigest() for n, data in FILES.items()}
+        (folder / "MANIFEST.json").write_text(json.dumps({"files": listed}))
     return folder
 
 
