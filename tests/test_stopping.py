@@ -75,8 +75,24 @@ def test_a_main_thread_that_is_blocked_is_ended():
     )
     assert status == 143
     assert said == (
-        "stopped by SIGTERM, in the middle of a step: run the same command again to continue\n"
+        "stopped by SIGTERM while it was busy, without a new checkpoint: run the same command "
+        "again to continue\n"
     )
+
+
+def test_a_handler_that_another_library_installs_is_replaced():
+    status, _ = run(
+        "import ctypes\n"
+        "with stopping.on_sigterm():\n"
+        "  try:\n"
+        "    ctypes.CDLL(None).signal(signal.SIGTERM, ctypes.c_void_p(1))  # ignores it\n"
+        "    while True:\n"
+        "      os.kill(os.getpid(), signal.SIGTERM)\n"
+        "      time.sleep(0.05)\n"
+        "  except stopping.Stopped:\n"
+        "    sys.exit(5)\n"
+    )
+    assert status == 5
 
 
 def test_a_stop_that_has_begun_is_not_cut_short():
