@@ -8,17 +8,19 @@ the process after ``GRACE_SECONDS``, with the last checkpoint untouched.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 STATUS = 128 + signal.SIGTERM
 GRACE_SECONDS = 10.0
+PUT_BACK_SECONDS = 0.2
 AGAIN = "run the same command again to continue"
 
 _wanted, _acting = threading.Event(), threading.Event()
@@ -58,24 +60,27 @@ def deferred() -> Iterator[None]:
 
 @contextmanager
 def on_sigterm() -> Iterator[None]:
-    """Inside, SIGTERM stops the process as above. It replaces TensorFlow's own handler, which a
-    strategy over several hosts installs, and which ignores the signal: enter it afterwards."""
+    """Inside, SIGTERM stops the process as above.
+
+    A strategy over several hosts installs a handler of TensorFlow's, which ignores the signal; ours
+    is put back every ``PUT_BACK_SECONDS``.
+    """
     _wanted.clear()
     _acting.clear()
     near, far = socket.socketpair()
     near.setblocking(False)
-    watcher = threading.Thread(target=_watch, args=(far,), name="sigterm", daemon=True)
     kept, woken = signal.signal(signal.SIGTERM, _handle), signal.set_wakeup_fd(near.fileno())
+    watcher = threading.Thread(target=_watch, args=(far, _put_back()), name="sigterm", daemon=True)
     watcher.start()
     try:
         yield
     finally:
         _wanted.clear()
         signal.set_wakeup_fd(woken)
-        signal.signal(signal.SIGTERM, kept or signal.SIG_DFL)
         near.close()
         watcher.join()
         far.close()
+        signal.signal(signal.SIGTERM, kept or signal.SIG_DFL)
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
@@ -86,9 +91,31 @@ def _handle(number: int, frame: FrameType | None) -> None:
         raise Stopped
 
 
-def _watch(signals: socket.socket) -> None:
+def _put_back() -> Callable[[], None]:
+    """A function that any thread may call, and that installs the handler that is installed now."""
+    install = ctypes.CDLL(None).signal
+    install.restype, install.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
+    ours = install(signal.SIGTERM, None)
+
+    def put_back() -> None:
+        install(signal.SIGTERM, ours)
+
+    put_back()
+    return put_back
+
+
+def _watch(signals: socket.socket, put_back: Callable[[], None]) -> None:
     """Ends the process where the main thread does not act on SIGTERM."""
-    while data := signals.recv(64):
+    signals.settimeout(PUT_BACK_SECONDS)
+    while True:
+        try:
+            data = signals.recv(64)
+        except TimeoutError:
+            put_back()
+            continue
+        if not data:
+            return
         if signal.SIGTERM in data and not _acting.wait(GRACE_SECONDS):
-            print(Stopped(", in the middle of a step"), file=sys.stderr, flush=True)
+            busy = Stopped(" while it was busy, without a new checkpoint")
+            print(busy, file=sys.stderr, flush=True)
             os._exit(STATUS)

@@ -269,9 +269,9 @@ def load_snapshot(path: Path) -> tuple[Experiment, str, str]:
 
 
 def _main() -> None:
-    if cluster.hosts().size > 1:
-        cluster.strategy()  # before any operation runs in this process
     with stopping.on_sigterm():
+        if cluster.hosts().size > 1:
+            cluster.strategy()  # before any operation runs in this process
         _train_as_asked()
 
 

@@ -204,7 +204,7 @@ def test_a_host_that_dies_goes_on_with_the_others(store, together, tmp_path):
 
 
 def test_a_host_that_is_stopped_stops_all_after_the_same_step(store, together, tmp_path):
-    """SIGTERM of one ends both with 143 and a checkpoint; both again give the same result."""
+    """SIGTERM of one: both end with 143 and a checkpoint; both again, and no bit differs."""
     arguments = ["tests.model.host", str(store.path), str(tmp_path), "drawn"]
     for status, said in host.pair([*arguments, "--stop", "7"], tmp_path):
         assert status == 143, said[-2000:]

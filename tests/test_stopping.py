@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -76,8 +75,24 @@ def test_a_main_thread_that_is_blocked_is_ended():
     )
     assert status == 143
     assert said == (
-        "stopped by SIGTERM, in the middle of a step: run the same command again to continue\n"
+        "stopped by SIGTERM while it was busy, without a new checkpoint: run the same command "
+        "again to continue\n"
     )
+
+
+def test_a_handler_that_another_library_installs_is_replaced():
+    status, _ = run(
+        "import ctypes\n"
+        "with stopping.on_sigterm():\n"
+        "  try:\n"
+        "    ctypes.CDLL(None).signal(signal.SIGTERM, ctypes.c_void_p(1))  # ignores it\n"
+        "    while True:\n"
+        "      os.kill(os.getpid(), signal.SIGTERM)\n"
+        "      time.sleep(0.05)\n"
+        "  except stopping.Stopped:\n"
+        "    sys.exit(5)\n"
+    )
+    assert status == 5
 
 
 def test_a_stop_that_has_begun_is_not_cut_short():
@@ -111,10 +126,9 @@ def store(tmp_path_factory) -> Store:
 
 
 def test_a_training_stops_after_its_step_and_goes_on_to_the_same_bits(store, tmp_path):
-    small: dict[str, Any] = {"auxiliaries": {}}
-    whole = job.trainer(store, tmp_path / "whole", **small)
+    whole = job.trainer(store, tmp_path / "whole", auxiliaries={})
     whole.train()
-    made = job.trainer(store, tmp_path / "run", **small)
+    made = job.trainer(store, tmp_path / "run", auxiliaries={})
     step = made._step
 
     def asked(batch):
@@ -130,6 +144,6 @@ def test_a_training_stops_after_its_step_and_goes_on_to_the_same_bits(store, tmp
     ):
         made.train()
     assert (tmp_path / "run" / "checkpoints" / "step-000000005").is_dir()
-    again = job.trainer(store, tmp_path / "run", **small)
+    again = job.trainer(store, tmp_path / "run", auxiliaries={})
     again.train()
     assert job.fingerprint(again) == job.fingerprint(whole)

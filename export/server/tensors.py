@@ -182,9 +182,9 @@ def _leaf(value: Any, spec: Spec) -> Any:
     if spec.dtype == tf.string and _is_base64(value):
         return from_base64(value["b64"], spec.name)
     if type(value) is not kinds.get(spec.dtype.name):
-        nested = "an object" if isinstance(value, dict) else "a list"
-        nested = nested if isinstance(value, dict | list) else ""
-        raise invalid(f"{spec.name} holds {nested or json.dumps(value)[:60]}; expected {spec.text}")
+        nested = {"dict": "an object", "list": "a list"}.get(type(value).__name__)
+        found = nested or json.dumps(value)[:60]
+        raise invalid(f"{spec.name} holds {found}; expected {spec.text}")
     if spec.dtype.is_integer and not spec.dtype.min <= value <= spec.dtype.max:
         raise invalid(f"{spec.name} holds {str(value)[:60]}; expected {spec.text}")
     return value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value

@@ -142,7 +142,6 @@ def _main() -> None:
         return
 
     def body() -> None:
-        cluster.strategy()
         with stopping.on_sigterm(), stopping.deferred():
             _train(given, given.stop, signal.SIGTERM)
 

@@ -172,12 +172,7 @@ def test_a_client_that_asks_first_is_told_to_go_on():
     near, far = socket.socketpair()
     with near, far:
         far.sendall(POST + b"Expect: 100-continue\r\n" + size(2) + b"\r\n")
-
-        def go_on() -> None:
-            assert far.recv(100)
-            far.sendall(b"{}")
-
-        threading.Thread(target=go_on).start()
+        threading.Thread(target=lambda: far.recv(100) and far.send(b"{}")).start()
         assert Reader(near, BOUNDS).read().body == b"{}"
 
 

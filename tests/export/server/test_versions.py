@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -40,7 +40,7 @@ class Place:
         load: Any = self._load
         self.versions = Versions("ctr", base, load, self.lines.append, PATIENCE, lambda: self.now)
 
-    def _load(self, folder: Path, version: int) -> Loaded:
+    def _load(self, folder: Path, version: int) -> Any:
         made = Loaded(version, (folder / "assets" / "user.txt").read_bytes())
         self.loads.append(made)
         self.meanwhile(folder)
@@ -57,9 +57,8 @@ class Place:
 
     @property
     def vocabulary(self) -> bytes:
-        with self.versions.use("ctr") as used:
-            loaded: Any = used
-            return loaded.vocabulary
+        with self.versions.use("ctr") as loaded:
+            return cast(Loaded, loaded).vocabulary
 
 
 @pytest.fixture
@@ -72,8 +71,8 @@ def write(folder: Path, files: dict[str, bytes] = FILES, *, manifest: bool = Tru
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     if manifest:
-        digests = {n: hashlib.sha256(data).hexdigest() for n, data in FILES.items()}
-        (folder / "MANIFEST.json").write_text(json.dumps({"files": digests}))
+        listed = {n: hashlib.sha256(data).hexdigest() for n, data in FILES.items()}
+        (folder / "MANIFEST.json").write_text(json.dumps({"files": listed}))
     return folder
 
 
