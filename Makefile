@@ -113,14 +113,14 @@ soak-nightly: setup-dev
 
 ## make mutants     faults put into the code one by one: do the tests notice?   ARGS=
 mutants: setup-dev
-	@$(PY) -m tests.mutation $(ARGS)
+	@$(words) tests.mutation
 
 ## make test        the tests
 test: setup-dev
 	@$(PY) -m pytest -n 2 -q
 
 ## make contract    every backbone with every head and every set of auxiliaries; make test tries a sample
-contract: setup
+contract: setup-dev
 	@AT4CTR_CONTRACT=all $(PY) -m pytest -n 2 -q tests/contract
 
 ## make lint        ruff, mypy, import-linter

@@ -16,11 +16,13 @@ from at4ctr.contracts import BackboneConfig, HeadConfig
 from at4ctr.data.dataset import Options
 from at4ctr.errors import InputError, unknown
 from at4ctr.fit import Fit
-from at4ctr.folders import modules
+from at4ctr.folders import config_of, modules
 from at4ctr.heads import single
 from at4ctr.layers import embedder
 from at4ctr.model.build import ExpertConfig, Plan
 from at4ctr.tasks import Task
+
+REGISTRIES = ("backbones", "heads", "encodings", "auxiliaries", "perturbations")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Experiment:
     tasks: label -> how it is learned; {} learns every label of the dataset by default settings.
     auxiliaries: name -> a loss that only training has.
     perturbations: name -> what changes a training batch before it is embedded.
+    encodings: name -> options of how numbers become vectors; by default their own.
     calibrator: the map fitted to each label on validation rows, after the sampling correction.
         ``none`` fits none. Use it when the base rate may drift after validation, or to compare log
         losses with published numbers.
@@ -49,6 +52,7 @@ class Experiment:
     tasks: Mapping[str, Task] = field(default_factory=dict)
     auxiliaries: Mapping[str, Any] = field(default_factory=dict)
     perturbations: Mapping[str, Any] = field(default_factory=dict)
+    encodings: Mapping[str, Any] = field(default_factory=dict)
     fit: Fit = field(default_factory=Fit)
     calibrator: Asked = "none"
     seed: int = 0
@@ -63,8 +67,16 @@ class Experiment:
     ) -> Experiment:
         """The experiment of one expert in one space, named after its backbone.
 
-        Its head is ``single`` unless the settings name one.
+        Its head is ``single`` unless the settings name one. Every label of the dataset has its task
+        and every encoding of its numbers its options, so that each can be overridden.
         """
+        schema = data.schema()
+        settings.setdefault("tasks", {label.name: Task() for label in schema.labels})
+        encodings = {n.encoding for n in schema.numbers}
+        settings.setdefault(
+            "encodings",
+            {name: config_of("encodings", name, "encoding") for name in sorted(encodings)},
+        )
         lone = Plan.of(backbone, embedding)
         return cls(data, lone.experts, lone.spaces, **settings)
 
@@ -86,6 +98,7 @@ class Experiment:
             tasks=self.tasks,
             auxiliaries=self.auxiliaries,
             perturbations=self.perturbations,
+            encodings=self.encodings,
             negative_rate=self.data.negative_rate,
             half_bce=self.fit.half_bce,
             seed=self.seed,
@@ -164,9 +177,12 @@ def override(value: Any, assignments: typing.Iterable[str]) -> Any:
         node = tree
         for name in above:
             if not isinstance(node.get(name), dict):
-                node[name] = {}
+                node[name] = {"": node[name]} if name in node else {}
             node = node[name]
-        node[last] = text
+        if isinstance(node.get(last), dict):
+            node[last][""] = text
+        else:
+            node[last] = text
     return _set(value, tree, "")
 
 
@@ -184,6 +200,12 @@ def _set(value: Any, tree: Mapping[str, Any], above: str) -> Any:
         if name not in names:
             raise unknown(f"{'name' if entries else 'field'} in {path}", name, names)
         now = value[name] if entries else getattr(value, name)
+        module = leaf.pop("", None) if isinstance(leaf, dict) else leaf
+        if module is not None and (folder := registry_of(now)):
+            now = config_of(folder, module, f"value of {path}")
+            if not isinstance(leaf, dict):
+                new[name] = now
+                continue
         if isinstance(leaf, dict):
             new[name] = _set(now, leaf, path)
         elif entries or dataclasses.is_dataclass(now) or isinstance(now, Mapping):
@@ -191,6 +213,12 @@ def _set(value: Any, tree: Mapping[str, Any], above: str) -> Any:
         else:
             new[name] = parse(leaf, hints[name], path)
     return {**value, **new} if entries else dataclasses.replace(value, **new)
+
+
+def registry_of(value: Any) -> str:
+    """The folder whose module's Config a value is, such as ``heads``; '' of any other value."""
+    package, _, folder = type(value).__module__.rpartition(".")[0].partition(".")
+    return folder if package == "at4ctr" and folder in REGISTRIES else ""
 
 
 def _not_one_value(value: Any, whole: str) -> InputError:

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -76,6 +77,7 @@ class Fit:
 class Cursor:
     """Where training stands; all of it is in every checkpoint.
 
+    due: whether an evaluation of these weights is still to come: SIGTERM came before its end.
     seconds: of ``timed_steps`` steps, input included, validation and each epoch's first step not.
     """
 
@@ -86,6 +88,7 @@ class Cursor:
     best_step: int = 0
     worse: int = 0
     stopped: bool = False
+    due: bool = False
     seconds: float = 0.0
     timed_steps: int = 0
     shards: int = 1
@@ -215,6 +218,8 @@ class Trainer:
             math.ceil(steps * (i + 1) / self.config.evaluations)
             for i in range(self.config.evaluations)
         }
+        if c.due:
+            self._evaluate()
         batches = self.feed(c.epoch, c.batch)
         traced = False  # the first step of an epoch opens the reader, of a process traces the graph
         while c.batch < steps and not c.stopped:
@@ -233,12 +238,13 @@ class Trainer:
             progress.update(c.step, losses, wait)
             if c.step % self.config.log_every == 0 or c.batch == steps:
                 self._log({"step": c.step, **losses})
-            if c.batch in marks:
+            c.due = c.batch in marks
+            if stop and c.batch < steps:
+                self._stop()
+            if c.due:
                 self._evaluate()
             if c.step % self.config.checkpoint_every == 0 and c.batch < steps:
                 cluster.chief_does(lambda: self.kept.save_if_due(c.step, asdict(c)))
-            if stop and c.batch < steps:
-                self._stop()
         if not c.stopped:
             c.epoch, c.batch = c.epoch + 1, 0
         cluster.chief_does(lambda: self.kept.save(c.step, asdict(c)))
@@ -273,10 +279,18 @@ class Trainer:
         return {name: found.get(name) for name in ("auc", "logloss")}
 
     def _evaluate(self) -> None:
+        c = self.cursor
         if self.validate is None:
+            c.due = False
             return
-        self.population.estimate()
-        c, metrics = self.cursor, cluster.chief_does(self._validated)
+        alone = cluster.hosts().size == 1  # of several, one may not leave the others waiting
+        try:
+            with stopping.at_once() if alone else nullcontext():
+                self.population.estimate()
+                metrics = cluster.chief_does(self._validated)
+        except stopping.Stopped:
+            self._stop()
+        c.due = False
         value = metrics.get("auc")
         if value is None:
             return

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -21,6 +22,7 @@ RESERVED = frozenset(
 )  # fmt: skip
 
 Group = Literal["profile", "item", "context", "behaviour"]
+_LABEL = re.compile("[a-z][a-z0-9_]*")
 GROUPS: tuple[Group, ...] = ("profile", "item", "context", "behaviour")
 
 
@@ -200,6 +202,23 @@ class Schema:
                     f"{label.within!r} first"
                 )
             known.append(label.name)
+        for label in self.labels:
+            if not _LABEL.fullmatch(label.name) or label.name in ("total", "l2"):
+                raise InputError(
+                    f"schema: a label is called {label.name!r}; expected small letters, digits and "
+                    "underscores after a letter, and not total or l2, which are other losses; "
+                    "rename it"
+                )
+            if label.within is not None and f"{label.within}_and_{label.name}" in known:
+                raise InputError(
+                    f"schema: label {label.within}_and_{label.name} has the name of an answer that "
+                    f"{label.name!r} gives; expected names that differ; rename it"
+                )
+            if label.sampled and label.within is not None:
+                raise InputError(
+                    f"schema: label {label.name!r} is sampled and known within {label.within!r}; "
+                    "expected a sampled label that is known in every row; take sampled=True away"
+                )
         sampled = [label.name for label in self.labels if label.sampled]
         if len(sampled) > 1:
             raise InputError(

@@ -59,6 +59,20 @@ def deferred() -> Iterator[None]:
 
 
 @contextmanager
+def at_once() -> Iterator[None]:
+    """Inside ``deferred``: SIGTERM raises ``Stopped`` after all, also one that arrived before."""
+    global _deferred
+    kept, _deferred = _deferred, False
+    try:
+        if kept and wanted():
+            act()
+            raise Stopped
+        yield
+    finally:
+        _deferred = kept
+
+
+@contextmanager
 def on_sigterm() -> Iterator[None]:
     """Inside, SIGTERM stops the process as above.
 
@@ -75,6 +89,7 @@ def on_sigterm() -> Iterator[None]:
     try:
         yield
     finally:
+        _acting.set()  # the main thread is at its end, with or without an error
         _wanted.clear()
         signal.set_wakeup_fd(woken)
         near.close()

@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -147,3 +149,53 @@ def test_a_training_stops_after_its_step_and_goes_on_to_the_same_bits(store, tmp
     again = job.trainer(store, tmp_path / "run", auxiliaries={})
     again.train()
     assert job.fingerprint(again) == job.fingerprint(whole)
+
+
+@pytest.mark.parametrize("when", ["before", "within"])
+def test_a_stop_around_an_evaluation_repeats_it(store, tmp_path, when):
+    """At the end of the first epoch, or at the step that an evaluation follows."""
+    fit = replace(job.FIT, evaluations=2)
+    named: dict[str, Any] = {"auxiliaries": {}, "config": fit, "validate": "store"}
+    whole = job.trainer(store, tmp_path / "whole", **named)
+    whole.train()
+    made = job.trainer(store, tmp_path / "run", **named)
+    step, validate, calls = made._step, made.validate, []
+
+    def stepped(batch):
+        if when == "before" and made.cursor.step == middle - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(batch)
+
+    def validated():
+        calls.append(made.cursor.step)
+        if when == "within" and len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return validate()
+
+    middle = -(-made.feed.steps(0) // 2)
+    made._step, made.validate = stepped, validated
+    with (
+        stopping.on_sigterm(),
+        pytest.raises(stopping.Stopped, match="whose checkpoint is saved"),
+        stopping.deferred(),
+    ):
+        made.train()
+    assert made.cursor.due
+    assert calls == ([] if when == "before" else [middle, made.feed.steps(0)])
+    again = job.trainer(store, tmp_path / "run", **named)
+    again.train()
+    assert job.fingerprint(again) == job.fingerprint(whole)
+
+
+def test_an_error_after_sigterm_keeps_its_own_sentence():
+    status, said = run(
+        "try:\n"
+        "    with stopping.on_sigterm(), stopping.deferred():\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        raise RuntimeError('the disk is full')\n"
+        "except BaseException as error:\n"
+        "    print(repr(error.__context__ or error), file=sys.stderr)\n"
+        "    sys.exit(2)\n"
+    )
+    assert status == 2
+    assert "the disk is full" in said

@@ -169,12 +169,14 @@ class Embedder(tf.Module):
         where = tf.cast(tf.where(mask), tf.int32)  # [R, 2]
         past, extras = (schema.history, extras) if history else ((), [])
         vectors: dict[str, Tensor] = {}
+        several = [weights_name(n) for n in ids if schema.feature(n).weighted]
+        weights = {key: batch[key] for key in several}
         # Apart, so that behaviour features nobody reads are not given zero gradients.
         for now, names_of in ((ids, past), *(([], [n]) for n in extras)):
             keys = map(history_name, names_of)
             behaviours = {k: tf.gather_nd(batch[k][:, :steps], where) for k in keys}
-            weights = {k: batch[k] for k in map(weights_name, now) if k in batch}
-            vectors |= self._rows({n: batch[n] for n in now} | weights | behaviours, training)
+            of_now = weights if now else {}
+            vectors |= self._rows({n: batch[n] for n in now} | of_now | behaviours, training)
         vectors |= {name: encode(batch[name]) for name, encode in self.encodings.items()}
         of_user = names["profile"] if owner is not None else []
         if one_user:
@@ -189,23 +191,25 @@ class Embedder(tf.Module):
             mask=mask,
             packed=Packed(packed, where[:, 0], where[:, 1]),
             extras={n: scatter(vectors[history_name(n)], where, size, steps) for n in extras},
-            linear=self._linear({n: batch[n] for n in ids}, training, count, owner, of_user),
+            linear=self._linear(ids, batch, training, owner, of_user),
             output=self._output(batch[schema.item_id.name]),
             owner=owner,
         )
 
     def _linear(
         self,
-        ids: Mapping[str, Tensor],
+        names: Sequence[str],
+        batch: Mapping[str, Tensor],
         training: bool,
-        size: Tensor,
         owner: Tensor | None,
         of_user: Sequence[str],
     ) -> Tensor:
+        """[B, F] of the fields of these names."""
         if not self.embeds.first_order:
-            return tf.zeros([size, 0])
-        found = self._rows(ids, training, _LINEAR)
-        return tf.concat([_each(found[name], owner, name in of_user) for name in ids], -1)
+            return tf.zeros([tf.shape(batch[self.schema.item_id.name])[0], 0])
+        keys = [*names, *(weights_name(n) for n in names if self.schema.feature(n).weighted)]
+        found = self._rows({key: batch[key] for key in keys}, training, _LINEAR)
+        return tf.concat([_each(found[name], owner, name in of_user) for name in names], -1)
 
     def _output(self, ids: Tensor) -> Tensor:
         return self.lookup(self.output, ids) if self.output else tf.zeros([tf.size(ids), 0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +17,7 @@ from at4ctr.contracts import (
     BackboneConfig,
     Embeds,
     Encoding,
+    EncodingConfig,
     HeadConfig,
     Interface,
     Numbers,
@@ -49,8 +50,8 @@ class Plan:
 
     experts: name -> expert; the first one's weights have the seed that a lone backbone would have.
     spaces: name -> its options; auxiliaries read the first one. tasks: label -> task; {} is every
-    label of the schema, by default settings. auxiliaries, perturbations: name -> the Config of a
-    module in that folder.
+    label of the schema, by default settings. auxiliaries, perturbations, encodings: name -> the
+    Config of a module in that folder; an encoding that is not named has its defaults.
     """
 
     experts: Mapping[str, ExpertConfig]
@@ -59,6 +60,7 @@ class Plan:
     tasks: Mapping[str, Task] = field(default_factory=dict)
     auxiliaries: Mapping[str, AuxiliaryConfig] = field(default_factory=dict)
     perturbations: Mapping[str, PerturbationConfig] = field(default_factory=dict)
+    encodings: Mapping[str, EncodingConfig] = field(default_factory=dict)
     negative_rate: float = 1.0
     half_bce: bool = False
     seed: int = 0
@@ -100,11 +102,17 @@ def serving_model(
             config,
             _stream(plan.seed, i, name),
             _embeds(plan, space_of, name),
-            _encodings(schema, numbers, config.dimension, _stream(plan.seed, i, name)),
+            _encodings(schema, plan, numbers, config.dimension, _stream(plan.seed, i, name)),
             vectors,
         )
         for i, (name, config) in enumerate(plan.spaces.items())
     }
+    if space_of[next(iter(plan.experts))] != first:
+        raise InputError(
+            f"expert {next(iter(plan.experts))!r} comes first and reads space "
+            f"{space_of[next(iter(plan.experts))]!r}; expected the first space, {first!r}, as "
+            "auxiliaries read both; put the expert of that space first"
+        )
     experts, faces = {}, dict[str, Interface]()
     for i, (name, expert) in enumerate(plan.experts.items()):
         shape = Shape.of(schema, plan.spaces[space_of[name]].dimension)
@@ -115,6 +123,7 @@ def serving_model(
         faces[name] = Interface(body.parts, direct, expert.backbone.activation, seed)
     chosen = label_tasks(schema, plan.tasks)
     names = tuple(chosen)
+    _demand_correctable(schema, names, plan.negative_rate)
     return ServingModel(
         spaces,
         experts,
@@ -127,7 +136,18 @@ def serving_model(
 
 def training_model(serving: ServingModel, schema: Schema, plan: Plan) -> TrainingModel:
     """The serving model with the plan's tasks and auxiliaries."""
-    givers = {name: set(getattr(b, "gives", ())) for name, b in serving.backbones.items()}
+    first_space = next(iter(serving.spaces))
+    givers = {
+        name: set(getattr(b, "gives", ()))
+        for name, b in serving.backbones.items()
+        if serving.space_of[name] == first_space
+    }
+    for name in plan.auxiliaries:
+        if name in {label.name for label in serving.labels}:
+            raise InputError(
+                f"auxiliary {name!r} has the name of a label; expected names that differ; rename "
+                "the label"
+            )
     for name, config in plan.auxiliaries.items():
         if not (math.isfinite(config.weight) and config.weight >= 0):
             raise InputError(
@@ -185,17 +205,37 @@ def label_tasks(schema: Schema, chosen: Mapping[str, Task]) -> dict[str, Task]:
 
 
 def _encodings(
-    schema: Schema, numbers: Mapping[str, Numbers], dimension: int, seed: int
+    schema: Schema, plan: Plan, numbers: Mapping[str, Numbers], dimension: int, seed: int
 ) -> dict[str, Encoding]:
     """The encoding of each served number in a space; its seed comes from the number's name."""
     found: dict[str, Encoding] = {}
     for number in schema.numbers:
         if not number.serve:
             continue
-        config = config_of("encodings", number.encoding, f"encoding of number {number.name!r}")
+        what = f"encoding of number {number.name!r}"
+        config = plan.encodings.get(number.encoding)
+        config = config or config_of("encodings", number.encoding, what)
         own = _seed(seed, zlib.crc32(f"number {number.name}".encode()))
         found[number.name] = config.build(numbers.get(number.name, Numbers()), dimension, own)
     return found
+
+
+def _demand_correctable(schema: Schema, names: Iterable[str], rate: float) -> None:
+    """Raises InputError for a label whose probability the sampling of negatives would bias.
+
+    The sampled label is corrected by ln w. A label known within it keeps all its rows.
+    """
+    right: set[str] = set()
+    for label in schema.labels:
+        if label.sampled or label.within in right:
+            right.add(label.name)
+    for name in names:
+        if rate < 1 and name not in right:
+            raise InputError(
+                f"data.negative_rate is {rate} and label {name!r} is neither the sampled one nor "
+                "known within it, so that its probability could not be corrected; expected 1; set "
+                "data.negative_rate=1 or leave the label out of tasks"
+            )
 
 
 def _embeds(plan: Plan, space_of: Mapping[str, str], space: str) -> Embeds:

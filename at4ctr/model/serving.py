@@ -11,7 +11,7 @@ from at4ctr import tasks
 from at4ctr.calibration import Calibrator, graph
 from at4ctr.contracts import Backbone, Embedded, Encoded, Head, Outputs, Tensor
 from at4ctr.layers.embedder import Embedder
-from at4ctr.schema import Label, history_name
+from at4ctr.schema import Label, history_name, weights_name
 
 
 class Expert(NamedTuple):
@@ -125,12 +125,15 @@ class ServingModel(tf.keras.Model):
             (name,) = self.served
             return {"probability": self._probability(name, corrected[name]), "logit": logits[name]}
         found: dict[str, Tensor] = {}
+        whole: dict[str, Tensor] = {}  # label -> probability of it and all that it is known within
         for label in self.labels:
             if label.name in logits:
-                found[label.name] = self._probability(label.name, corrected[label.name])
-                if label.within in found:
-                    name = tasks.composed_name(label)
-                    found[name] = found[label.within] * found[label.name]
+                own = found[label.name] = self._probability(label.name, corrected[label.name])
+                if label.within is None:
+                    whole[label.name] = own
+                elif label.within in whole:
+                    whole[label.name] = whole[label.within] * own
+                    found[tasks.composed_name(label)] = whole[label.name]
         answers = {f"probability_{name}": value for name, value in found.items()}
         return answers | {f"logit_{name}": value for name, value in logits.items()}
 
@@ -163,7 +166,10 @@ class ServingModel(tf.keras.Model):
 
     def _by_row(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The same batch with a row of profile and history for each row."""
-        of_user = {f.name for f in self.embedder.schema.group("profile")}
+        schema = self.embedder.schema
+        of_user = {f.name for f in schema.group("profile")}
+        of_user |= {weights_name(name) for name in of_user}
+        of_user |= {n.name for n in schema.served_numbers("profile")}
         return {
             name: tf.gather(ids, batch["owner"])
             if name in of_user or name.startswith(history_name(""))

@@ -10,12 +10,12 @@ import tensorflow as tf
 from at4ctr.contracts import PerturbationConfig, Tensor
 from at4ctr.errors import InputError
 from at4ctr.layers.mlp import Draws
-from at4ctr.schema import PADDING, Schema
+from at4ctr.schema import UNKNOWN, Schema
 
 
 @dataclass(frozen=True)
 class Config(PerturbationConfig):
-    """user, item: the share of rows whose user's, or candidate's, id vector is left out."""
+    """user, item: the share of rows whose user's, or candidate's, id reads as unknown."""
 
     user: float = 0.1
     item: float = 0.1
@@ -32,10 +32,12 @@ class Config(PerturbationConfig):
 
 
 class DropoutNet(tf.Module):
-    """The user's id vector, or the candidate's, is 0 in rows drawn at random (§4, "user dropout").
+    """The user's id, or the candidate's, reads as unknown in rows drawn at random.
 
-    A row's two draws are independent. Everything else that is known of them stays. In the paper the
-    vectors come from a matrix factorisation and are fixed; here they are learned with the model.
+    A row's two draws are independent. Everything else that is known of the user or item stays.
+    Deviations from §4: the paper sets fixed vectors of a factorisation to 0; here vectors are
+    learned, and what was never seen is served by the row of the unknown id, so that this row is
+    what the drawn rows train.
     """
 
     def __init__(self, config: Config, schema: Schema, seed: int) -> None:
@@ -51,5 +53,5 @@ class DropoutNet(tf.Module):
                 rows = tf.shape(ids)[:1]
                 out = tf.random.stateless_uniform(rows, self.draws.seed()) < rate
                 out = tf.reshape(out, [-1] + [1] * (ids.shape.rank - 1))
-                changed[name] = tf.where(out, tf.constant(PADDING, ids.dtype), ids)
+                changed[name] = tf.where(out, tf.constant(UNKNOWN, ids.dtype), ids)
         return changed

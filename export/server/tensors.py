@@ -207,6 +207,8 @@ def shape_of(proto: Any, spec: Spec, largest: int) -> tuple[int, ...]:
     sizes = tuple(d.size for d in proto.tensor_shape.dim)
     if proto.tensor_shape.unknown_rank or any(n < 0 for n in sizes):
         raise invalid(f"{spec.name} has an unknown shape; expected {spec.text}")
+    if len(sizes) != len(spec.shape):
+        raise invalid(f"{spec.name} has {len(sizes)} dimensions; expected {spec.text}")
     claimed = math.prod(sizes)
     if claimed > largest:
         raise invalid(f"{spec.name} claims {claimed:,} values; expected at most {largest:,}")

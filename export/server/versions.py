@@ -142,7 +142,8 @@ class Versions:
         A folder that cannot be read is named in the status, and the others go on.
         """
         found: dict[int, Path] = {}
-        self._twins, barred = {}, set()
+        twins: dict[int, str] = {}
+        barred: set[int] = set()
         try:
             names = sorted(os.listdir(self.base), key=lambda name: (len(name), name))
         except OSError as error:
@@ -163,10 +164,11 @@ class Versions:
                 barred.add(version)
             if version in found:
                 twin = f"{found[version].name} is served; {name} has the same number and is not"
-                self._twins[version] = twin
+                twins[version] = twin
                 self._once(f"twin {name}", f"version {version}: {twin}; delete one of them")
             found.setdefault(version, path)
         with self._lock:
+            self._twins = twins
             for version in self._barred - barred:
                 self._statuses.pop(version, None)
         self._barred = barred

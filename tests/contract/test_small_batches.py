@@ -43,7 +43,7 @@ def test_a_batch_without_rows_has_losses_of_0_and_gradients_of_0(name):
 @pytest.mark.parametrize("name", CASES)
 def test_a_batch_of_one_row_is_finite(name, label, row):
     arrays = toys.take(toys.batch(9, 20), slice(row, row + 1))
-    losses, found = gradients(CASES[name], {**arrays, "label": np.full(1, label, np.float32)})
+    losses, found = gradients(CASES[name], {**arrays, "label_click": np.full(1, label, np.float32)})
     assert np.isfinite(list(losses.values())).all()
     assert all(np.isfinite(g).all() for g in found)
 
