@@ -22,6 +22,7 @@ from at4ctr.layers import embedder
 from at4ctr.model.build import ExpertConfig, Plan
 from at4ctr.tasks import Task
 
+ITSELF = "\0"  # in a tree of overrides: the name of the part below which more is set
 REGISTRIES = ("backbones", "heads", "encodings", "auxiliaries", "perturbations")
 
 
@@ -177,10 +178,10 @@ def override(value: Any, assignments: typing.Iterable[str]) -> Any:
         node = tree
         for name in above:
             if not isinstance(node.get(name), dict):
-                node[name] = {"": node[name]} if name in node else {}
+                node[name] = {ITSELF: node[name]} if name in node else {}
             node = node[name]
         if isinstance(node.get(last), dict):
-            node[last][""] = text
+            node[last][ITSELF] = text
         else:
             node[last] = text
     return _set(value, tree, "")
@@ -200,7 +201,7 @@ def _set(value: Any, tree: Mapping[str, Any], above: str) -> Any:
         if name not in names:
             raise unknown(f"{'name' if entries else 'field'} in {path}", name, names)
         now = value[name] if entries else getattr(value, name)
-        module = leaf.pop("", None) if isinstance(leaf, dict) else leaf
+        module = leaf.pop(ITSELF, None) if isinstance(leaf, dict) else leaf
         if module is not None and (folder := registry_of(now)):
             now = config_of(folder, module, f"value of {path}")
             if not isinstance(leaf, dict):

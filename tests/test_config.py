@@ -246,3 +246,15 @@ def test_a_history_too_short_for_the_backbone_is_refused():
         config.recipe("dbpman", data)
     config.recipe("dbpman", replace(data, history=15))
     config.recipe("din", data)
+
+
+def test_a_part_is_chosen_by_its_name_and_set_at_once():
+    made = recipe("din", config.dataset("taobao")())
+    found = override(made, ["head=shared_bottom", "head.tower=7", "tasks.click.weight=2"])
+    assert type(found.head).__module__ == "at4ctr.heads.shared_bottom"
+    assert (found.head.tower, found.tasks["click"].weight) == ((7,), 2.0)
+    again = override(made, ["head.tower=7", "head=shared_bottom"])
+    assert again.head == found.head
+    with pytest.raises(InputError, match="shared_bottom"):
+        override(made, ["head=shared_botom"])
+    assert override(made, ["backbone=fm"]).experts["din"].backbone.pool_history is False

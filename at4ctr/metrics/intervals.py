@@ -102,6 +102,8 @@ def mean_prediction(
     if not found.clicks:
         far = found.users >= FEW and predicted * found.rows > NO_CLICK
         return MeanPrediction(predicted, rate, far)
+    if found.pcoc == 0 and min(found.clicks, found.users) >= FEW:
+        return MeanPrediction(predicted, rate, True, 0.0, 0.0, 0.0)
     if found.pcoc is None or found.pcoc_interval is None:
         return MeanPrediction(predicted, rate, False, found.pcoc)
     low, high = found.pcoc_interval

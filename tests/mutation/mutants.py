@@ -55,22 +55,30 @@ MUTANTS = (
         ("e.data.negative_rate if training else 1.0", "e.data.negative_rate"),
         ("shuffle=training", "shuffle=True"),
         ('if training and e.data.protocol == "strict"', 'if e.data.protocol == "strict"'),
-        ("negative_rate=e.data.negative_rate,", "negative_rate=1.0,"),
         ("measure.recalibrate(model, folder)", "pass"),
-        ('r["auc"] == cursor.best', 'r["auc"] != cursor.best'),
+        ('r.get("auc") == cursor.best', 'r.get("auc") != cursor.best'),
     ),
     *_of(
         "pipelines/measure.py",
         WIRING,
-        (" + model.shift.numpy()", ""),
-        ("sigmoid(corrected(model, found))", "sigmoid(found.logit)"),
+        ("choose(asked, found.shifted,", "choose(asked, found.shifted - 1.0,"),
+        ("before = found.shifted", "before = found.calibrated"),
         ("(folder / CALIBRATOR).unlink(missing_ok=True)", "pass"),
-        ("model.calibrate(None)", "pass"),
+        ("model.calibrate({})", "pass"),
     ),
     *_of(
         "at4ctr/model/serving.py",
         WIRING,
-        ("probability(logit + self.shift)", "probability(logit)"),
+        ("corrected = self.corrected(logits)", "corrected = logits"),
+        (
+            "self.corrected({name: tf.cast(logits[name], tf.float64)})[name]",
+            "tf.cast(logits[name], tf.float64)",
+        ),
+    ),
+    *_of(
+        "at4ctr/config.py",
+        WIRING,
+        ("negative_rate=self.data.negative_rate,", "negative_rate=1.0,"),
     ),
     *_of(
         "pipelines/night/learn.py",
@@ -356,7 +364,7 @@ MUTANTS = (
     *_of(
         "at4ctr/gates/model.py",
         f"{MODEL_GATE} -k nothing_but",
-        ("(p <= 1)", "(p <= 2)"),
+        ("(~np.isfinite(z)).sum()", "0"),
     ),
     *_of(
         "at4ctr/gates/model.py",

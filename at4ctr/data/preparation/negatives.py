@@ -19,8 +19,8 @@ A draw that is rejected is repeated, at most `ATTEMPTS` times in all, then given
   item of share p by a factor of about 1 - p + Σ p², which moves an AUC by at most Σ p² / 2. Where
   users rarely meet an item twice, a candidate that the history holds is a negative.
 - ``history``: the negative of a positive that the history holds is another behaviour of that
-  history; that of another positive is an item that the history does not hold. Popularity is kept by
-  the weights of `repetition`.
+  history; that of another positive is an item that the history does not hold. The weights of
+  `repetition` keep the popularity of the second kind alone.
 - ``seen``: every item that the user has anywhere in the log, before the row or after. Published
   baselines are often measured so. Frequent items are rejected most; an item of the user's history
   is never a negative; and which items are never a user's training negatives depends on what that
@@ -52,6 +52,14 @@ def draw(engine: Engine, config: Options, late: Late) -> int:
     ``negatives``: the columns of the positive, ``own`` its item, ``item`` the negative, ``number``
     from 1, ``attempt``. Rows with ``item = own`` are failed draws.
     """
+    if config.reject == "history" and late.item:
+        names = ", ".join(f.name for f in late.item)
+        raise InputError(
+            f"data options of {config.name}: reject is history and the log tells {names} of some "
+            "items only after their first rows; expected attributes that every row knows, as a "
+            "negative of the history would be recognised by what was missing then; set "
+            "data.reject=own, or give the attributes in a file of their own"
+        )
     engine.run("instances of users", steps.instances("rows_of_users", "behaviours"))
     engine.run("offsets", steps.offsets("offsets", "SELECT * FROM rows_of_users"))
     sizes = _pool(engine, config, late)
@@ -59,16 +67,17 @@ def draw(engine: Engine, config: Options, late: Late) -> int:
         met = """CREATE TABLE met AS SELECT "user", item, min(pos)::INTEGER AS pos FROM behaviours
             GROUP BY "user", item"""
         engine.run("items of users", met)
-    context = "".join(f", {code(f)}" for f in config.schema().group("context"))
-    context += f", {late.row('user')}" if late.user else ""
+    context = [code(f) for f in config.schema().group("context")]
+    context += [late.row("user")] if late.user else []
     rows = "behaviours"
     if config.reject == "history":
         if config.draw == "popularity":
             repetition.weigh(engine, config)
         rows = """(SELECT b.*, m.pos < b.cut AS again FROM behaviours b
             JOIN met m ON m."user" = b."user" AND m.item = b.item)"""
-        context += ", again"
-    kept = f'"user", split, pos, cut, form{context}, item AS own, row, number'
+        context.append("again")
+    more = "".join(f", {column}" for column in context)
+    kept = f'"user", split, pos, cut, form{more}, item AS own, row, number'
     numbers = ", ".join(f"({number + 1})" for number in range(config.negatives))
     first = f"""SELECT {kept}, 0 AS attempt FROM (
         SELECT b.*, b.rank + o.start AS row FROM {rows} b
@@ -81,7 +90,7 @@ def draw(engine: Engine, config: Options, late: Late) -> int:
         failed = f"FROM negatives WHERE attempt = {attempt - 1} AND item = own"
         if not engine.one(f"SELECT count(*) {failed}")[0]:
             return 0
-        again = f"""SELECT "user", split, pos, cut, form{context}, own, row, number,
+        again = f"""SELECT "user", split, pos, cut, form{more}, own, row, number,
             {attempt} AS attempt {failed}"""
         redraw = f"INSERT INTO negatives {_drawn(again, config, sizes, context, attempt, late)}"
         if attempt < SAID:
@@ -175,7 +184,7 @@ def _drawn(
     rows: str,
     config: Options,
     sizes: list[tuple[int, int]],
-    context: str,
+    context: list[str],
     attempt: int,
     late: Late,
 ) -> str:
@@ -186,7 +195,8 @@ def _drawn(
     high, low = (uniform31_sql(words, f"{config.seed}/draw/{half}", ROWS) for half in (0, 1))
     start = _by_split([first for first, _ in sizes], "split")
     size = _by_split([max(rows, 1) for _, rows in sizes], "split")
-    kept = f"""d."user", d.split, d.pos, d.cut, d.form{context}, d.own, d.row, d.number,
+    more = "".join(f", d.{column}" for column in context)
+    kept = f"""d."user", d.split, d.pos, d.cut, d.form{more}, d.own, d.row, d.number,
         d.attempt"""
     numbers = ", ".join(f"({sum(tries[:attempt]) + k})" for k in range(tries[attempt]))
     drawn = f"""(SELECT *, ({start} + word % {size})::INTEGER AS target FROM (
@@ -215,7 +225,7 @@ def _drawn(
         SELECT {kept}, d.draw, p.item{of_pool}, {fits} AS fits FROM {pooled} WHERE NOT d.again
         UNION ALL
         SELECT {kept}, d.draw, h.item{of_history}, TRUE AS fits FROM {drawn} JOIN behaviours h
-            ON h."user" = d."user" AND h.pos = d.word % d.cut WHERE d.again) d
+            ON h."user" = d."user" AND h.pos = d.word % greatest(d.cut, 1) WHERE d.again) d
         GROUP BY ALL) f"""
 
 

@@ -49,7 +49,8 @@ def measure(engine: Engine) -> tuple[AUCs, AUCs]:
             (CASE WHEN f.pos < i.cut THEN 1 ELSE 0 END)::BIGINT AS repetition,
             sum(y)::BIGINT AS positives, sum(1 - y)::BIGINT AS negatives
         FROM instances i LEFT JOIN counts c ON c.item = i.item
-        LEFT JOIN count_item k ON k.idx = i.item
+        LEFT JOIN (SELECT DISTINCT r.entity AS idx FROM count_item n
+            JOIN item_rows r ON r.idx = n.idx) k ON k.idx = i.item
         LEFT JOIN firsts f ON f."user" = i."user" AND f.item = i.item
         GROUP BY ALL"""
     )
@@ -107,6 +108,6 @@ def _remedy(config: Options, name: str) -> str:
         return "set data.protocol=strict"
     if name == "popularity" and config.draw == "uniform":
         return "set data.draw=popularity"
-    if config.reject != "history":
+    if name == "repetition" and config.reject != "history":
         return "set data.reject=history"
     return "use a log of impressions, whose negatives are real"

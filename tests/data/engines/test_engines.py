@@ -258,7 +258,7 @@ def test_rows_read_are_those_of_the_file(engine, tmp_path, monkeypatch):
         patched.setattr(pq, "read_metadata", lambda _: footer)
         with refused("x.parquet was read as 2 rows; expected the 4 that it holds"):
             opened(engine, path, "")
-    where = "at4ctr.data.spark_csv" if module.endswith("spark") else module
+    where = "at4ctr.data.engines.spark_csv" if module.endswith("spark") else module
     monkeypatch.setattr(f"{where}.rows_held", lambda _, **__: (2, False))
     with refused("x.csv was read as 3 rows; expected the 2 that it holds"):
         engine.read_csv("csv", text, kinds, header=True, quote='"')
