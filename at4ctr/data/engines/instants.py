@@ -89,9 +89,9 @@ def _of_text(engine: Engine, relation: str, text: str, zone: str) -> str:
         f"CASE WHEN plain THEN substr(its_text, 1, 10) ELSE replace({day}, '/', '-') END "
         "AS its_day, CASE WHEN plain THEN CASE WHEN substr(its_text, 12, 2) < '24' THEN "
         f"substr(its_text, 12, 8) ELSE '?' END ELSE split_part(replace({clock}, ',', '.'), '.', 1) "
-        "END AS its_clock, CASE WHEN NOT plain THEN {named} WHEN length(its_text) = 19 THEN '' "
+        f"END AS its_clock, CASE WHEN NOT plain THEN {named} WHEN length(its_text) = 19 THEN '' "
         f"WHEN {engine.matches(end, END)} THEN regexp_extract({end}, '^{END}$', 1) ELSE '?' END "
-        "AS its_zone".replace("{named}", named),
+        "AS its_zone",
         f"CASE WHEN packed THEN {digits} WHEN its_day <> '' THEN its_day || ' ' || "
         "CASE length(its_clock) WHEN 0 THEN '00:00:00' WHEN 4 THEN its_clock || ':00' "
         "WHEN 5 THEN its_clock || ':00' ELSE its_clock END END AS its_civil, "

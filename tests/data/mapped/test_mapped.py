@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -49,6 +50,20 @@ def test_csv_and_parquet_give_the_same_store(mylog, tmp_path):
     batches = [reader.batch(0, k) for k in range(reader.steps(0))]
     assert sum(len(b["label_click"]) for b in batches) == stores[0].counts("train")["rows"]
     assert stores[0].manifest["dataset"] == "mylog"
+
+
+def test_times_with_an_offset_give_the_store_of_the_same_instants(mylog, tmp_path, monkeypatch):
+    logs, local = tables(), mylog().behaviours()
+    first = contents(Store.open(prepare(mylog(raw=write(tmp_path / "a", "csv", logs)), tmp_path)))
+    for part, offset in (("done-1", "+08:00"), ("done-2", "")):
+        ahead = np.array(logs[part]["moment"].to_pylist(), "datetime64[s]") + np.timedelta64(8, "h")
+        texts = pa.array([f"{at}{offset}" for at in ahead])
+        logs[part] = logs[part].set_column(4, "moment", texts)
+    monkeypatch.setattr(mylog, "behaviours", lambda _: replace(local, zone="Asia/Shanghai"))
+    second = prepare(mylog(raw=write(tmp_path / "b", "csv", logs)), tmp_path)
+    assert contents(Store.open(second)) == first
+    notes = Store.open(second).manifest["notes"]
+    assert any(n.startswith("the log has ") and "2023-11-14 22:13" in n for n in notes)
 
 
 def test_every_instance_is_what_the_log_says(mylog, tmp_path):
