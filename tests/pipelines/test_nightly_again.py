@@ -103,16 +103,16 @@ def test_ids_of_the_night_become_the_parents_own(kind):
     assert UNKNOWN in expected
 
 
-def test_a_probability_that_is_none_holds_the_model(copied, monkeypatch):
+def test_a_logit_that_is_no_number_holds_the_model(copied, monkeypatch):
     (before, _), (folder, _) = record(copied, FIRST), record(copied, SECOND)
     own, incumbent = parents.Parent(V2, folder, 0), parents.Parent(V1, before, 0)
     sound = learn.predicted
 
     def poisoned(*asked):
         found = sound(*asked)
-        probability = found.probability.copy()
-        probability[3] = np.nan
-        return dataclasses.replace(found, probability=probability)
+        calibrated = found.calibrated.copy()
+        calibrated[3] = np.nan
+        return dataclasses.replace(found, calibrated=calibrated)
 
     monkeypatch.setattr(learn, "predicted", poisoned)
     store = Store.open(folder / "data" / "store")
