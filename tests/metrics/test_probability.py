@@ -1,6 +1,7 @@
 """Cross entropy and calibration metrics: properties, then scikit-learn and the definitions."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,8 +21,8 @@ from at4ctr.metrics import (
 )
 from tests.oracles import metrics as oracle
 
-OF_LOGITS = [logloss, logloss_half, normalized_entropy]
-OF_PROBABILITIES = [pcoc, expected_calibration_error]
+OF_LOGITS: list[Any] = [logloss, logloss_half, normalized_entropy]
+OF_PROBABILITIES: list[Any] = [pcoc, expected_calibration_error]
 
 
 def calibrated(n: int, seed: int = 0):

@@ -103,7 +103,7 @@ def test_ids_of_the_night_become_the_parents_own(kind):
     assert UNKNOWN in expected
 
 
-def test_a_probability_that_is_none_holds_the_model(copied, monkeypatch):
+def test_a_logit_that_is_no_number_holds_the_model(copied, monkeypatch):
     (before, _), (folder, _) = record(copied, FIRST), record(copied, SECOND)
     own, incumbent = parents.Parent(V2, folder, 0), parents.Parent(V1, before, 0)
     sound = learn.predicted

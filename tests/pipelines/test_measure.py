@@ -1,0 +1,71 @@
+"""What a run says of its mean predictions, and of what a calibrator's ties cost."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from at4ctr import evaluation
+from at4ctr.evaluation import Predictions
+from pipelines import measure
+from tests.gates.evening import evening, logit
+
+
+def predictions(shift=0.0):
+    labels, owner, (z, _) = evening(3, users=200)
+    return Predictions(labels, z + shift, owner, np.ones(labels.size), None, z + shift)
+
+
+@pytest.mark.parametrize("split", ["training", "validation", "test"])
+@pytest.mark.parametrize(("shift", "ratio"), [(0.0, None), (-3.0, 0.07), (1.0, 1.74)])
+def test_a_mean_prediction_far_from_the_rate_is_a_warning_with_a_remedy(
+    caplog, split, shift, ratio
+):
+    found = predictions(shift)
+    with caplog.at_level(logging.WARNING, "at4ctr"):
+        measure.warn_if_far(split, evaluation.report(found))
+    said = [r.getMessage() for r in caplog.records]
+    assert len(said) == (ratio is not None)
+    for text in said:
+        assert f"rows is {found.probability.mean():.4f}" in text
+        assert f"click rate {found.labels.mean():.4f}" in text
+        assert f"it is {found.probability.sum() / found.labels.sum():.2f} times it" in text
+        assert found.probability.sum() / found.labels.sum() == pytest.approx(ratio, rel=0.1)
+        assert measure.REMEDIES[split] in text
+        assert "\n" not in text
+
+
+def test_rows_without_a_click_are_a_warning_too(caplog):
+    found = predictions()
+    none = Predictions(0 * found.labels, found.calibrated, found.users, found.lengths, None)
+    with caplog.at_level(logging.WARNING, "at4ctr"):
+        measure.warn_if_far("test", evaluation.report(none))
+    assert "more than chance explains" in caplog.text
+
+
+def test_the_training_sample_is_judged_without_the_calibrator(caplog):
+    """A calibrator knows the rate of later rows."""
+    found = predictions()
+    later = Predictions(
+        found.labels, found.calibrated - 3, found.users, found.lengths, None, found.shifted
+    )
+    with caplog.at_level(logging.WARNING, "at4ctr"):
+        values = measure.mean_of_sample(later)
+    assert not caplog.records
+    assert values["rows"] == found.labels.size
+    assert values["mean_prediction"]["predicted"] == pytest.approx(found.probability.mean())
+
+
+def test_ties_that_cost_auc_are_a_warning(caplog):
+    found = predictions()
+    steps = logit(np.clip(np.round(found.probability, 1), 0.05, 0.95))
+    tied = Predictions(found.labels, steps, found.users, found.lengths, None, found.shifted)
+    metrics = evaluation.report(tied)
+    metrics["uncalibrated"] = evaluation.report(measure.uncalibrated(tied))
+    with caplog.at_level(logging.WARNING, "at4ctr"):
+        measure._warn_of_ties(metrics)
+    assert metrics["ties"] > 0.9 > 0.1 > metrics["uncalibrated"]["ties"]
+    assert "calibrator=platt" in caplog.text
+    caplog.clear()
+    measure._warn_of_ties({**metrics, "auc": metrics["uncalibrated"]["auc"]})
+    assert not caplog.records
