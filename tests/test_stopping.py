@@ -172,6 +172,7 @@ def test_a_stop_around_an_evaluation_repeats_it(store, tmp_path, when):
             os.kill(os.getpid(), signal.SIGTERM)
         return validate()
 
+    assert validate is not None
     middle = -(-made.feed.steps(0) // 2)
     made._step, made.validate = stepped, validated
     with (
