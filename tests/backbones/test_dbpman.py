@@ -158,7 +158,7 @@ def test_serving_uses_population_statistics_that_no_training_pass_moves():
     before = model.answer(arrays)["logit"].numpy()
     model(arrays, training=True)
     np.testing.assert_array_equal(model.answer(arrays)["logit"], before)
-    for dice in model.backbone.trunk.activations:
+    for dice in model.head.trunk.activations:
         dice.mean.assign_add(tf.ones_like(dice.mean))
     assert (model.answer(arrays)["logit"].numpy() != before).any()
 

@@ -88,10 +88,10 @@ def test_a_calibrator_of_an_unfinished_end_is_gone(runs, tmp_path):
     """A run that is taken up again fits anew, or has none where there is no validation row."""
     e, store, folder, _ = runs[0]
     model = train.restored(e, store, folder)
-    assert model.calibrator is not None
+    assert model.calibrators
     shutil.copy(folder / "calibrator.json", tmp_path / "calibrator.json")
     assert measure.calibrate("platt", model, None, tmp_path, 0).kind == "none"
-    assert model.calibrator is None
+    assert not model.calibrators
     assert not (tmp_path / "calibrator.json").exists()
 
 
