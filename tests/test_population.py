@@ -28,7 +28,7 @@ def expected(trainer, batches) -> list[tuple[np.ndarray, np.ndarray]]:
     """Mean and variance of the inputs of every Dice layer of a DIN, in its order."""
     model = trainer.model.serving
     body, inputs = model.backbone, {}
-    unit, trunk = body.attention, body.trunk
+    unit, trunk = body.attention, model.head.trunk
     stack = [toys.layer(unit.first), *toys.layers(unit.rest)]
     for arrays in batches:
         samples = toys.samples(model, arrays)
@@ -87,7 +87,7 @@ def test_a_layer_that_is_called_twice_has_the_rows_of_both_calls(store, tmp_path
 
 
 def test_a_model_without_such_layers_reads_nothing(store, tmp_path):
-    made = job.trainer(store, tmp_path, backbone=host.PRELU, validate=None, auxiliaries={})
+    made = job.trainer(store, tmp_path, head=host.PRELU, validate=None, auxiliaries={})
     made.population.feed = None  # type: ignore[assignment]
     made.population.estimate()
     assert made.population.layers == []

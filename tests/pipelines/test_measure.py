@@ -30,7 +30,7 @@ def test_a_mean_prediction_far_from_the_rate_is_a_warning_with_a_remedy(
         assert f"rows is {found.probability.mean():.4f}" in text
         assert f"click rate {found.labels.mean():.4f}" in text
         assert f"it is {found.probability.sum() / found.labels.sum():.2f} times it" in text
-        assert found.probability.sum() / found.labels.sum() == pytest.approx(ratio, rel=0.1)
+        assert found.probability.sum() / found.labels.sum() == pytest.approx(ratio, rel=0.15)
         assert measure.REMEDIES[split] in text
         assert "\n" not in text
 
