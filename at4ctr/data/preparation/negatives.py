@@ -31,6 +31,8 @@ A draw that is rejected is repeated, at most `ATTEMPTS` times in all, then given
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from at4ctr.data.dataset import SPLITS, Options
 from at4ctr.data.engines.base import Engine
 from at4ctr.data.preparation import repetition
@@ -59,16 +61,19 @@ def draw(engine: Engine, config: Options, late: Late) -> int:
         met = """CREATE TABLE met AS SELECT "user", item, min(pos)::INTEGER AS pos FROM behaviours
             GROUP BY "user", item"""
         engine.run("items of users", met)
-    context = "".join(f", {code(f)}" for f in config.schema().group("context"))
-    context += f", {late.row('user')}" if late.user else ""
+    schema = config.schema()
+    context = [code(f) for f in schema.group("context")]
+    context += [steps.number(n) for n in schema.numbers if n.group == "context"]
+    context += [late.row("user")] if late.user else []
     rows = "behaviours"
     if config.reject == "history":
         if config.draw == "popularity":
             repetition.weigh(engine, config)
         rows = """(SELECT b.*, m.pos < b.cut AS again FROM behaviours b
             JOIN met m ON m."user" = b."user" AND m.item = b.item)"""
-        context += ", again"
-    kept = f'"user", split, pos, cut, form{context}, item AS own, row, number'
+        context += ["again"]
+    own = "".join(f", {column}" for column in context)
+    kept = f'"user", split, pos, cut, form{own}, item AS own, row, number'
     numbers = ", ".join(f"({number + 1})" for number in range(config.negatives))
     first = f"""SELECT {kept}, 0 AS attempt FROM (
         SELECT b.*, b.rank + o.start AS row FROM {rows} b
@@ -81,7 +86,7 @@ def draw(engine: Engine, config: Options, late: Late) -> int:
         failed = f"FROM negatives WHERE attempt = {attempt - 1} AND item = own"
         if not engine.one(f"SELECT count(*) {failed}")[0]:
             return 0
-        again = f"""SELECT "user", split, pos, cut, form{context}, own, row, number,
+        again = f"""SELECT "user", split, pos, cut, form{own}, own, row, number,
             {attempt} AS attempt {failed}"""
         redraw = f"INSERT INTO negatives {_drawn(again, config, sizes, context, attempt, late)}"
         if attempt < SAID:
@@ -175,7 +180,7 @@ def _drawn(
     rows: str,
     config: Options,
     sizes: list[tuple[int, int]],
-    context: str,
+    context: Sequence[str],
     attempt: int,
     late: Late,
 ) -> str:
@@ -186,7 +191,8 @@ def _drawn(
     high, low = (uniform31_sql(words, f"{config.seed}/draw/{half}", ROWS) for half in (0, 1))
     start = _by_split([first for first, _ in sizes], "split")
     size = _by_split([max(rows, 1) for _, rows in sizes], "split")
-    kept = f"""d."user", d.split, d.pos, d.cut, d.form{context}, d.own, d.row, d.number,
+    own = "".join(f", d.{column}" for column in context)
+    kept = f"""d."user", d.split, d.pos, d.cut, d.form{own}, d.own, d.row, d.number,
         d.attempt"""
     numbers = ", ".join(f"({sum(tries[:attempt]) + k})" for k in range(tries[attempt]))
     drawn = f"""(SELECT *, ({start} + word % {size})::INTEGER AS target FROM (
