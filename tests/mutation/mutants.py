@@ -180,7 +180,7 @@ MUTANTS = (
         "at4ctr/data/preparation/build.py",
         "tests/data/preparation/test_bad_input.py tests/data/mapped/test_mapped.py "
         "tests/data/mapped/test_mapped_refusals.py",
-        ("positives in (0, rows)", "positives == 0"),
+        ("positives in (0, known)", "positives == 0"),
     ),
     *_of(
         "at4ctr/data/preparation/build.py",
