@@ -149,6 +149,10 @@ class Engine(engine.Engine):
         return f"regexp_full_match({text}, '{quoted(pattern)}')"
 
     @staticmethod
+    def listed(text: str, element: str, mark: str) -> str:
+        return Engine.matches(text, f"{element}({mark}{element})*")
+
+    @staticmethod
     def elements(lists: Mapping[str, str]) -> str:
         place = f"generate_subscripts({next(iter(lists.values()))}, 1) AS place"
         return ", ".join([*(f"unnest({sql}) AS {name(c)}" for c, sql in lists.items()), place])
@@ -156,6 +160,12 @@ class Engine(engine.Engine):
     @staticmethod
     def texts(sql: str, kind: str) -> str:
         return f"CAST(list_filter(CAST({sql} AS STRING[]), lambda v: v <> '') AS {kind}[])"
+
+    @staticmethod
+    def heaviest(ids: str, weights: str, most: int) -> tuple[str, str]:
+        pairs = f"list_reverse_sort(list_zip({weights}, {ids}))[1:{most}]"
+        first, second = (f"list_transform({pairs}, lambda p: p[{n}])" for n in (1, 2))
+        return second, first
 
     @staticmethod
     def seconds(sql: str) -> str:

@@ -186,6 +186,11 @@ class Engine(ABC):
 
     @staticmethod
     @abstractmethod
+    def listed(text: str, element: str, mark: str) -> str:
+        """SQL of whether a text is elements with a mark between them; both are expressions."""
+
+    @staticmethod
+    @abstractmethod
     def elements(lists: Mapping[str, str]) -> str:
         """Terms of a SELECT that make a row of each element of equally long lists.
 
@@ -197,6 +202,14 @@ class Engine(ABC):
     @abstractmethod
     def texts(sql: str, kind: str) -> str:
         """SQL of a list's elements that are no empty texts, as BIGINT or STRING."""
+
+    @staticmethod
+    @abstractmethod
+    def heaviest(ids: str, weights: str, most: int) -> tuple[str, str]:
+        """SQL of the `most` ids of largest weight, and of their weights.
+
+        ids, weights: SQL of equally long lists. The order is by weight, then by id, descending.
+        """
 
     @staticmethod
     @abstractmethod

@@ -254,6 +254,11 @@ class Engine(engine.Engine):
         return f"regexp_like({text}, '^({quoted(pattern)})$')"
 
     @staticmethod
+    def listed(text: str, element: str, mark: str) -> str:
+        # possessive: Java calls itself for each repetition of a group that it may give back
+        return Engine.matches(text, f"{element}({mark}{element})*+")
+
+    @staticmethod
     def elements(lists: Mapping[str, str]) -> str:
         places = f"transform({next(iter(lists.values()))}, (x, i) -> i + 1)"
         names = ", ".join([*map(name, lists), "place"])
@@ -263,6 +268,12 @@ class Engine(engine.Engine):
     def texts(sql: str, kind: str) -> str:
         full = f"filter(CAST({sql} AS ARRAY<STRING>), v -> v <> '')"
         return f"CAST({full} AS ARRAY<{kind}>)"
+
+    @staticmethod
+    def heaviest(ids: str, weights: str, most: int) -> tuple[str, str]:
+        pairs = f"zip_with({weights}, {ids}, (w, i) -> named_struct('w', w, 'i', i))"
+        pairs = f"slice(sort_array({pairs}, false), 1, {most})"
+        return f"transform({pairs}, p -> p.i)", f"transform({pairs}, p -> p.w)"
 
     @staticmethod
     def seconds(sql: str) -> str:
