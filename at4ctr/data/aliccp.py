@@ -16,9 +16,10 @@ What to know of the log:
 - A row of common features is one user at one moment, so it is the user of an instance here:
   ``common_index``, which a model never sees. The user's id, field 101, is a feature like others; it
   is missing in some rows.
-- Fields 109_14, 110_14, 127_14, 150_14 and 210 have several values with weights. The `longest`
-  heaviest are kept. Of every other field the first value of a row is kept, although 853 may have
-  several, and its weight is not read.
+- Fields 109_14, 110_14, 127_14 and 150_14, what the user did in the past, and 210, the item's
+  intention nodes, have several values with weights. The heaviest are kept, at most `longest` of the
+  former and `INTENTIONS` of the latter. Of every other field the first value of a row is kept and
+  its weight is not read, although 853 may have several values.
 - An item's attributes are those of the item's first impression.
 - Some conversions have no click: 230 of 9,032 in the official training file. Public loaders skip
   these rows, and so does this one (`unclicked`).
@@ -78,6 +79,7 @@ FIELDS: dict[Group, dict[str, str]] = {
     },
 }
 SEVERAL = ("109_14", "110_14", "127_14", "150_14", "210")
+INTENTIONS = 10  # of an item, at most
 OFFICIAL = tuple(name.format(file) for file in FILES for name in (SKELETON, COMMON))
 MOMENT = {"train": 0, "test": 1}  # the timestamp of a file's rows
 
@@ -93,7 +95,7 @@ class Config(Options):
 
     raw: the folder of the four official files, each as ``.csv`` or ``.csv.gz``.
     validation_share: of the training file's users at one moment, in [0, 1).
-    longest: how many values a feature of several values has at most.
+    longest: how many values each feature of the user's past has at most.
     unclicked: rows with a conversion and no click are left out where they are at most this share of
         a file's conversions, and refused where they are more; 0 refuses any.
     users, items, impressions, click_rate, conversion_rate, clickbait, log_seed: of the log that is
@@ -154,9 +156,9 @@ class Config(Options):
         features = [Feature(KEY, "profile", KEY, serve=False)]
         for group, fields in FIELDS.items():
             for feature, field in fields.items():
-                several = field in SEVERAL
-                length = self.longest if several else None
-                features.append(Feature(feature, group, feature, length, weighted=several))
+                length = self._length(field)
+                weighted = length is not None
+                features.append(Feature(feature, group, feature, length, weighted=weighted))
         return Schema(
             tables=(
                 Table(KEY, "string", buckets=1),  # one row for an id that a model never sees
@@ -165,6 +167,11 @@ class Config(Options):
             features=tuple(features),
             labels=(Label("click", sampled=True), Label("conversion", within="click")),
         )
+
+    def _length(self, field: str) -> int | None:
+        if field not in SEVERAL:
+            return None
+        return self.longest if field in FIELDS["profile"].values() else INTENTIONS
 
     def acquire(self) -> Source:
         """The official log, or a simulated one if there is none and `raw` names none.
@@ -264,7 +271,8 @@ class Config(Options):
         terms = []
         for feature, field in FIELDS[group].items():
             pattern = f"{FEATURE}{field}{ID}([0-9]+){VALUE}([^{FEATURE}]+)"
-            if field not in SEVERAL:
+            length = self._length(field)
+            if length is None:
                 value = f"nullif(regexp_extract(text, '{pattern}', 1), '')::BIGINT"
                 terms.append(f"{value} AS {name(feature)}")
                 continue
@@ -272,7 +280,7 @@ class Config(Options):
                 engine.texts(f"regexp_extract_all(text, '{pattern}', {part})", kind)
                 for part, kind in ((1, "BIGINT"), (2, "FLOAT"))
             )
-            ids, weights = engine.heaviest(ids, weights, self.longest)
+            ids, weights = engine.heaviest(ids, weights, length)
             terms += [f"{ids} AS {name(feature)}", f"{weights} AS {name(weights_name(feature))}"]
         return terms
 

@@ -10,12 +10,13 @@ from collections import Counter
 import pyarrow.parquet as pq
 import pytest
 
-from at4ctr.data import taobao
+from at4ctr.data import aliccp, taobao
 from at4ctr.data.dataset import SPLITS
 from at4ctr.data.prepare import prepare
 from at4ctr.data.reader import Reader
 from at4ctr.data.store import Store
 from at4ctr.errors import InputError
+from tests.data import test_aliccp as ali
 from tests.data.test_prepare import START, rows_of, written
 from tests.data.toy_log import mylog_of, tables, write
 
@@ -124,3 +125,24 @@ def test_bad_lines_are_refused_by_number(tmp_path, line, words):
     with pytest.raises(InputError, match=words):
         prepare(taobao.Config(raw=str(tmp_path / "log.csv")), tmp_path / "data", "spark")
     assert not list((tmp_path / "data").rglob("*.parquet"))
+
+
+def test_ali_ccp_is_read_alike(tmp_path):
+    many = [("109_14", n % 997, n / 8) for n in range(3_000)]  # a group that Java repeats
+    name = "common_features_test.csv"
+    folder = ali.written(tmp_path, {name: [ali.common(ali.KNOWN, ("101", 77, "1.0"), *many)]})
+    config = aliccp.Config(raw=str(folder), unclicked=0.5, longest=7)
+    one, other = (ali.loaded(config, tmp_path / e, e) for e in ("duckdb", "spark"))
+    assert one == other
+    ali.equal(one[0], ali.literal(folder, 7))
+
+
+@pytest.mark.parametrize(("line", "words"), [
+    (ali.row(9, 1, 0, ali.KNOWN, ali.ITEM, ("206", "a", "1.0")), "line 7 has the features '205"),
+    (ali.row(9, 1, 0, ali.KNOWN, ali.ITEM, number=2), "line 7 has 1 features; expected 2"),
+    (ali.row(9, 1, 0, "gone", ali.ITEM), "'gone', which .* lacks those of 1 lines in all"),
+])  # fmt: skip
+def test_bad_lines_of_ali_ccp_are_refused_by_number(tmp_path, line, words):
+    folder = ali.written(tmp_path, {ali.TRAIN: [*ali.LOG[ali.TRAIN], "\n", line]})
+    with pytest.raises(InputError, match=words):
+        ali.loaded(aliccp.Config(raw=str(folder), unclicked=0.5), tmp_path / "scratch", "spark")
