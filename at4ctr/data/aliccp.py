@@ -100,7 +100,7 @@ class Config(Options):
         a file's conversions, and refused where they are more; 0 refuses any.
     users, items, impressions, click_rate, conversion_rate, clickbait, log_seed: of the log that is
         simulated where there is no real one (`aliccp_log.Log`). With the defaults its test file has
-        some 700 conversions.
+        some 750 conversions.
     """
 
     min_behaviours: int = 0

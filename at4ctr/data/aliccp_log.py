@@ -16,7 +16,9 @@ c, s and r are ln(1 + n) of how often the visit's user met the item's category, 
 appeal and worth are normal numbers of the item; affinity' compares the user's taste with vectors of
 the item that clicks know nothing of; b and d are such that the first block of users has the rates
 that are asked for. A delay is exponential, with a mean of the item's own (log-normal, median six
-hours). The same `Log` gives the same bytes on the same machine, NumPy and PyArrow version.
+hours). Users' interests drift away from their past, so fewer test rows are clicked (3.7 % against
+4.1 % of the default log). The same `Log` gives the same bytes on the same machine, NumPy and
+PyArrow version.
 """
 
 from __future__ import annotations
