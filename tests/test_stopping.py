@@ -159,7 +159,8 @@ def test_a_stop_around_an_evaluation_repeats_it(store, tmp_path, when):
     whole = job.trainer(store, tmp_path / "whole", **named)
     whole.train()
     made = job.trainer(store, tmp_path / "run", **named)
-    step, validate, calls = made._step, made.validate, []
+    step, calls = made._step, []
+    validate: Any = made.validate
 
     def stepped(batch):
         if when == "before" and made.cursor.step == middle - 1:
@@ -172,7 +173,6 @@ def test_a_stop_around_an_evaluation_repeats_it(store, tmp_path, when):
             os.kill(os.getpid(), signal.SIGTERM)
         return validate()
 
-    assert validate is not None
     middle = -(-made.feed.steps(0) // 2)
     made._step, made.validate = stepped, validated
     with (
