@@ -106,7 +106,7 @@ def test_the_serving_model_answers_with_it_after_the_sampling_correction():
     trained = [v.name for v in model.trainable_variables]
     plain = {k: v.numpy() for k, v in model.answer(arrays).items()}
     for calibrator in ANY:
-        model.calibrate(calibrator)
+        model.calibrate({"click": calibrator})
         assert [v.name for v in model.trainable_variables] == trained
         found = model.answer(arrays)
         np.testing.assert_array_equal(found["logit"], plain["logit"])
@@ -116,5 +116,5 @@ def test_the_serving_model_answers_with_it_after_the_sampling_correction():
         np.testing.assert_allclose(scores["shifted"], z, rtol=1e-7)
         np.testing.assert_allclose(sigmoid(scores["calibrated"]), calibrator(z), rtol=1e-6)
         assert {v.dtype for v in scores.values()} == {np.dtype(np.float64)}
-    model.calibrate(None)
+    model.calibrate({})
     np.testing.assert_array_equal(model.answer(arrays)["probability"], plain["probability"])

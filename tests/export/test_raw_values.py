@@ -44,7 +44,7 @@ def test_training_and_serving_agree_on_every_value(mylog, tmp_path, monkeypatch,
     for split in ("train", "test"):
         reader = Reader(store, split, batch_size=64, history=5, shuffle=False, block_users=1)
         batch = reader.batch(0, 0)
-        front, size = Front(store, 5), len(batch["label"])
+        front, size = Front(store, 5), len(batch["label_click"])
         raw = requests(front, store, split, size)
         assert set(raw["slot"]) <= set(SLOTS)
         assert {v for row in raw["history_event"] for v in row} <= {*WORDS, ""}

@@ -88,7 +88,7 @@ def test_a_flipped_bit_is_found_by_the_infra_check(copied, capsys):
 def test_no_rollback_to_a_damaged_version_and_a_damaged_live_one_can_be_replaced(copied, capsys):
     damage(copied / f"serving/ctr/{V1}/saved_model.pb")
     rollback = ["rollback", *flags(copied, reason="it was worse")]
-    assert f"{V1} is not fit to publish: saved_model.pb has" in refused(capsys, rollback)
+    assert f"{V1} is not whole: in " in refused(capsys, rollback)
     assert call(capsys, ["status", *flags(copied)])[1]["live"] == V2
     damage(copied / f"serving/ctr/{V1}/saved_model.pb")
     damage(copied / f"serving/ctr/{V2}/saved_model.pb")
