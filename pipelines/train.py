@@ -144,7 +144,7 @@ def reader(
         seed=e.seed,
         shuffle=training,
         drop_remainder=training,
-        truth=store.truth and not training,
+        truth=bool(store.truth) and not training,
         context=context,
     )
 
@@ -168,6 +168,8 @@ def serving(e: Experiment, store: Store) -> ServingModel:
         store.schema,
         {table.name: store.rows(table.name) for table in store.schema.tables},
         e.plan,
+        store.numbers(),
+        store.vectors(),
     )
 
 

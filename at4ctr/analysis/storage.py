@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from at4ctr.data.preparation.parts import GROUP
-from at4ctr.data.sampling import keep
+from at4ctr.data.sampling import keep, sampled_label
 from at4ctr.data.store import RowGroup, Store
+from at4ctr.schema import Label
 
 
 class Size(NamedTuple):
@@ -41,23 +42,26 @@ def sizes(store: Store, rates: Sequence[float]) -> dict[float, Size]:
             names = ["user", "behaviour_item"]
             names += [f"behaviour_{f.name}" for f in store.schema.group("behaviour")]
             behaviours = _bytes(store.columns(groups, names), file)
-            names = store.instance_columns(truth=store.truth)
+            names = store.instance_columns(truth=bool(store.truth))
             table = store.columns(groups, [f"train_{name}" for name in names])
             for w in rates:
-                kept = sampled(table, w)
-                rows = len(kept["train_label"].combine_chunks().flatten())
+                kept = sampled(table, w, store.schema.labels)
+                rows = len(kept["train_u31"].combine_chunks().flatten())
                 size = Size(rows, _bytes(kept, file), behaviours)
                 found[w] = Size(*(a + b for a, b in zip(found[w], size, strict=True)))
     return found
 
 
-def sampled(table: pa.Table, w: float) -> pa.Table:
+def sampled(table: pa.Table, w: float, labels: Sequence[Label]) -> pa.Table:
     """Training columns (one list a user) with the instances that are kept at rate w."""
     lists = {name: table[name].combine_chunks() for name in table.column_names}
-    label = lists["train_label"]
-    kept = keep(label.flatten().to_numpy(), lists["train_u31"].flatten().to_numpy(), w)
+    u31 = lists["train_u31"]
+    kept = np.ones(len(u31.flatten()), bool)
+    if w < 1:
+        label = lists[f"train_{sampled_label(labels, w)}"]
+        kept = keep(label.flatten().to_numpy(), u31.flatten().to_numpy(), w)
     before = np.concatenate([[0], np.cumsum(kept)])
-    starts = label.offsets.to_numpy()
+    starts = u31.offsets.to_numpy()
     offsets = pa.array(before[starts - starts[0]].astype(np.int32))
     return pa.table({
         name: pa.ListArray.from_arrays(offsets, column.flatten().filter(pa.array(kept)))

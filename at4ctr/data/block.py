@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from at4ctr.data.dataset import Split
-from at4ctr.data.sampling import keep
+from at4ctr.data.sampling import keep, sampled_label
 from at4ctr.data.store import RowGroup, Store, flat, list_lengths
 from at4ctr.errors import InputError
 
@@ -24,8 +24,8 @@ class Block:
     """The kept instances of some row groups, in their final order.
 
     instances: [N] arrays: ``begin`` and ``length`` of the window among the block's behaviours,
-        ``user``, ``item`` and ``user_row`` (dims rows), ``label``, context features,
-        ``probability``.
+        ``user``, ``item`` and ``user_row`` (dims rows), labels, context features and numbers,
+        ``weight`` and true probabilities.
     windows: per history feature [E + 1] opaque items; item i is the T behaviours from i on.
     """
 
@@ -60,7 +60,8 @@ def kept_rows(store: Store, split: Split, groups: Sequence[RowGroup], w: float) 
     """
     if w == 1:
         return np.array([g.rows for g in groups], dtype=np.int64)
-    label, u31 = f"{split}_label", f"{split}_u31"
+    column = sampled_label(store.schema.labels, w)
+    label, u31 = f"{split}_{column}", f"{split}_u31"
     counts = [np.zeros(0, np.int64)]
     for first in range(0, len(groups), GROUPS_AT_ONCE):
         some = groups[first : first + GROUPS_AT_ONCE]
@@ -71,7 +72,8 @@ def kept_rows(store: Store, split: Split, groups: Sequence[RowGroup], w: float) 
         counts.append(np.diff(np.concatenate([[0], np.cumsum(kept)])[rows]))
     found = np.concatenate(counts)
     counted = store.counts(split)
-    if counted["rows"] > counted["positives"] == found.sum():
+    positives = counted["labels"][column.removeprefix("label_")]["positives"]
+    if counted["rows"] > positives == found.sum():
         raise InputError(
             f"store {store.path}: no negative of split {split} is left at negative_rate {w}; "
             "expected both classes; set a larger data.negative_rate"

@@ -46,7 +46,8 @@ class Options(ABC):
 
     raw: file or folder of the raw log; empty means ``data/raw/<dataset>``.
     history: T, how many of the latest behaviours a model sees.
-    negative_rate: w in (0, 1], the rate at which training negatives are kept (He et al. 2014).
+    negative_rate: w in (0, 1], the rate at which training negatives of the sampled label are kept
+        (He et al. 2014).
     unknown_rate: share of training rows whose user id (item id) reads as unknown, so that what
         training never saw has a trained row; under ``paper`` nothing is unknown and it is 0.
     protocol: ``strict`` builds vocabularies from training rows only, knows an attribute from the
@@ -142,9 +143,13 @@ class Options(ABC):
         where there are no impressions; and ``timestamp`` BIGINT in seconds, ``ord`` BIGINT the
         original row order. Of a user's or an item's attribute the first value is kept, and is known
         from its own row on (`attributes`): one that is known always stands in every row.
+        Numbers of users and items are attributes, and those of the context stand with its features.
+        ``weights_<feature>``, a list, stands beside each weighted feature.
         ``impressions``: the user's id, the item and context features, ``timestamp``, ``ord``,
-        ``label`` 0 or 1 and, where it is known, ``probability``; profile features where they are
-        known, and with `min_behaviours` 0 all, as their users need not be in ``log``.
+        of every label ``label_<name>`` 0, 1 or, where it is not known, NULL; ``truth_<name>``
+        DOUBLE, its true probability, where the log knows it; ``weight`` where `Schema.weighted`;
+        profile features where they are known, and with `min_behaviours` 0 all, as their users need
+        not be in ``log``.
         """
 
     @abstractmethod

@@ -18,10 +18,10 @@ import tensorflow as tf
 
 from at4ctr.data.block import Ahead, Block, aligned, in_blocks, kept_rows, sliding, stateless
 from at4ctr.data.dataset import Split
-from at4ctr.data.sampling import demand_rate, keep
+from at4ctr.data.sampling import demand_rate, keep, sampled_label
 from at4ctr.data.store import RowGroup, Store
 from at4ctr.errors import InputError
-from at4ctr.schema import UNKNOWN, history_name
+from at4ctr.schema import UNKNOWN, history_name, weights_name
 
 BLOCKS_HELD = 3
 
@@ -35,24 +35,27 @@ class Plan(NamedTuple):
 
 
 class Reader:
-    """One split of a store in batches (flat dicts; int32 but for label and probability).
+    """One split of a store in batches (flat dicts; int32 where nothing else is said).
 
     Every profile, item and context feature ``[B]`` or ``[B, length]``; ``history_<f>`` ``[B, T]``
     or ``[B, T, length]`` of item features in ``schema.history`` and of behaviour features, oldest
     first, left-aligned, zero padded, the latest T before the instance's cut and never past it;
-    ``history_length``, ``user_index``, ``item_index`` ``[B]``; ``label_<name>`` ``[B]`` float32;
-    ``probability`` ``[B]`` float64 with ``truth``.
+    ``history_length``, ``user_index``, ``item_index`` ``[B]``; ``label_<name>`` ``[B]`` float32,
+    -1 where it is not known; every number ``[B]`` float32, NaN where it is missing;
+    ``weights_<f>`` ``[B, length]`` float32 of weighted features; ``weight`` ``[B]`` float32 where
+    rows have one; ``truth_<name>`` ``[B]`` float64 with ``truth``, of labels where it is known.
 
     batch_size: rows of a batch of this worker.
     history: T.
-    negative_rate: w in (0, 1], the share of negatives kept; below 1 the labels and ``u31`` of the
+    negative_rate: w in (0, 1], the share of negatives of the sampled label that is kept, whole
+        rows with all their labels; below 1 that label and ``u31`` of the
         split are read once, here, to count (some seconds per 100M rows).
     seed: of the order. Sampling does not depend on it.
     shuffle: False gives store order.
     drop_remainder: leave out the rows that fill no batch; None does so when shuffling.
     unknown_rate: share of rows whose user id, and independently item id, reads as unknown, drawn
         anew every epoch, so that the unknown rows of the tables are trained too.
-    truth: also yield the true click probabilities of a simulated store.
+    truth: also yield the true probabilities of a simulated store.
     context: which of several workers this is. All have the same number of steps: with
         ``drop_remainder`` that of the worker with the fewest rows, otherwise that of the one with
         the most, and those who run out yield batches of 0 rows.
@@ -78,7 +81,7 @@ class Reader:
         block_users: int = 32_768,
     ) -> None:
         self.store, self.split, self.schema = store, split, store.schema
-        self.label = store.schema.labels[0].column
+        self.label = store.schema.labels[0].column  # known in every row
         self.batch_size, self.history, self.negative_rate = batch_size, history, negative_rate
         self.seed, self.shuffle, self.truth, self.block_users = seed, shuffle, truth, block_users
         self.drop_remainder = shuffle if drop_remainder is None else drop_remainder
@@ -164,9 +167,22 @@ class Reader:
         past = [f.name for f in self.schema.behaviour]
         spec: dict[str, tuple[type, tuple[int, ...]]] = {n: (np.int32, wide(n)) for n in now}
         spec |= {history_name(n): (np.int32, (self.history, *wide(n))) for n in past}
-        spec |= {"history_length": (np.int32, ()), self.label: (np.float32, ())}
+        spec["history_length"] = (np.int32, ())
+        floats = [label.column for label in self.schema.labels]
+        floats += [n.name for n in self.schema.numbers]
+        floats += ["weight"] if self.schema.weighted else []
+        spec |= dict.fromkeys(floats, (np.float32, ()))
+        spec |= {weights_name(n): (np.float32, wide(n)) for n in self._weighted}
         spec |= {"user_index": (np.int32, ()), "item_index": (np.int32, ())}
-        return spec | ({"probability": (np.float64, ())} if self.truth else {})
+        return spec | dict.fromkeys(self._truths, (np.float64, ()))
+
+    @cached_property
+    def _weighted(self) -> list[str]:
+        return [f.name for f in self.schema.features if f.weighted]
+
+    @cached_property
+    def _truths(self) -> list[str]:
+        return [f"truth_{label}" for label in (self.store.truth if self.truth else ())]
 
     @cached_property
     def _hidden(self) -> list[str]:
@@ -179,9 +195,10 @@ class Reader:
         at = {name: column[rows] for name, column in block.instances.items()}
         batch: dict[str, np.ndarray] = {}
         own = "user_row" if "user_row" in at else "user"
-        for group, key in (("profile", own), ("item", "item")):
+        rows_of = {"profile": at[own], "item": at["item"]}
+        for group in ("profile", "item"):
             for f in self.schema.group(group):  # type: ignore[arg-type]
-                ids = np.take(self.store.ids(f.name), at[key], axis=0)
+                ids = np.take(self.store.ids(f.name), rows_of[group], axis=0)
                 hidden = at.get(f"{f.name} hidden")
                 batch[f.name] = ids if hidden is None else np.where(hidden, UNKNOWN, ids)
         for f in self.schema.group("context"):
@@ -195,11 +212,22 @@ class Reader:
             mask = real if values.ndim == 2 else real[:, :, None]
             batch[name] = np.bitwise_and(values, mask, out=aligned(shape))
         batch["history_length"] = at["length"].copy()
-        batch[self.label] = at["label"].astype(np.float32)
+        for label in self.schema.labels:
+            batch[label.column] = at[label.column].astype(np.float32)
+        for n in self.schema.numbers:
+            if n.group in rows_of:
+                batch[n.name] = np.take(self.store.number(n.name), rows_of[n.group])
+            else:
+                batch[n.name] = at[n.name].copy()
+        if self.schema.weighted:
+            batch["weight"] = at["weight"].copy()
+        for name in self._weighted:
+            rows_at = rows_of[self.schema.feature(name).group]
+            batch[weights_name(name)] = np.take(self.store.weights(name), rows_at, axis=0)
         batch["user_index"] = at["user"].copy()
         batch["item_index"] = self.store.items(at["item"]).copy()
-        if self.truth:
-            batch["probability"] = at["probability"].copy()
+        for name in self._truths:
+            batch[name] = at[name].copy()
         return batch
 
     def _load(self, epoch: int, number: int) -> Block:
@@ -207,7 +235,10 @@ class Reader:
         groups = self._plan(epoch).blocks[number]
         users = self.store.read(self.split, groups, truth=self.truth)
         columns = dict(users.instances)
-        kept = np.flatnonzero(keep(columns["label"], columns.pop("u31"), self.negative_rate))
+        u31, kept = columns.pop("u31"), np.arange(len(columns["cut"]))
+        if self.negative_rate < 1:
+            sampled = columns[sampled_label(self.schema.labels, self.negative_rate)]
+            kept = np.flatnonzero(keep(sampled, u31, self.negative_rate))
         self._check_count(groups, len(kept))
         rng = stateless(self.seed, epoch, 1 + number)
         if self.shuffle:
@@ -258,6 +289,8 @@ class Reader:
                     f"{where}: {name} is {getattr(self, name)}; expected at least {least}"
                 )
         demand_rate(self.negative_rate, where)
+        if self.negative_rate < 1:
+            sampled_label(self.schema.labels, self.negative_rate, where)
         if not 0 <= self.unknown_rate < 1:
             raise InputError(
                 f"{where}: unknown_rate is {self.unknown_rate}; expected 0 <= rate < 1, the share "

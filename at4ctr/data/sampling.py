@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from at4ctr.errors import InputError
+from at4ctr.schema import Label
 
 PRIME = 2**31 - 1
 
@@ -78,6 +79,35 @@ def keep(labels: np.ndarray, u31: np.ndarray, w: float) -> np.ndarray:
     """
     demand_rate(w)
     return (np.asarray(labels) > 0) | (np.asarray(u31) < math.floor(w * PRIME))
+
+
+def sampled_label(labels: Sequence[Label], w: float, where: str = "") -> str:
+    """The column of the label whose negatives are kept at the rate w < 1.
+
+    A row is kept or left out as a whole, so every other label must be known within that one: it is
+    then known in kept rows alone, and its probability is not changed.
+    Raises InputError where a label could not be corrected.
+    """
+    sampled = [label for label in labels if label.sampled]
+    found = ""
+    if not sampled:
+        found = "no label is sampled"
+    elif sampled[0].within is not None:
+        found = f"the sampled label {sampled[0].name!r} is known within {sampled[0].within!r}"
+    else:
+        inside = {sampled[0].name}
+        for label in labels:
+            if label.name not in inside and label.within not in inside:
+                found = f"label {label.name!r} is not known within {sampled[0].name!r} alone"
+                break
+            inside.add(label.name)
+    if found:
+        raise InputError(
+            f"{where}{': ' if where else ''}negative_rate is {w} and {found}; expected a sampled "
+            "label known in every row and all others within it, as nothing else can be corrected; "
+            "set data.negative_rate=1, or sampled and within in the schema"
+        )
+    return sampled[0].column
 
 
 def demand_rate(w: float, where: str = "") -> None:

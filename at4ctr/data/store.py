@@ -11,6 +11,8 @@ which lack it: ``versions`` of the manifest counts them, ``user_index`` and ``it
 columns of ``dims`` that say whose they are, and an instance names its user's in ``user_row``.
 
 ``values/<feature>.parquet`` has raw values of the features that rows hold as model ids.
+``numbers/<number>.npy`` and ``weights/<feature>.npy`` are by dims row as ``ids`` are, and
+``vectors/<table>.npy`` are pre-trained vectors by model id.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +34,10 @@ from at4ctr.data.dataset import SPLITS, Split
 from at4ctr.errors import InputError, unknown
 from at4ctr.schema import Schema
 
-FORMAT = 3
+if TYPE_CHECKING:
+    from at4ctr.contracts import Numbers
+
+FORMAT = 4
 MANIFEST = "manifest.json"
 _HEADER = (
     threading.Lock()
@@ -56,8 +61,9 @@ class Users:
     offsets: [U + 1] where a user's behaviours begin and end.
     behaviours: [E] arrays: ``item`` (row in ``dims/item``) and every behaviour feature.
     counts: [U] how many instances a user has.
-    instances: [N] arrays: ``cut``, ``item``, ``label``, ``u31``, every context feature,
-        ``probability`` where asked for, and ``user_row`` (row in ``dims/user``, of which ``users``
+    instances: [N] arrays: ``cut``, ``item``, ``label_<name>`` (int8, -1 where it is not known),
+        ``u31``, every context feature and number, ``weight`` where rows have one,
+        ``truth_<name>`` where asked for, and ``user_row`` (row in ``dims/user``, of which ``users``
         holds the first) where users have versions.
     """
 
@@ -108,9 +114,9 @@ class Store:
         return bool(self.manifest["simulated"])
 
     @property
-    def truth(self) -> bool:
-        """True where the true click probabilities are stored."""
-        return bool(self.manifest["truth"])
+    def truth(self) -> tuple[str, ...]:
+        """The labels whose true probabilities are stored."""
+        return tuple(self.manifest["truth"])
 
     def rows(self, table: str) -> int:
         """The rows of an embedding table, with padding and unknown."""
@@ -118,7 +124,7 @@ class Store:
         return int(self.manifest["vocabulary"][table])
 
     def counts(self, split: Split) -> Mapping[str, Any]:
-        """``rows``, ``positives`` and ``unknown`` (by feature) of a split."""
+        """``rows``, ``labels`` (by name: ``known``, ``positives``) and ``unknown`` (by feature)."""
         if split not in SPLITS:
             raise unknown("split", split, SPLITS)
         return self.manifest["counts"][split]
@@ -139,13 +145,39 @@ class Store:
 
     def ids(self, feature: str) -> np.ndarray:
         """Model ids [N] or [N, length] int32 of every dims row of a profile or item feature."""
-        if feature not in self._ids:
-            raise unknown("profile or item feature", feature, self._ids)
+        return self._array("ids", feature, "profile or item feature")
+
+    def number(self, number: str) -> np.ndarray:
+        """A profile or item number [N] float32 of every dims row; NaN where it is missing."""
+        return self._array("numbers", number, "profile or item number")
+
+    def weights(self, feature: str) -> np.ndarray:
+        """Weights [N, length] float32 of a weighted feature's values by dims row; 0 in padding."""
+        return self._array("weights", feature, "weighted feature")
+
+    def numbers(self) -> dict[str, Numbers]:
+        """What the training rows hold of each number."""
+        from at4ctr.contracts import Numbers  # which loads TensorFlow
+
+        found = self.manifest["numbers"]
+        return {k: Numbers(**v | {"quantiles": tuple(v["quantiles"])}) for k, v in found.items()}
+
+    def vectors(self) -> dict[str, np.ndarray]:
+        """Table -> its pre-trained vectors [rows, W] float32 by model id, of those that have some.
+
+        Padding is 0 and unknown the mean.
+        """
+        return {n: self._array("vectors", n, "table with vectors") for n in self._arrays["vectors"]}
+
+    def _array(self, kind: str, what: str, said: str) -> np.ndarray:
+        held = self._arrays[kind]
+        if what not in held:
+            raise unknown(said, what, held)
         with _HEADER:
-            if self._ids[feature] is None:
-                array = np.load(self.path / "ids" / f"{feature}.npy", mmap_mode="r")
-                self._ids[feature] = np.asarray(array)  # the same pages, without memmap's overhead
-        return self._ids[feature]
+            if held[what] is None:
+                array = np.load(self.path / kind / f"{what}.npy", mmap_mode="r")
+                held[what] = np.asarray(array)  # the same pages, without memmap's overhead
+        return held[what]
 
     def groups(self, split: Split) -> list[RowGroup]:
         """Every row group in store order, with the split's rows in it."""
@@ -194,16 +226,18 @@ class Store:
         return Users(users, offsets, behaviours, counts, instances)
 
     def instance_columns(self, *, truth: bool) -> list[str]:
-        """The columns of a split, without its name; ``probability`` with `truth`."""
+        """The columns of a split, without its name; true probabilities with `truth`."""
         columns = [
             "cut",
             "item",
-            "label",
+            *(label.column for label in self.schema.labels),
             "u31",
             *(["user_row"] if self.manifest["versions"]["user"] else []),
         ]
         columns += [f.name for f in self.schema.group("context")]
-        return [*columns, *(["probability"] if truth else [])]
+        columns += [n.name for n in self.schema.numbers if n.group == "context"]
+        columns += ["weight"] if self.schema.weighted else []
+        return [*columns, *(f"truth_{label}" for label in (self.truth if truth else ()))]
 
     def items(self, rows: np.ndarray) -> np.ndarray:
         """The items of rows of ``dims/item``, each by its first row: its versions are one item."""
@@ -217,9 +251,16 @@ class Store:
         return column.to_numpy().astype(np.int32, copy=False)
 
     @cached_property
-    def _ids(self) -> dict[str, Any]:
+    def _arrays(self) -> dict[str, dict[str, Any]]:
+        """Kind -> name -> array once it is read."""
         features = self.schema.group("profile") + self.schema.group("item")
-        return {f.name: None for f in features}
+        names = {
+            "ids": [f.name for f in features],
+            "numbers": [n.name for n in self.schema.numbers if n.group != "context"],
+            "weights": [f.name for f in features if f.weighted],
+            "vectors": [t.name for t in self.schema.tables if t.vectors],
+        }
+        return {kind: dict.fromkeys(of) for kind, of in names.items()}
 
     @cached_property
     def _footers(self) -> dict[str, pq.FileMetaData]:
@@ -246,7 +287,7 @@ class Store:
 
     def _check_files(self) -> None:
         files = [self.path / "dims" / f"{name}.parquet" for name in ("user", "item")]
-        files += [self.path / "ids" / f"{name}.npy" for name in self._ids]
+        files += [self.path / k / f"{n}.npy" for k, names in self._arrays.items() for n in names]
         files += [self.vocabulary_path(t.name) for t in self.schema.tables if not t.buckets]
         rows = self.schema.group("behaviour") + self.schema.group("context")
         files += [self.values_path(f.name) for f in rows]
@@ -296,7 +337,7 @@ def _manifest(path: Path) -> dict:
 
 
 def _same_schema(path: Path, expected: Schema, found: Schema) -> None:
-    for kind in ("table", "feature"):
+    for kind in ("table", "feature", "label", "number"):
         want = {x["name"]: x for x in expected.to_json()[f"{kind}s"]}
         have = {x["name"]: x for x in found.to_json()[f"{kind}s"]}
         _same(path, kind, want, have)
@@ -304,7 +345,8 @@ def _same_schema(path: Path, expected: Schema, found: Schema) -> None:
             _same(
                 path, "schema", {f"order of {kind}s": list(want)}, {f"order of {kind}s": list(have)}
             )
-    _same(path, "schema", {"history": list(expected.history)}, {"history": list(found.history)})
+    for what in ("history", "weighted"):
+        _same(path, "schema", {what: expected.to_json()[what]}, {what: found.to_json()[what]})
 
 
 def _same(path: Path, kind: str, expected: Mapping, found: Mapping) -> None:

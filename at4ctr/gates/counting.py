@@ -48,6 +48,7 @@ class Counter:
         self.engine, self.schema, self.relation = engine, schema, relation
         self.begin, self.end = begin, end
         self.columns = columns(engine, relation)
+        self.label = schema.labels[0].column  # known in every row
 
     @property
     def features(self) -> tuple[Feature, ...]:
@@ -69,7 +70,7 @@ class Counter:
         for f in dict.fromkeys((*need, *self.features)):
             dtype = self.schema.table(f.table).dtype
             self._demand(f.name, dtype, f.length is not None)
-        for column in ("timestamp", "label") if shown else ("timestamp",):
+        for column in ("timestamp", self.label) if shown else ("timestamp",):
             self._demand(column, "int64", False)
 
     def _demand(self, column: str, dtype: str, several: bool) -> None:
@@ -90,19 +91,22 @@ class Counter:
     def count(self) -> dict[str, Any]:
         """The counts of a `statistics.Relation`, all but its columns."""
         user, time = name(self.schema.user_id.name), '"timestamp"'
-        clicks = "sum(label)" if "label" in self.columns else "NULL"
+        clicks = f"sum({name(self.label)})" if self.label in self.columns else "NULL"
         rows, users, clicked, first, last, early, late = self._one(
             f"""SELECT count(*), count(DISTINCT {user}), {clicks}, min({time}), max({time}),
             count(*) FILTER ({time} < {self.begin}), count(*) FILTER ({time} >= {self.end})
             FROM {self.relation}"""
         )
         whole = rows - self._distinct(c for c in self.columns if c != "ord")
-        events = self._distinct(c for c in self.columns if c not in ("ord", "label", "probability"))
+        responses = ("ord", "weight"), ("label_", "truth_")
+        events = self._distinct(
+            c for c in self.columns if c not in responses[0] and not c.startswith(responses[1])
+        )
         span = MARGIN + -(-(self.end - self.begin) // HOUR) + MARGIN
         hours = dict(self._per(HOUR, f"hour BETWEEN {-MARGIN} AND {span - MARGIN - 1}", span))
         return {
             "rows": rows, "users": users, "duplicates": whole, "events": events,
-            "clicks": int(clicked or 0) if "label" in self.columns else None,
+            "clicks": int(clicked or 0) if self.label in self.columns else None,
             "first": first, "last": last, "early": early, "late": late,
             "hours": tuple(hours.get(h - MARGIN, 0) for h in range(span)),
             "days": tuple(self._per(DAY, "true", TOP)),

@@ -30,7 +30,7 @@ class Log(Mapped):
 
     def impressions(self):
         columns = {"user": "who", "item": "sku", "age": "age", "brand": "brand"}
-        return Rows(files="part-shown*", time="at", label="clicked", columns=columns)
+        return Rows(files="part-shown*", time="at", labels={"click": "clicked"}, columns=columns)
 
     def behaviours(self):
         columns = {"user": "who", "item": "sku", "age": "age", "tags": "string_split(tags, '|')"}

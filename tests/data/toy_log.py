@@ -46,7 +46,7 @@ class Config(Mapped):
             files="shown.*",
             time="at",
             unit="milliseconds",
-            label="clicked",
+            labels={"click": "clicked"},
             columns={"user": "who", "item": "sku", "slot": "rank::INT + 1"},
         )
 

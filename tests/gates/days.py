@@ -57,7 +57,8 @@ class Config(Mapped):
 
     def impressions(self):
         columns = {**COLUMNS, "position": "position"}
-        return Rows(FILES, columns, "timestamp", label="click", where="click IS NOT NULL")
+        labels = {"click": "click"}
+        return Rows(FILES, columns, "timestamp", labels=labels, where="click IS NOT NULL")
 
 
 def world(days, rows, seed):

@@ -183,7 +183,7 @@ class Listed(Mapped):
 
     def impressions(self):
         columns = {"user": '"user"', "item": "item", "tags": "string_split(tags, '|')"}
-        return Rows("*.parquet", columns, '"timestamp"', label="click")
+        return Rows("*.parquet", columns, '"timestamp"', labels={"click": "click"})
 
 
 def test_lists_are_counted_entry_by_entry(tmp_path):

@@ -6,7 +6,7 @@ of an impression is every earlier event of its user, whatever its type.
 What to know of such labels: a training row's label looks as far ahead as its window, so that the
 labels of the last training rows were not yet known at the first second of validation. Rows whose
 click window does not end within the log are left out; a conversion whose window does not is
-unknown.
+unknown even where it has happened, or all known ones there would be positive.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Funnel(Options):
 
     click_hours: a view is clicked if its user does so with the item within so many hours after it.
     conversion_days: a clicked view converts if its user buys the item within so many days after
-        the view; otherwise it does not, and of a view without a click nothing is known.
+        the view; otherwise it does not. Nothing is known of a view without a click, nor of one
+        whose window does not end within the log.
     test_share, validation_share: of the time from the first view to the last, the end is test and
         what lies before it is validation.
     """
@@ -83,18 +84,16 @@ class Funnel(Options):
             WHERE event IN ({_listed(self.VIEW)})"""
         )
         found = int(engine.one("SELECT count(*) FROM views")[0])
-        converted = (
-            f"""CASE WHEN converted <= "timestamp" + {conversion} THEN 1 """
-            f"""WHEN "timestamp" + {conversion} <= {last} THEN 0 END"""
-        )
+        converted = f"""CASE WHEN converted <= "timestamp" + {conversion} THEN 1 ELSE 0 END"""
         kept = engine.run(
             "impressions",
             f"""CREATE TABLE impressions AS SELECT {columns}, "timestamp", ord, label_click,
-            (CASE WHEN label_click = 1 THEN {converted} END)::TINYINT AS label_conversion
+            (CASE WHEN label_click = 1 AND "timestamp" + {conversion} <= {last}
+                THEN {converted} END)::TINYINT AS label_conversion
             FROM (SELECT *, (CASE WHEN clicked <= "timestamp" + {click} THEN 1 ELSE 0 END)::TINYINT
                 AS label_click FROM views WHERE "timestamp" + {click} <= {last}) v""",
         )
-        engine.drop("events")
+        engine.execute("DROP TABLE events")
         engine.execute("DROP TABLE views")
         if not kept:
             raise InputError(
@@ -102,7 +101,11 @@ class Funnel(Options):
                 f"window of {self.click_hours:g} hours ends within the log; expected some; use a "
                 "longer log, or set data.click_hours lower"
             )
-        engine.dropped["views within a click window of the end"] = found - kept
+        if found > kept:
+            engine.notes.append(
+                f"{found - kept:,} of {found:,} views are no rows, as their click window of "
+                f"{self.click_hours:g} hours does not end within the log"
+            )
         bound_by_shares(engine, self.test_share, self.validation_share)
 
     def split(self) -> str:

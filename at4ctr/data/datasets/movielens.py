@@ -136,7 +136,7 @@ class Config(Options):
             engine.run(
                 "impressions",
                 f"""CREATE TABLE impressions AS SELECT {columns},
-                (rating >= {LIKED})::TINYINT AS label FROM ratings""",
+                (rating >= {LIKED})::TINYINT AS label_click FROM ratings""",
             )
         engine.drop("ratings")
 

@@ -124,7 +124,8 @@ class Config(Options):
         engine.run(
             "impressions",
             f"""CREATE TABLE impressions AS
-            SELECT {columns}, position::BIGINT AS position, click AS label, probability FROM raw""",
+            SELECT {columns}, position::BIGINT AS position, click AS label_click,
+            probability AS truth_click FROM raw""",
         )
         engine.drop("raw")
 

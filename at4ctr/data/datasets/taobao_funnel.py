@@ -2,9 +2,8 @@
 
 The file is that of `taobao`, or a simulated log of its five columns where there is none. An
 impression is a page view. A *click* is a cart or favourite of the same user and item within 24
-hours after it, a *conversion* a purchase within 7 days. The log has nine days, so the conversions
-of its last seven are known only where they happened, and those of the rest are unknown: set
-``data.conversion_days`` lower for more of them.
+hours after it, a *conversion* a purchase within `conversion_days`. The log has nine days, so
+a conversion's window is two by default: it is unknown of what is clicked in the last two days.
 
 A simulated log draws each behaviour's type by itself, so that nothing there says who buys what.
 """

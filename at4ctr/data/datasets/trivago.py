@@ -102,7 +102,7 @@ class Config(Mapped):
             where=f"action_type = 'clickout item' AND list_contains({shown}, reference)",
             lists={"shown": shown, "euros": prices},
             time="timestamp",
-            label="shown = reference",
+            labels={"click": "shown = reference"},
             columns={
                 self.by: f"{self.by}_id",
                 "item": "shown",

@@ -28,6 +28,7 @@ from at4ctr.data.mapped.rows import (
     said_plainly,
     select,
 )
+from at4ctr.data.periods import SPLIT, bound, bound_by_shares, demand_shares
 from at4ctr.errors import InputError
 from at4ctr.schema import Schema
 
@@ -63,13 +64,7 @@ class Mapped(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        test, validation = self.test_share, self.validation_share
-        if not (test > 0 and validation >= 0 and test + validation < 1):
-            raise InputError(
-                f"data options of {self.name}: test_share is {test} and validation_share "
-                f"{validation}; expected the first above 0, and a sum below 1 that leaves time "
-                "to train on; set data.test_share=0.2 data.validation_share=0.1"
-            )
+        demand_shares(f"data options of {self.name}", self.test_share, self.validation_share)
         if bool(self.test_from) != bool(self.validation_from):
             raise InputError(
                 f"data options of {self.name}: only one of test_from ({self.test_from!r}) and "
@@ -188,30 +183,17 @@ class Mapped(Options):
     def _bound(self, engine: Engine) -> None:
         """``bounds``: the seconds from which instances are validation and test."""
         if self.test_from:
-            validation, test = self._seconds("validation_from"), self._seconds("test_from")
-        else:
-            first, last = engine.one('SELECT min("timestamp"), max("timestamp") FROM impressions')
-            if first is None:
-                raise InputError(
-                    f"data options of {self.name}: impressions() gives no row; expected some; "
-                    f"correct its where ({self.impressions().where})"
-                )
-            test = round(last - self.test_share * (last - first))
-            validation = round(test - self.validation_share * (last - first))
-        engine.execute(
-            f"CREATE TABLE bounds AS SELECT {validation}::BIGINT AS validation, "
-            f"{test}::BIGINT AS test"
-        )
-        moments = [datetime.fromtimestamp(s, UTC).isoformat(" ", "seconds")[:19]
-                   for s in (validation, test)]  # fmt: skip
-        engine.notes.append(f"validation from {moments[0]} UTC, test from {moments[1]} UTC")
+            bound(engine, self._seconds("validation_from"), self._seconds("test_from"))
+            return
+        if not engine.one("SELECT count(*) FROM impressions")[0]:
+            raise InputError(
+                f"data options of {self.name}: impressions() gives no row; expected some; "
+                f"correct its where ({self.impressions().where})"
+            )
+        bound_by_shares(engine, self.test_share, self.validation_share)
 
     def split(self) -> str:
-        return (
-            """CASE WHEN "timestamp" >= (SELECT test FROM bounds) THEN 'test' """
-            """WHEN "timestamp" >= (SELECT validation FROM bounds) THEN 'validation' """
-            """ELSE 'train' END"""
-        )
+        return SPLIT
 
 
 def _insert(engine: Engine, file: File, method: str, rows: Rows, schema: Schema, start: int) -> int:

@@ -15,9 +15,17 @@ import pyarrow.parquet as pq
 from at4ctr.data.engines import instants
 from at4ctr.data.engines.base import listed, name, report_span
 from at4ctr.data.engines.csv_file import check_file, first_line, header, line_at
+from at4ctr.data.preparation.columns import (
+    EXPECTED_WEIGHT,
+    as_feature,
+    as_number,
+    not_finite,
+    not_weight,
+    unequal,
+)
 from at4ctr.data.preparation.raw_ids import EXPECTED, unnameable_sql
 from at4ctr.errors import InputError, unknown
-from at4ctr.schema import Feature, Schema
+from at4ctr.schema import Feature, Label, Number, Schema, weights_name
 
 if TYPE_CHECKING:
     from at4ctr.data.engines.base import Engine
@@ -32,6 +40,7 @@ RANGE = {
 IMPRESSIONS = "impressions()"
 TIMED = (IMPRESSIONS, "behaviours()")  # mappings whose rows have a time
 KIND = {"int64": "BIGINT", "string": "STRING"}
+NUMBER = r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*"
 TEXTS, BINARY = (".csv", ".csv.gz", ".tsv", ".tsv.gz"), ".parquet"
 PLACE = "place"  # of an element of `Rows.lists`, from 1, as of `Engine.elements`
 LONGEST = 1 << 16  # elements of a list, so that row and place make one number
@@ -49,7 +58,8 @@ class Rows:
     files: name of a file in the raw folder, or, where no file has that name, a glob such as
         ``clicks-*.parquet``: CSV with a header (``.csv``, ``.tsv``, also ``.gz``) or ``.parquet``,
         by their names' ends.
-    columns: feature -> expression; a list for a feature with a ``length``. ``NULL`` and ``''`` are
+    columns: feature or number -> expression; a list for a feature with a ``length``, and another
+        under ``weights_<feature>`` where it is weighted. ``NULL`` and ``''`` are
         missing values, which an id must not be. A whole number must not be -1, and a text must
         have no line break and no NUL: requests could not name it.
     missing: texts of further missing values, such as ``-1`` or ``NULL``, in all columns.
@@ -58,7 +68,9 @@ class Rows:
         Fractions of a second are cut off: what happened in one second has no order in the store.
         Of `Mapped.users` and `Mapped.items`: from when on a value is known; without, always.
     zone: of a ``datetime`` that names none: ``Asia/Shanghai``, ``+08:00`` or the like.
-    label: of impressions, what is 1 or true for a click, 0 or false for none.
+    labels: of impressions, label -> what is 1 or true where there is such a response, 0 or false
+        where there is none, and missing where it is not known.
+    weight: of impressions, a row's weight in training, where the schema is weighted.
     where: which rows; all by default.
     lists: name -> expression of a list, for a row that stands for several, such as a page of
         items: each element gives a row of its own, in which the other expressions find the element
@@ -70,7 +82,8 @@ class Rows:
     columns: Mapping[str, str]
     time: str = ""
     unit: Unit = "seconds"
-    label: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    weight: str = ""
     where: str = "true"
     lists: Mapping[str, str] = field(default_factory=dict)
     delimiter: str = ""
@@ -125,6 +138,41 @@ def _term(
     return Term(f.name, said, text, value, f"coalesce({wrong}, false)", expected, optional)
 
 
+def _number(
+    engine: Engine, rows: Rows, number: Number, said: str, columns: Collection[str]
+) -> Term:
+    raw = f"CAST({_sql(said, columns)} AS STRING)"
+    missing = listed(("", *rows.missing))
+    text = f"CASE WHEN {raw} NOT IN ({missing}) AND lower({raw}) <> 'nan' THEN {raw} END"
+    value = _double(engine, text)
+    wrong = f"({text}) IS NOT NULL AND coalesce({not_finite(value)}, true)"
+    expected = f"a finite number; {as_feature(number)}"
+    return Term(number.name, said, text, value, f"coalesce({wrong}, false)", expected, True)
+
+
+def _double(engine: Engine, text: str) -> str:
+    """SQL of a text as DOUBLE; NULL where it is not written as a finite number."""
+    return f"CASE WHEN {engine.matches(text, NUMBER)} THEN try_cast({text} AS DOUBLE) END"
+
+
+def _weights(
+    engine: Engine, made: Mapping[str, Term], feature: str, said: str, columns: Collection[str]
+) -> Term:
+    """Of a feature's several values, whose term is made already."""
+    sql, values = _sql(said, columns), made[feature].sql
+    weights = engine.texts(sql, "DOUBLE")
+    some = engine.some(weights, not_weight)
+    wrong = f"({values}) IS NOT NULL AND ({unequal(values, weights)} OR {some})"
+    expected = f"as many finite weights of at least 0 as {feature!r} has values"
+    return Term(weights_name(feature), said, f"CAST({sql} AS STRING)", weights, wrong, expected)
+
+
+def _weight(engine: Engine, rows: Rows, columns: Collection[str]) -> Term:
+    text = f"CAST({_sql(rows.weight, columns)} AS STRING)"
+    value = _double(engine, text)
+    return Term("weight", rows.weight, text, value, not_weight(value), EXPECTED_WEIGHT)
+
+
 def _timed(
     engine: Engine, file: File, rows: Rows, columns: Collection[str], where: str, base: str
 ) -> tuple[str, Term]:
@@ -147,13 +195,17 @@ def _timed(
     return base, Term("timestamp", rows.time, text, value, wrong, expected)
 
 
-def _label(rows: Rows, columns: Collection[str], where: str) -> Term:
-    if not rows.label:
-        raise InputError(f"{where} has no label; expected what is 1 for a click; add it")
-    text = f"lower(CAST({_sql(rows.label, columns)} AS STRING))"
+def _label(rows: Rows, label: Label, first: bool, columns: Collection[str]) -> Term:
+    """first: it must be known in every row."""
+    said = rows.labels[label.name]
+    raw = f"CAST({_sql(said, columns)} AS STRING)"
+    text = f"lower({raw})"
     value = f"CASE WHEN {text} IN ('1', 'true') THEN 1 WHEN {text} IN ('0', 'false') THEN 0 END"
-    return Term("label", rows.label, text, f"({value})::TINYINT",
-                f"({value}) IS NULL", "0, 1, true or false")  # fmt: skip
+    wrong, expected = f"({value}) IS NULL", "0, 1, true or false"
+    if not first:
+        text = f"CASE WHEN {raw} NOT IN ({listed(('', *rows.missing))}) THEN {text} END"
+        wrong, expected = f"({wrong} AND ({text}) IS NOT NULL)", f"{expected}, or nothing"
+    return Term(label.column, said, text, f"({value})::TINYINT", wrong, expected, not first)
 
 
 @dataclass(frozen=True)
@@ -219,10 +271,18 @@ def select(engine: Engine, file: File, rows: Rows, schema: Schema, where: str, s
     columns = (*file.columns, *rows.lists, *([PLACE] if rows.lists else []))
     with said_plainly(engine, file, where):
         base = _base(engine, file, rows, where)
-        made = [
-            _term(engine, rows, schema, schema.feature(f), said, columns)
-            for f, said in rows.columns.items()
-        ]
+        numbers = {n.name: n for n in schema.numbers}
+        weights = {weights_name(f.name): f.name for f in schema.features if f.weighted}
+        terms: dict[str, Term] = {}
+        for column, said in sorted(rows.columns.items(), key=lambda c: c[0] in weights):
+            if column in numbers:
+                terms[column] = _number(engine, rows, numbers[column], said, columns)
+            elif column in weights:
+                terms[column] = _weights(engine, terms, weights[column], said, columns)
+            else:
+                f = schema.feature(column)
+                terms[column] = _term(engine, rows, schema, f, said, columns)
+        made = list(terms.values())
         if where in TIMED and not rows.time:
             raise InputError(
                 f"{where} has no time; expected the expression of a row's time; add it"
@@ -231,7 +291,9 @@ def select(engine: Engine, file: File, rows: Rows, schema: Schema, where: str, s
             base, time = _timed(engine, file, rows, columns, where, base)
             made.append(time)
         if where == IMPRESSIONS:
-            made.append(_label(rows, columns, where))
+            labels = [x for x in schema.labels if x.name in rows.labels]
+            made += [_label(rows, x, x == schema.labels[0], columns) for x in labels]
+            made += [_weight(engine, rows, columns)] if rows.weight else []
         for term in made:
             sql = _sql(term.said, columns)
             _demand(engine, file, base, sql, f"{where} for {term.column!r} has {term.said!r}")
@@ -292,6 +354,8 @@ def _refuse(file: File, rows: Rows, where: str, bad: tuple[Any, ...], made: list
     expected = term.expected
     if term.column == "timestamp" and (unit := _unit(str(value), rows.unit)):
         expected += f" (it looks like {unit}; set unit={unit!r} in {where})"
+    if expected.startswith(EXPECTED["int64"]) and re.fullmatch(NUMBER, str(value)):
+        expected += f"; {as_number(term.column)}"
     shown = "nothing" if value is None else repr(value)
     named = ", name the value in missing" if term.optional else ""
     raise InputError(

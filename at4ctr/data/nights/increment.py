@@ -130,6 +130,16 @@ def demand_possible(base: Options) -> None:
     """Raises InputError for a dataset, or options of one, of which no night can be made."""
     base.demand_daily()
     where = f"data options of {base.name}"
+    schema = base.schema()
+    found = [f"number {n.name!r}" for n in schema.numbers]
+    found += [f"table {t.name!r} with pre-trained vectors" for t in schema.tables if t.vectors]
+    found += [f"weighted feature {f.name!r}" for f in schema.features if f.weighted]
+    if found:
+        raise InputError(
+            f"{where}: the schema has {found[0]}; expected a nightly model of ids alone, as a "
+            "night does not carry the parent's statistics and vectors; take it out of the schema, "
+            "or train the log as a whole (make train)"
+        )
     for option, wrong, right, why in (
         (
             "protocol",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
@@ -13,6 +13,7 @@ from at4ctr.data.engines import duck
 from at4ctr.data.engines.base import Engine, name, quoted
 from at4ctr.data.nights.state import Rows, kind
 from at4ctr.data.preparation.attributes import GROUPS, first_seen, note, since, value
+from at4ctr.data.preparation.columns import truth as truth_of
 from at4ctr.data.sampling import PRIME, uniform31_sql
 from at4ctr.errors import InputError
 from at4ctr.schema import Feature, Schema
@@ -102,10 +103,10 @@ def load(
                 engine.dropped[reason] = engine.dropped.get(reason, 0) + rows
         engine.execute(f"ATTACH '{quoted(str(folder / 'scratch.duckdb'))}' AS day (READ_ONLY)")
         shown.append(bool(tables["impressions"]))
-        truth = "probability" in tables["impressions"]
+        truth = any(truth_of(x.name) in tables["impressions"] for x in schema.labels)
         for table, there in tables.items():
             if there:
-                columns = _columns(base, schema, table, impressions=shown[-1], truth=truth)
+                columns = _columns(base, schema, table, there, impressions=shown[-1])
                 start = _take(engine, table, columns, inside, start)
         engine.execute("DETACH day")
         shutil.rmtree(folder)
@@ -129,16 +130,23 @@ def _take(engine: Engine, table: str, columns: str, inside: str, start: int) -> 
     return start + int(last) + 1
 
 
-def _columns(base: Options, schema: Schema, table: str, *, impressions: bool, truth: bool) -> str:
-    """A loaded table's columns, but for ``ord``: those of `Options.load`."""
+def _responses(schema: Schema, there: Collection[str]) -> list[str]:
+    """The columns of labels, true probabilities and weights that impressions have."""
+    named = [c for x in schema.labels for c in (x.column, truth_of(x.name))]
+    return [name(c) for c in [*named, "weight"] if c in there]
+
+
+def _columns(
+    base: Options, schema: Schema, table: str, there: Collection[str], *, impressions: bool
+) -> str:
+    """A loaded table's columns, but for ``ord``: those of `Options.load`. there: all it has."""
     profile = schema.group("profile")
     if table == "log":
         own = schema.group("behaviour") + (() if impressions else schema.group("context"))
         more = ['"timestamp"']
     else:
         profile = profile if base.FEWEST == 0 else profile[:1]
-        own, more = schema.group("context"), ['"timestamp"', "label"]
-        more += ["probability"] if truth else []
+        own, more = schema.group("context"), ['"timestamp"', *_responses(schema, there)]
     features = [*profile, *schema.group("item"), *own]
     return ", ".join([*(name(f.name) for f in features), *more])
 
@@ -146,7 +154,7 @@ def _columns(base: Options, schema: Schema, table: str, *, impressions: bool, tr
 def demand_rows(engine: Engine, base: Options, window: Window, loaded: Rows) -> None:
     """Raises NoData unless both sides of the cutoff have rows, and of impressions both classes."""
     table = loaded.impressions or loaded.log
-    clicks = "label = 1" if loaded.impressions else "true"
+    clicks = f"{name(base.schema().labels[0].column)} = 1" if loaded.impressions else "true"
     for what, first, last in (("training", window.begin, window.cutoff),
                               ("evaluation", window.cutoff, window.end)):  # fmt: skip
         rows, positives = engine.one(
@@ -179,9 +187,8 @@ def compose(engine: Engine, base: Options, loaded: Rows, window: Window) -> None
     if loaded.impressions:
         profile = schema.group("profile")[: None if base.FEWEST == 0 else 1]
         features = [*profile, *schema.group("item"), *schema.group("context")]
-        more = ", l.label"
-        if "probability" in engine.columns(loaded.impressions):
-            more += ", l.probability"
+        given = engine.columns(loaded.impressions)
+        more = "".join(f", l.{column}" for column in _responses(schema, given))
         query = _known(schema, features, f"SELECT * FROM {rows.impressions} r", more)
         engine.run("impressions", f"CREATE TABLE impressions AS {query}")
     for table in loaded:

@@ -22,73 +22,90 @@ from typing import NamedTuple
 
 from at4ctr.data.dataset import Options
 from at4ctr.data.engines.base import Engine, name
-from at4ctr.schema import Feature, Group, Schema
+from at4ctr.schema import Feature, Group, Number, Schema, weights_name
 
 GROUPS: dict[str, Group] = {"user": "profile", "item": "item"}  # index column -> its features
 ALIAS = {"user": "u", "item": "i"}  # of ``users`` and ``items`` in `steps.encoded`
+Attribute = Feature | Number
 
 
 class Late(NamedTuple):
     """The attributes that some rows do not know yet. A group without any has no versions."""
 
-    user: tuple[Feature, ...] = ()
-    item: tuple[Feature, ...] = ()
+    user: tuple[Attribute, ...] = ()
+    item: tuple[Attribute, ...] = ()
 
     def row(self, group: str) -> str:
         """The column of rows of the log that holds their row of ``dims``."""
         return f"{group}_version" if getattr(self, group) else name(group)
 
 
-def first_seen(schema: Schema, group: str) -> list[Feature]:
-    """The attributes of users (``profile``) or items (``item``): all but the id."""
-    return [f for f in schema.features if f.group == group][1:]
+def first_seen(schema: Schema, group: str) -> list[Attribute]:
+    """The attributes of users (``profile``) or items (``item``): all but the id; numbers last."""
+    features = [f for f in schema.features if f.group == group][1:]
+    return [*features, *(n for n in schema.numbers if n.group == group)]
 
 
-def value(feature: Feature) -> str:
+def value(feature: Attribute) -> str:
     """The column of an attribute's first value."""
     return name(f"f_{feature.name}")
 
 
-def since(feature: Feature) -> str:
+def carried(attributes: Sequence[Attribute]) -> list[tuple[str, str]]:
+    """The columns of attributes in rows of the log, each with that of its first value.
+
+    The weights of a feature's values stand in a column of their own and go with the feature.
+    """
+    pairs = []
+    for a in attributes:
+        pairs.append((name(a.name), value(a)))
+        if isinstance(a, Feature) and a.weighted:
+            pairs.append((name(weights_name(a.name)), name(f"w_{a.name}")))
+    return pairs
+
+
+def since(feature: Attribute) -> str:
     """The column of the time of an attribute's first value."""
     return name(f"t_{feature.name}")
 
 
-def several(feature: Feature) -> str:
+def several(feature: Attribute) -> str:
     """The column that says whether an attribute has several values."""
     return name(f"s_{feature.name}")
 
 
-def _time(feature: Feature, missing: str = "NOT NULL") -> str:
+def _time(feature: Attribute, missing: str = "NOT NULL") -> str:
     return f'min("timestamp") FILTER (WHERE {name(feature.name)} IS {missing})'
 
 
-def _first(feature: Feature) -> str:
-    column = name(feature.name)
-    return f'min_by({column}, ("timestamp", ord)) FILTER (WHERE {column} IS NOT NULL)'
-
-
-def firsts(attributes: Sequence[Feature]) -> str:
-    """SQL of aggregates: of each attribute the first value that is not missing, and its time."""
-    return "".join(f", {_first(f)} AS {value(f)}, {_time(f)} AS {since(f)}" for f in attributes)
-
-
-def firsts_of_log(attributes: Sequence[Feature]) -> str:
-    """As `firsts`, and `severals`; the time only where a row does not carry a value by then."""
-    late = (f"CASE WHEN {_time(f, 'NULL')} <= {_time(f)} THEN {_time(f)} END" for f in attributes)
-    return severals(attributes) + "".join(
-        f", {_first(f)} AS {value(f)}, {time} AS {since(f)}"
-        for f, time in zip(attributes, late, strict=True)
+def _first(feature: Attribute) -> str:
+    known = f"FILTER (WHERE {name(feature.name)} IS NOT NULL)"
+    return "".join(
+        f', min_by({column}, ("timestamp", ord)) {known} AS {made}'
+        for column, made in carried([feature])
     )
 
 
-def severals(attributes: Sequence[Feature]) -> str:
+def firsts(attributes: Sequence[Attribute]) -> str:
+    """SQL of aggregates: of each attribute the first value that is not missing, and its time."""
+    return "".join(f"{_first(f)}, {_time(f)} AS {since(f)}" for f in attributes)
+
+
+def firsts_of_log(attributes: Sequence[Attribute]) -> str:
+    """As `firsts`, and `severals`; the time only where a row does not carry a value by then."""
+    late = (f"CASE WHEN {_time(f, 'NULL')} <= {_time(f)} THEN {_time(f)} END" for f in attributes)
+    return severals(attributes) + "".join(
+        f"{_first(f)}, {time} AS {since(f)}" for f, time in zip(attributes, late, strict=True)
+    )
+
+
+def severals(attributes: Sequence[Attribute]) -> str:
     """SQL of aggregates: of each attribute whether it has several values."""
     columns = [(name(f.name), several(f)) for f in attributes]
     return "".join(f", min({column}) < max({column}) AS {made}" for column, made in columns)
 
 
-def note(feature: Feature, group: str, entities: int, what: str = "several values") -> str:
+def note(feature: Attribute, group: str, entities: int, what: str = "several values") -> str:
     """What a report should say of an attribute that `entities` users or items have in several."""
     return (
         f"{feature.name}: {entities:,} {group}s have {what}; the first is kept, from its own time "
@@ -98,7 +115,7 @@ def note(feature: Feature, group: str, entities: int, what: str = "several value
 
 def find(engine: Engine, config: Options) -> tuple[Late, list[str]]:
     """Which attributes of ``users`` and ``items`` may be late; notes on those of several values."""
-    schema, late, notes = config.schema(), dict[str, tuple[Feature, ...]](), list[str]()
+    schema, late, notes = config.schema(), dict[str, tuple[Attribute, ...]](), list[str]()
     for group, features in GROUPS.items():
         attributes = first_seen(schema, features)
         if not attributes:
@@ -129,7 +146,7 @@ def hidden(engine: Engine, late: Late, relation: str) -> str:
     return terms
 
 
-def _unknown(feature: Feature, alias: str, relation: str, columns: Sequence[str]) -> str:
+def _unknown(feature: Attribute, alias: str, relation: str, columns: Sequence[str]) -> str:
     """SQL of whether a row of a relation does not know an attribute."""
     time = f"{alias}.{since(feature)}"
     if relation != "impressions":
@@ -146,7 +163,7 @@ def number(engine: Engine, late: Late, tables: Sequence[str]) -> tuple[Late, lis
     tables: made with the terms of `hidden`, in whose place they get the columns of `Late.row`.
     Returns the attributes that are late indeed, and notes of them.
     """
-    found, notes = dict[str, tuple[Feature, ...]](), list[str]()
+    found, notes = dict[str, tuple[Attribute, ...]](), list[str]()
     for group, features in late._asdict().items():
         if not features:
             continue
@@ -175,19 +192,21 @@ def number(engine: Engine, late: Late, tables: Sequence[str]) -> tuple[Late, lis
 def rows(engine: Engine, schema: Schema, late: Late) -> None:
     """Makes the views ``user_rows`` and ``item_rows`` of all rows of ``dims``.
 
-    Their columns are ``idx``, ``entity`` (the index of the user or item), ``raw``, `value`.
+    Their columns are ``idx``, ``entity`` (the index of the user or item), ``raw`` and those of
+    `carried`.
     """
     for group, features in GROUPS.items():
         attributes, hides = first_seen(schema, features), getattr(late, group)
-        whole = "".join(f", {value(f)}" for f in attributes)
+        whole = "".join(f", {made}" for _, made in carried(attributes))
         query = f"SELECT idx, idx AS entity, raw{whole} FROM {group}s"
         if hides:
             digit = {f: _digit(k) for k, f in enumerate(hides)}
             known = "".join(
-                f", CASE WHEN {digit[f]} = '0' THEN e.{value(f)} END AS {value(f)}"
+                f", CASE WHEN {digit[f]} = '0' THEN e.{made} END AS {made}"
                 if f in digit
-                else f", e.{value(f)}"
+                else f", e.{made}"
                 for f in attributes
+                for _, made in carried([f])
             )
             query += f""" UNION ALL SELECT v.id AS idx, v.entity, e.raw{known}
                 FROM {group}_versions v JOIN {group}s e ON e.idx = v.entity"""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,23 +15,39 @@ import pyarrow.parquet as pq
 from at4ctr.data.dataset import SPLITS, Options
 from at4ctr.data.days import NoData
 from at4ctr.data.engines.base import Engine, name, report
-from at4ctr.data.preparation import attributes, negatives, parts, shortcuts, vocabulary
+from at4ctr.data.preparation import (
+    attributes,
+    columns,
+    negatives,
+    numbers,
+    parts,
+    shortcuts,
+    vectors,
+    vocabulary,
+)
 from at4ctr.data.preparation import sql as steps
 from at4ctr.data.sampling import PRIME, uniform31_sql
 from at4ctr.errors import InputError
-from at4ctr.schema import Schema
+from at4ctr.schema import Schema, weights_name
+
+NONE: Mapping[str, Path] = MappingProxyType({})
 
 
-def build(engine: Engine, config: Options, folder: Path) -> dict[str, Any]:
+def build(
+    engine: Engine, config: Options, folder: Path, pretrained: Mapping[str, Path] = NONE
+) -> dict[str, Any]:
     """Writes all of a store but its manifest; returns what it knows of that.
 
-    Raises InputError when no user is left; NoData, which is one, when a split has no rows or rows
-    of one class only.
+    pretrained: table -> the file of its vectors.
+    Raises InputError when no user is left; NoData, which is one, when a split has no rows, or rows
+    of one class of a label only.
     """
     schema = config.schema()
     _demand_plain(schema)
     shown = engine.columns("impressions")
-    impressions, truth = bool(shown), "probability" in shown
+    impressions = bool(shown)
+    truths = tuple(x.name for x in schema.labels if columns.truth(x.name) in shown)
+    columns.settle(engine, config)
     _sample(engine, config)
     logged = int(engine.one("SELECT count(*) FROM log")[0])
     chunks = _index(engine, config, impressions)
@@ -42,20 +60,26 @@ def build(engine: Engine, config: Options, folder: Path) -> dict[str, Any]:
         notes += shortcuts.warnings(config, aucs, errors)
     ids = {f.name: vocabulary.ids(engine, schema, f) for f in schema.features}
     vocabulary.write(engine, schema, folder / "vocabulary")
+    vectors.write(engine, config, pretrained, folder / "vectors")
     vocabulary.write_values(engine, schema, folder / "values", ids)
-    _write_dims(engine, schema, folder, ids, late)
+    values = _write_dims(engine, schema, folder, ids, late)
     ranges = _parts(engine, config, impressions)
-    writer = parts.Writer(folder / "data", ranges, schema, ids, truth)
+    writer = parts.Writer(folder / "data", ranges, schema, ids, truths)
     counts = _write_parts(engine, writer, config.seed, impressions, late)
     _demand_classes(config, counts)
+    _demand_weights(config, counts)
+    files = [part["file"] for part in counts.parts]
+    trained, versions = counts.rows["train"], bool(late.user)
+    summary = numbers.summarise(folder / "data", schema, files, trained, values, versions)
     behaviours = int(engine.one("SELECT count(*) FROM behaviours")[0])
     dropped = engine.dropped | {"min_behaviours": logged - behaviours}
     raw = logged + sum(engine.dropped.values())
-    splits = {s: {"rows": counts.rows[s], "positives": counts.positives[s],
+    splits = {s: {"rows": counts.rows[s], "labels": _labels(counts, s),
                   "unknown": counts.unknown[s]} for s in SPLITS}  # fmt: skip
     size = {g: int(engine.one(f"SELECT count(*) FROM {g}s")[0]) for g in attributes.GROUPS}
     return {
-        "truth": truth,
+        "truth": list(truths),
+        "numbers": summary,
         "options": config.preparation(),
         "schema": schema.to_json(),
         "counts": {
@@ -165,13 +189,17 @@ def _place(
     late, several = attributes.find(engine, config)
     behaviour, context = schema.group("behaviour"), schema.group("context")
     carried = behaviour if impressions else behaviour + context
-    hidden = attributes.hidden(engine, late, "log")
+    quantities = "".join(f", l.{name(n.name)} AS {steps.number(n)}" for n in parts.numbers(schema))
+    hidden = attributes.hidden(engine, late, "log") + ("" if impressions else quantities)
     engine.run("events", steps.encoded("events", "log", schema, carried, hidden))
     engine.execute("DROP TABLE log")
     if impressions:
-        truth = "probability" in engine.columns("impressions")
-        more = ", l.label" + (", l.probability" if truth else "")
-        more += attributes.hidden(engine, late, "impressions")
+        shown = engine.columns("impressions")
+        kinds = {label.column: "TINYINT" for label in schema.labels}
+        kinds |= {columns.truth(x.name): "DOUBLE" for x in schema.labels}
+        more = "".join(f", l.{name(c)}::{k} AS {name(c)}" for c, k in kinds.items() if c in shown)
+        more += ", l.weight::DOUBLE AS weight" if schema.weighted else ""
+        more += quantities + attributes.hidden(engine, late, "impressions")
         engine.run("impressions", steps.encoded("shown_bare", "impressions", schema, context, more))
     late, missing = attributes.number(
         engine, late, ("events", "shown_bare") if impressions else ("events",)
@@ -207,19 +235,33 @@ def _write_dims(
     folder: Path,
     ids: dict[str, np.ndarray],
     late: attributes.Late,
-) -> None:
-    """``dims/*.parquet`` and ``ids/*.npy``."""
-    (folder / "dims").mkdir()
-    (folder / "ids").mkdir()
+) -> dict[str, np.ndarray]:
+    """``dims/*.parquet``, ``ids/*.npy``, ``numbers/*.npy`` and ``weights/*.npy``.
+
+    Returns the numbers of users and items by dims row.
+    """
+    values = {}
+    for kind in ("dims", "ids", "numbers", "weights"):
+        (folder / kind).mkdir()
     for table, group in attributes.GROUPS.items():
         features = [f for f in schema.features if f.group == group]
-        columns = ", ".join(f"{steps.column(schema, f)} AS {name(f.name)}" for f in features)
+        own = attributes.carried(attributes.first_seen(schema, group))
+        chosen = ", ".join(f"{made} AS {column}" for column, made in
+                           [(name(features[0].name), "raw"), *own])  # fmt: skip
         if getattr(late, table):
-            columns += f", entity AS {table}_index"
-        found = engine.arrow(f"SELECT {columns} FROM {table}_rows ORDER BY idx")
+            chosen += f", entity AS {table}_index"
+        found = engine.arrow(f"SELECT {chosen} FROM {table}_rows ORDER BY idx")
         pq.write_table(found, folder / "dims" / f"{table}.parquet", compression="zstd")
         for f in features:
             np.save(folder / "ids" / f"{f.name}.npy", ids[f.name])
+            if f.weighted:
+                weights = numbers.padded(found.column(weights_name(f.name)), ids[f.name])
+                np.save(folder / "weights" / f"{f.name}.npy", weights)
+        for n in schema.numbers:
+            if n.group == group:
+                values[n.name] = numbers.floats(found.column(n.name))
+                np.save(folder / "numbers" / f"{n.name}.npy", values[n.name])
+    return values
 
 
 def _write_parts(
@@ -227,7 +269,7 @@ def _write_parts(
 ) -> parts.Counts:
     writer.folder.mkdir()
     begin, schema = time.monotonic(), writer.schema
-    rows = parts.instances(schema, seed, late, impressions=impressions, truth=writer.truth)
+    rows = parts.instances(schema, seed, late, writer.truths, impressions=impressions)
     found = engine.parts(writer.ranges, parts.behaviours(schema, late), rows, writer)
     for aside in writer.folder.glob(".*"):  # of a task that was killed
         aside.unlink()
@@ -239,19 +281,36 @@ def _write_parts(
 def _demand_classes(config: Options, counts: parts.Counts) -> None:
     """Raises NoData for an empty training or test split, or a split of one class only."""
     for split in SPLITS:
-        rows, positives = counts.rows[split], counts.positives[split]
+        rows = counts.rows[split]
         if rows == 0 and split != "validation":
             out = "fewer" if split == "train" else "more"
             raise NoData(
                 f"data options of {config.name}: the {split} split has no row; expected some; use "
                 f"a longer log, or lower data.min_history, or hold out {out} rows"
             )
-        if rows and positives in (0, rows):
-            what = "positives" if positives else "negatives"
-            raise NoData(
-                f"data options of {config.name}: the {split} split has {rows:,} rows, all "
-                f"{what}; expected both classes; use a longer log or another split"
-            )
+        for label in config.schema().labels if rows else ():
+            known, positives = counts.known[split][label.name], counts.positives[split][label.name]
+            if positives in (0, known):
+                what = f"all {'positives' if positives else 'negatives'}" if known else "none known"
+                raise NoData(
+                    f"data options of {config.name}: the {split} split has {known:,} rows with a "
+                    f"known label {label.name!r}, {what}; expected both classes; use a longer log "
+                    "or another split"
+                )
+
+
+def _demand_weights(config: Options, counts: parts.Counts) -> None:
+    """Raises InputError where no training row has a weight above 0."""
+    if config.schema().weighted and not counts.weighed["train"]:
+        raise InputError(
+            f"data options of {config.name}: the weights of all {counts.rows['train']:,} training "
+            "rows are 0; expected some above 0; correct the weight or the split"
+        )
+
+
+def _labels(counts: parts.Counts, split: str) -> dict[str, dict[str, int]]:
+    positives = counts.positives[split]
+    return {k: {"known": n, "positives": positives[k]} for k, n in counts.known[split].items()}
 
 
 def _left_out(raw: int, dropped: dict[str, int]) -> str:

@@ -31,6 +31,8 @@ A draw that is rejected is repeated, at most `ATTEMPTS` times in all, then given
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from at4ctr.data.dataset import SPLITS, Options
 from at4ctr.data.engines.base import Engine
 from at4ctr.data.preparation import repetition
@@ -67,7 +69,9 @@ def draw(engine: Engine, config: Options, late: Late) -> int:
         met = """CREATE TABLE met AS SELECT "user", item, min(pos)::INTEGER AS pos FROM behaviours
             GROUP BY "user", item"""
         engine.run("items of users", met)
-    context = [code(f) for f in config.schema().group("context")]
+    schema = config.schema()
+    context = [code(f) for f in schema.group("context")]
+    context += [steps.number(n) for n in schema.numbers if n.group == "context"]
     context += [late.row("user")] if late.user else []
     rows = "behaviours"
     if config.reject == "history":

@@ -14,11 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from at4ctr.data.dataset import SPLITS
+from at4ctr.data.engines.base import name
 from at4ctr.data.preparation.attributes import Late
-from at4ctr.data.preparation.sql import code, u31
-from at4ctr.schema import UNKNOWN, Schema
+from at4ctr.data.preparation.columns import truth
+from at4ctr.data.preparation.sql import code, number, u31
+from at4ctr.schema import UNKNOWN, Number, Schema
 
 GROUP = 1024  # users in a row group
+NOT_KNOWN = -1  # a label
 PART_USERS, PART_ROWS = 64 * GROUP, 18_000_000  # what bounds a part, and its memory
 
 
@@ -41,11 +44,16 @@ def ranges(sizes: np.ndarray) -> list[tuple[int, int]]:
 
 @dataclass
 class Counts:
-    """What parts hold, for the manifest."""
+    """What parts hold, for the manifest, by split.
+
+    known, positives: by label. weighed: rows whose weight is above 0. unknown: by feature.
+    """
 
     parts: list[dict[str, Any]] = field(default_factory=list)
     rows: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
-    positives: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
+    known: dict[str, dict[str, int]] = field(default_factory=lambda: {s: {} for s in SPLITS})
+    positives: dict[str, dict[str, int]] = field(default_factory=lambda: {s: {} for s in SPLITS})
+    weighed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
     unknown: dict[str, dict[str, int]] = field(default_factory=lambda: {s: {} for s in SPLITS})
 
     @classmethod
@@ -56,10 +64,17 @@ class Counts:
             found.parts += part.parts
             for split in SPLITS:
                 found.rows[split] += part.rows[split]
-                found.positives[split] += part.positives[split]
-                for f, rows in part.unknown[split].items():
-                    found.unknown[split][f] = found.unknown[split].get(f, 0) + rows
+                found.weighed[split] += part.weighed[split]
+                for count in ("known", "positives", "unknown"):
+                    into, more = getattr(found, count)[split], getattr(part, count)[split]
+                    for key, rows in more.items():
+                        into[key] = into.get(key, 0) + rows
         return found
+
+
+def numbers(schema: Schema) -> list[Number]:
+    """The numbers that instances hold themselves."""
+    return [n for n in schema.numbers if n.group == "context"]
 
 
 def behaviours(schema: Schema, late: Late) -> tuple[str, str]:
@@ -69,23 +84,30 @@ def behaviours(schema: Schema, late: Late) -> tuple[str, str]:
 
 
 def instances(
-    schema: Schema, seed: int, late: Late, *, impressions: bool, truth: bool
+    schema: Schema, seed: int, late: Late, truths: Sequence[str], *, impressions: bool
 ) -> tuple[str, str]:
     """SQL of all instances, and their order in a part.
 
+    truths: the labels whose true probabilities the impressions have.
     impressions: they are the impressions, not behaviours and drawn negatives.
-    truth: the impressions have a probability.
     """
     codes = "".join(f", {code(f)}" for f in schema.group("context"))
+    codes += "".join(f", {number(n)}" for n in numbers(schema))
     codes += f", {late.row('user')} AS user_row" if late.user else ""
     item = f"{late.row('item')} AS item"
     columns = f'"user", split, pos, cut, {item}, {u31("number", seed)}::INTEGER AS u31{codes}'
     base = "shown" if impressions else "behaviours"
-    label = "label::TINYINT" if impressions else "1::TINYINT"
-    found = f"""SELECT {columns}, number, {label} AS label{", probability" if truth else ""}
+    drawn = f"::TINYINT AS {name(schema.labels[0].column)}"
+    labels = f"1{drawn}"
+    if impressions:
+        known = (name(label.column) for label in schema.labels)
+        labels = ", ".join(f"coalesce({c}, {NOT_KNOWN})::TINYINT AS {c}" for c in known)
+        labels += ", weight" if schema.weighted else ""
+        labels += "".join(f", {name(truth(label))}" for label in truths)
+    found = f"""SELECT {columns}, number, {labels}
         FROM (SELECT *, 0 AS number FROM {base} WHERE split IS NOT NULL) r"""
     if not impressions:
-        found += f""" UNION ALL SELECT {columns}, number, 0::TINYINT AS label
+        found += f""" UNION ALL SELECT {columns}, number, 0{drawn}
             FROM negatives n WHERE split IS NOT NULL AND n.item <> n.own"""
     return found, 'split, "user", pos, number'
 
@@ -96,14 +118,14 @@ class Writer:
 
     folder: of the parts. ranges: their first and last users.
     ids: model ids of every feature by dims row, as in `vocabulary.ids`.
-    truth: the instances have a probability.
+    truths: the labels whose true probabilities the instances have.
     """
 
     folder: Path
     ranges: Sequence[tuple[int, int]]
     schema: Schema
     ids: Mapping[str, np.ndarray]
-    truth: bool
+    truths: tuple[str, ...]
 
     def __call__(self, number: int, behaviours: pa.Table, instances: pa.Table) -> Counts:
         """Writes one part of its rows, ordered as `behaviours` and `instances` say."""
@@ -119,30 +141,42 @@ class Writer:
             columns[f"behaviour_{f.name}"] = _lists(ends, self.ids[f.name][past[f.name]])
         rows = _arrays(instances)
         starts = np.searchsorted(rows["split"], np.arange(len(SPLITS) + 1))
-        groups: dict[str, list[dict[str, int]]] = {}
+        groups: dict[str, list[int]] = {}
         for place, split in enumerate(SPLITS):
             here = {n: a[starts[place] : starts[place + 1]] for n, a in rows.items()}
             ends = _offsets(here["user"] - first, users)
             columns |= {f"{split}_{n}": _lists(ends, a) for n, a in self._split(here).items()}
-            groups[split] = _group_counts(ends, here["label"])
+            groups[split] = _group_rows(ends)
             self._add(counts, split, here)
         file = f"part-{number:05d}.parquet"
         _write(pa.table(columns), self.folder / file)
         sizes = [min(GROUP, users - g) for g in range(0, users, GROUP)]
-        held = [{"users": u, **{s: groups[s][g] for s in SPLITS}} for g, u in enumerate(sizes)]
+        held = [
+            {"users": u} | {s: {"rows": groups[s][g]} for s in SPLITS} for g, u in enumerate(sizes)
+        ]
         counts.parts.append({"file": file, "row_groups": held})
         return counts
 
     def _split(self, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The columns of a split, without its name."""
-        found = {n: rows[n] for n in ("cut", "item", "label", "u31", "user_row") if n in rows}
+        labels = [label.column for label in self.schema.labels]
+        found = {n: rows[n] for n in ("cut", "item", *labels, "u31", "user_row") if n in rows}
         for f in self.schema.group("context"):
             found[f.name] = self.ids[f.name][rows[f"c_{f.name}"]]
-        return found | ({"probability": rows["probability"]} if self.truth else {})
+        for n in numbers(self.schema):
+            found[n.name] = rows[f"n_{n.name}"].astype(np.float32)
+        if self.schema.weighted:
+            found["weight"] = rows["weight"].astype(np.float32)
+        return found | {truth(label): rows[truth(label)] for label in self.truths}
 
     def _add(self, counts: Counts, split: str, rows: Mapping[str, np.ndarray]) -> None:
-        counts.rows[split] = len(rows["label"])
-        counts.positives[split] = int(rows["label"].sum())
+        counts.rows[split] = len(rows["item"])
+        for label in self.schema.labels:
+            values = rows[label.column]
+            counts.known[split][label.name] = int((values >= 0).sum())
+            counts.positives[split][label.name] = int((values > 0).sum())
+        if self.schema.weighted:
+            counts.weighed[split] = int((rows["weight"] > 0).sum())
         index = {"profile": rows.get("user_row", rows["user"]), "item": rows["item"]}
         for f in self.schema.features:
             if f.group == "behaviour":
@@ -172,13 +206,12 @@ def _offsets(row: np.ndarray, rows: int) -> np.ndarray:
 
 
 def _lists(offsets: np.ndarray, values: np.ndarray) -> pa.ListArray:
-    kinds = {"i": pa.int32(), "f": pa.float64()}
-    kind = pa.int8() if values.dtype == np.int8 else kinds[values.dtype.kind]
+    kept = (np.int8, np.float32, np.float64)
+    kind = pa.from_numpy_dtype(values.dtype) if values.dtype in kept else pa.int32()
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values, kind))
 
 
-def _group_counts(offsets: np.ndarray, labels: np.ndarray) -> list[dict[str, int]]:
-    """Rows and positives of every row group."""
+def _group_rows(offsets: np.ndarray) -> list[int]:
+    """The rows of every row group."""
     edges = offsets[np.minimum(np.arange(0, len(offsets) - 1 + GROUP, GROUP), len(offsets) - 1)]
-    sums = np.concatenate([[0], np.cumsum(labels, dtype=np.int64)])
-    return [{"rows": int(b - a), "positives": int(sums[b] - sums[a])} for a, b in pairwise(edges)]
+    return [int(b - a) for a, b in pairwise(edges)]

@@ -23,6 +23,7 @@ from at4ctr.data.datasets._acquire import sha256
 from at4ctr.data.disk import demand_room, explained, locked
 from at4ctr.data.engines.base import NAMES, Engine, Name, announce, report_span
 from at4ctr.data.engines.csv_file import check_file
+from at4ctr.data.preparation import vectors
 from at4ctr.data.preparation.build import build
 from at4ctr.data.store import FORMAT, MANIFEST
 from at4ctr.errors import InputError, unknown
@@ -66,11 +67,17 @@ def _lock(place: Path) -> Path:
 
 def _key(config: Options, source: Source) -> str:
     """Twelve hex digits of all that the store depends on."""
-    for file in source.files:
+    read = _files(config, source)
+    for file in read:
         check_file(file)
-    files = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in source.files]
+    files = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in read]
     facts = [FORMAT, config.schema().fingerprint(), config.preparation(), files]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _files(config: Options, source: Source) -> list[Path]:
+    """The raw log and the pre-trained vectors."""
+    return [*source.files, *vectors.files(config, source).values()]
 
 
 def engine_at(folder: Path, name: Name) -> Engine:
@@ -95,9 +102,9 @@ def _make(config: Options, source: Source, place: Path, name: Name) -> None:
         with engine_at(scratch, name) as engine:
             config.load(engine, source)
             engine.notes += _spans(engine)
-            inputs = [_described(file) for file in source.files]
+            inputs = [_described(file) for file in _files(config, source)]
             _demand_unchanged(config, source, place)
-            manifest = build(engine, config, folder)
+            manifest = build(engine, config, folder, vectors.files(config, source))
         shutil.rmtree(scratch)
         manifest |= {
             "format": FORMAT,

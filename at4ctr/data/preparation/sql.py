@@ -12,9 +12,10 @@ from collections.abc import Sequence
 
 from at4ctr.data.dataset import SPLITS, Options
 from at4ctr.data.engines.base import name
+from at4ctr.data.preparation.attributes import carried as columns_of
 from at4ctr.data.preparation.attributes import first_seen, firsts_of_log, value
 from at4ctr.data.sampling import PRIME, coefficient, linear_sql, mix_sql, reduced_sql, uniform31_sql
-from at4ctr.schema import Feature, Schema
+from at4ctr.schema import Feature, Number, Schema
 
 BUCKETS = 256
 BLOCK = 65_536  # users or items whose running sums one task makes
@@ -34,6 +35,11 @@ def code(feature: Feature) -> str:
     return name(f"c_{feature.name}")
 
 
+def number(declared: Number) -> str:
+    """The column of a context number where rows carry it."""
+    return name(f"n_{declared.name}")
+
+
 def users(schema: Schema, least: int, shown: Sequence[str]) -> str:
     """``user_raw``: raw id, behaviours, first seen attributes of users with at least `least`.
 
@@ -43,8 +49,10 @@ def users(schema: Schema, least: int, shown: Sequence[str]) -> str:
     attributes = first_seen(schema, "profile")
     source = "(SELECT *, 1 AS one FROM log) l"
     if shown and (attributes or least == 0):
-        own = ", ".join([user, *(name(f.name) for f in attributes)])
-        given = [name(f.name) if f.name in shown else f"NULL AS {name(f.name)}" for f in attributes]
+        columns = [column for column, _ in columns_of(attributes)]
+        own = ", ".join([user, *columns])
+        there = set(map(name, shown))
+        given = [c if c in there else f"NULL AS {c}" for c in columns]
         source = f"""(SELECT {own}, "timestamp", ord, 1 AS one FROM log UNION ALL
             SELECT {", ".join([user, *given])}, "timestamp", ord, 0 AS one FROM impressions) l"""
     return f"""CREATE TABLE user_raw AS
@@ -55,7 +63,7 @@ def users(schema: Schema, least: int, shown: Sequence[str]) -> str:
 def items(schema: Schema, impressions: bool) -> str:
     """``item_raw``: raw id and first seen attributes of every item of the users kept."""
     item, user = name(schema.item_id.name), name(schema.user_id.name)
-    attributes = [name(f.name) for f in first_seen(schema, "item")]
+    attributes = [column for column, _ in columns_of(first_seen(schema, "item"))]
     columns = ", ".join([user, item, *attributes, '"timestamp"', "ord"])
     source = f"SELECT {columns} FROM log"
     if impressions:

@@ -23,7 +23,7 @@ from at4ctr.schema import Feature, Schema, Table
 from tests.data import spark_tests
 
 ROWS = Rows(files="x.*", columns={"user": "u", "item": "i", "tags": "g", "city": "c"},
-            time="t", unit="datetime", label="l")  # fmt: skip
+            time="t", unit="datetime", labels={"click": "l"})  # fmt: skip
 LOG: dict[str, Any] = {"u": [3, 4], "i": ["a", "b"], "g": [["x"], []], "c": [5, None], "l": [1, 0],
        "t": ["2018-10-20", "2018-10-21"]}  # fmt: skip
 AT = datetime(2018, 10, 20, 1, 57, 43, tzinfo=UTC).timestamp()

@@ -15,7 +15,7 @@ def mylog(tmp_path, monkeypatch):
     yield from mylog_of(tmp_path, monkeypatch)
 
 
-SHOWN = Rows(files="shown.*", time="at", unit="milliseconds", label="clicked",
+SHOWN = Rows(files="shown.*", time="at", unit="milliseconds", labels={"click": "clicked"},
              columns={"user": "who", "item": "sku", "slot": "rank"})  # fmt: skip
 
 
@@ -41,8 +41,9 @@ def changed(**columns):
     (replace(SHOWN, time="who", unit="datetime"), r"has 'r\d+' as 'timestamp'.*a date or time"),
     (replace(SHOWN, time="'2024-05-01'"), "looks like datetime"),
     (replace(SHOWN, time=""), r"impressions\(\) has no time"),
-    (replace(SHOWN, label=""), r"impressions\(\) has no label"),
-    (replace(SHOWN, label="rank"), r"has '[234]' as 'label' \(rank\); expected 0, 1"),
+    (replace(SHOWN, labels={}), r"impressions\(\) has no label 'click'"),
+    (replace(SHOWN, labels={"click": "rank"}),
+     r"has '[234]' as 'label_click' \(rank\); expected 0, 1"),
     (replace(SHOWN, where="clikced = 1"), r"as its where has 'clikced = 1'"),
     (replace(SHOWN, where="false"), r"impressions\(\) gives no row"),
     (replace(SHOWN, lists={"rank": "[1]"}), "calls a list 'rank', a name that is taken"),
