@@ -67,10 +67,17 @@ def make(path: Path, users: int, behaviours: int, items: int, seed: int) -> None
         "format": FORMAT,
         "dataset": "random",
         "simulated": True,
-        "truth": False,
+        "truth": [],
+        "numbers": {},
         "options": {},
         "schema": SCHEMA.to_json(),
-        "counts": {"train": {"rows": rows, "positives": rows // 2, "unknown": {}}},
+        "counts": {
+            "train": {
+                "rows": rows,
+                "labels": {"click": {"known": rows, "positives": rows // 2}},
+                "unknown": {},
+            }
+        },
         "vocabulary": {name: size + 2 for name, size in sizes.items()},
         "parts": parts,
     }
@@ -95,7 +102,7 @@ def _part(rng: np.random.Generator, users: np.ndarray, behaviours: int, items: i
         "behaviour_type": lists(rng.integers(2, 6, total, dtype=np.int32), lengths),
         "train_cut": lists(cut.astype(np.int32), two),
         "train_item": lists(_popular(rng, items, rows), two),
-        "train_label": lists(np.tile(np.array([1, 0], np.int8), rows // 2), two),
+        "train_label_click": lists(np.tile(np.array([1, 0], np.int8), rows // 2), two),
         "train_u31": lists(rng.integers(0, 2**31 - 1, rows, dtype=np.int32), two),
     }
     return pa.table(columns)
@@ -110,7 +117,7 @@ def _groups(counts: np.ndarray) -> list[dict]:
     for first in range(0, len(counts), GROUP):
         share = counts[first : first + GROUP]
         rows = int(share.sum())
-        groups.append({"users": len(share), "train": {"rows": rows, "positives": rows // 2}})
+        groups.append({"users": len(share), "train": {"rows": rows}})
     return groups
 
 

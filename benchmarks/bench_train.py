@@ -64,16 +64,23 @@ def make(path: Path, items: int, history: int) -> None:
         table = _part(rng, users, items, history)
         pq.write_table(table, path / "data" / file, row_group_size=GROUP, compression="zstd")
         counts = [min(GROUP, len(users) - i) for i in range(0, len(users), GROUP)]
-        groups = [{"users": n, "train": {"rows": n, "positives": n // 10}} for n in counts]
+        groups = [{"users": n, "train": {"rows": n}} for n in counts]
         parts.append({"file": file, "row_groups": groups})
     manifest = {
         "format": FORMAT,
         "dataset": "random",
         "simulated": True,
-        "truth": False,
+        "truth": [],
+        "numbers": {},
         "options": {},
         "schema": SCHEMA.to_json(),
-        "counts": {"train": {"rows": USERS, "positives": USERS // 10, "unknown": {}}},
+        "counts": {
+            "train": {
+                "rows": USERS,
+                "labels": {"click": {"known": USERS, "positives": USERS // 10}},
+                "unknown": {},
+            }
+        },
         "vocabulary": {name: size + FIRST_ID for name, size in sizes.items()},
         "parts": parts,
     }
@@ -95,7 +102,7 @@ def _part(rng: np.random.Generator, users: np.ndarray, items: int, history: int)
             "behaviour_item": lists(zipf(rng, items, (int(lengths.sum()),)), lengths),
             "train_cut": lists(lengths, one),
             "train_item": lists(zipf(rng, items, (count,)), one),
-            "train_label": lists((rng.random(count) < 0.1).astype(np.int8), one),
+            "train_label_click": lists((rng.random(count) < 0.1).astype(np.int8), one),
             "train_u31": lists(rng.integers(0, 2**31 - 1, count, dtype=np.int32), one),
         }
     )

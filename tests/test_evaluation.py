@@ -51,7 +51,7 @@ def test_predictions_do_not_depend_on_the_batches(toy, model):
         np.testing.assert_array_equal(found.shifted, found.calibrated)
         assert found.labels.tolist() == [row["label"] for _, row in rows]
         assert found.truth is not None
-        assert found.truth.tolist() == [row["probability"] for _, row in rows]
+        assert found.truth.tolist() == [row["truth_click"] for _, row in rows]
         assert found.lengths.tolist() == [min(row["cut"], 8) for _, row in rows]
         assert found.users.tolist() == [user["user"] for user, _ in rows]
         assert found.calibrated.dtype == np.float64

@@ -80,10 +80,10 @@ def test_chosen_rows_are_positive_and_have_a_history(tmp_path, samples):
         return relevance.positives(reader, samples)
 
     found = chosen(64)
-    fit = {r["probability"] for _, r in toy.rows("test") if r["label"] and r["cut"]}
+    fit = {r["truth_click"] for _, r in toy.rows("test") if r["label"] and r["cut"]}
     assert len(found["label_click"]) == min(samples, len(fit))
-    assert set(found["probability"].tolist()) <= fit
-    np.testing.assert_array_equal(found["probability"], chosen(64)["probability"])
+    assert set(found["truth_click"].tolist()) <= fit
+    np.testing.assert_array_equal(found["truth_click"], chosen(64)["truth_click"])
 
 
 def test_different_features_are_refused():

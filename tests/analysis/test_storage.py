@@ -20,12 +20,12 @@ def toy(tmp_path_factory):
 @pytest.mark.parametrize("w", [0.1, 0.5, 1.0])
 def test_kept_instances_are_those_of_the_definition(toy, w):
     store = Store.open(toy.path)
-    names = ["train_cut", "train_item", "train_label", "train_u31"]
+    names = ["train_cut", "train_item", "train_label_click", "train_u31"]
     found = storage.sampled(store.columns(store.groups("train"), names), w)
     least = math.floor(w * (2**31 - 1))
     for user, row in zip(toy.users, found.to_pylist(), strict=True):
         kept = [r for r in user["train"] if r["label"] or r["u31"] < least]
-        for name in ("cut", "item", "label", "u31"):
+        for name in ("cut", "item", "label_click", "u31"):
             assert row[f"train_{name}"] == [r[name] for r in kept]
 
 

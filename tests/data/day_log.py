@@ -97,7 +97,7 @@ def decoded(folder, history):
                     who = dims["user"][rows[k]]
                     what = dims["item"][row[f"{split}_item"][k]]
                     shown = tuple(names[f][row[f"{split}_{f}"][k]] for f in context)
-                    facts = (row[f"{split}_label"][k], row[f"{split}_u31"][k], shown)
+                    facts = (row[f"{split}_label_click"][k], row[f"{split}_u31"][k], shown)
                     seen = tuple(past[max(0, cut - history) : cut])
                     found[split, who[user], what[item], *facts, seen, repr((who, what))] += 1
     return found

@@ -36,7 +36,7 @@ def batches(reader, epoch=0):
 
 def keys(reader, epoch=0) -> list[float]:
     """The rows of an epoch in order: a row's random probability is its name."""
-    return [p for batch in batches(reader, epoch) for p in batch["probability"].tolist()]
+    return [p for batch in batches(reader, epoch) for p in batch["truth_click"].tolist()]
 
 
 def padded(values: list, length: int, zero) -> list:
@@ -63,7 +63,7 @@ def oracle(toy, user: dict, row: dict, T: int) -> dict:
         "label_click": float(row["label"]),
         "user_index": who,
         "item_index": what,
-        "probability": row["probability"],
+        "truth_click": row["truth_click"],
     }
 
 
@@ -72,13 +72,13 @@ def oracle(toy, user: dict, row: dict, T: int) -> dict:
 @pytest.mark.parametrize("block_users", [1, 20, 10**6])
 def test_every_row_once_with_the_windows_of_a_plain_slice(toy, split, T, block_users):
     subject = reader(toy, split, history=T, block_users=block_users)
-    expected = {row["probability"]: oracle(toy, user, row, T) for user, row in toy.rows(split)}
+    expected = {row["truth_click"]: oracle(toy, user, row, T) for user, row in toy.rows(split)}
     found = 0
     for batch in batches(subject):
         assert list(batch) == list(next(iter(expected.values())))
         for i in range(len(batch["label_click"])):
             row = {name: values[i].tolist() for name, values in batch.items()}
-            assert row == expected.pop(row["probability"])
+            assert row == expected.pop(row["truth_click"])
             found += 1
     assert not expected
     assert found == subject.rows == len(toy.rows(split))
@@ -86,7 +86,7 @@ def test_every_row_once_with_the_windows_of_a_plain_slice(toy, split, T, block_u
 
 def test_types_and_shapes_are_the_specified_ones(toy):
     batch = reader(toy, batch_size=6).batch(0, 0)
-    special = {"label_click": np.float32, "probability": np.float64}
+    special = {"label_click": np.float32, "truth_click": np.float64}
     shapes = {"tags": (6, 3), "history_tags": (6, 5, 3)}
     for name, values in batch.items():
         assert values.dtype == special.get(name, np.int32), name
@@ -96,11 +96,11 @@ def test_types_and_shapes_are_the_specified_ones(toy):
 
 def test_history_never_reaches_the_cut(tmp_path):
     toy = toy_store.make(tmp_path / "store", items=900, truth=True, ordered=True)
-    cuts = {row["probability"]: row["cut"] for _, row in toy.rows("train")}
+    cuts = {row["truth_click"]: row["cut"] for _, row in toy.rows("train")}
     full = 0
     for batch in batches(reader(toy)):
         for key, window, n in zip(
-            batch["probability"], batch["history_item"], batch["history_length"], strict=True
+            batch["truth_click"], batch["history_item"], batch["history_length"], strict=True
         ):
             position = window[:n] - 2  # an item's id is its position + 2
             assert position.tolist() == list(range(cuts[key] - n, cuts[key]))
@@ -110,7 +110,7 @@ def test_history_never_reaches_the_cut(tmp_path):
 
 
 def test_without_truth_no_probability(toy):
-    assert "probability" not in reader(toy, truth=False).batch(0, 0)
+    assert "truth_click" not in reader(toy, truth=False).batch(0, 0)
 
 
 def test_a_batch_is_the_callers_own(toy):
@@ -123,7 +123,7 @@ def test_a_batch_is_the_callers_own(toy):
 
 
 def test_sampling_keeps_positives_and_nests(wide):
-    rows = {row["probability"]: row for _, row in wide.rows("train")}
+    rows = {row["truth_click"]: row for _, row in wide.rows("train")}
     kept = {}
     for w in (0.1, 0.3, 1.0):
         subject = reader(wide, negative_rate=w, history=1, batch_size=500, seed=int(10 * w))
@@ -156,7 +156,7 @@ def test_every_seed_epoch_and_block_draws_for_itself():
 
 
 def test_without_shuffle_store_order_and_nothing_dropped(toy):
-    stored = [row["probability"] for _, row in toy.rows("train")]
+    stored = [row["truth_click"] for _, row in toy.rows("train")]
     assert len(stored) % 7
     assert keys(reader(toy, shuffle=False, drop_remainder=None, block_users=9)) == stored
     dropped = keys(reader(toy, shuffle=False, drop_remainder=True))

@@ -32,7 +32,7 @@ def worker(toy, number: int, of: int, **settings):
 
 def names(batches) -> list[float]:
     """The rows of batches in order: a row's random probability is its name."""
-    return [p for batch in batches for p in np.asarray(batch["probability"]).tolist()]
+    return [p for batch in batches for p in np.asarray(batch["truth_click"]).tolist()]
 
 
 def assert_same(found, expected) -> None:

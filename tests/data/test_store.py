@@ -33,7 +33,7 @@ def test_answers_what_the_manifest_and_the_files_hold(toy):
     store = Store.open(toy.path, toy_store.SCHEMA, OPTIONS)
     assert store.schema == toy_store.SCHEMA
     assert store.simulated
-    assert store.truth
+    assert store.truth == ("click",)
     assert store.rows("item") == 52
     assert store.rows("city") == 9
     assert store.counts("train")["rows"] == len(toy.rows("train"))
@@ -86,7 +86,7 @@ def test_decodes_users_in_store_order(toy):
             written = [i for u in toy.users for i in u[f"behaviour_{name}"]]
             assert users.behaviours[name].tolist() == written
         assert np.diff(users.offsets).tolist() == [len(u["behaviour_item"]) for u in toy.users]
-        for name in ("cut", "item", "label", "u31", "position", "probability"):
+        for name in ("cut", "item", "label_click", "u31", "position", "truth_click"):
             assert users.instances[name].tolist() == [row[name] for _, row in toy.rows(split)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from at4ctr.data.dataset import Split
 from at4ctr.data.store import FORMAT
-from at4ctr.schema import Feature, Schema, Table
+from at4ctr.schema import Feature, Label, Number, Schema, Table
 
 TOP = 2**31 - 1
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -37,6 +37,18 @@ SCHEMA = Schema(
     ),
     history=("item", "category", "tags"),
 )
+RICH = replace(  # all that a row may hold
+    SCHEMA,
+    features=tuple(replace(f, weighted=True) if f.name == "tags" else f for f in SCHEMA.features),
+    history=("item", "category"),
+    labels=(Label("click", sampled=True), Label("conversion", within="click")),
+    numbers=(
+        Number("income", "profile"),
+        Number("price", "item"),
+        Number("rate", "context"),
+    ),
+    weighted=True,
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +58,8 @@ class Toy:
     path: Path
     users: list[dict]
     ids: dict[str, np.ndarray]
+    numbers: dict[str, np.ndarray]
+    weights: np.ndarray  # of tags
 
     def rows(self, split: str) -> list[tuple[dict, dict]]:
         """(user, instance) of every row of a split, in store order."""
@@ -64,10 +78,12 @@ def make(
     instances: int = 6,
     truth: bool = False,
     ordered: bool = False,
+    rich: bool = False,
 ) -> Toy:
     """Writes a store: user 0 has 40 times the longest history, every fifth user no instance.
 
     ordered: behaviour i of a user is on item i, and every item is known to the model.
+    rich: with a second label, numbers, a weight of each row and weights of tags.
     """
     rng = np.random.default_rng(seed)
     ids = {
@@ -84,8 +100,22 @@ def make(
     made = [_user(rng, int(u), items, longest, instances) for u in order]
     for user in made if ordered else []:
         user["behaviour_item"] = list(range(len(user["behaviour_item"])))
-    _write(path, made, ids, group, parts, truth)
-    return Toy(path, made, ids)
+    more = np.random.default_rng(seed + 1)
+    numbers = {"income": _number(more, users), "price": _number(more, items)}
+    weights = np.where(ids["tags"] > 0, more.random((items, 3)), 0).astype(np.float32)
+    _write(path, made, ids, group, parts, truth, RICH if rich else SCHEMA)
+    if rich:
+        for kind in ("numbers", "weights"):
+            (path / kind).mkdir()
+        for name, array in numbers.items():
+            np.save(path / "numbers" / f"{name}.npy", array)
+        np.save(path / "weights" / "tags.npy", weights)
+    return Toy(path, made, ids, numbers, weights)
+
+
+def _number(rng: np.random.Generator, size: int) -> np.ndarray:
+    values = rng.normal(size=size).astype(np.float32)
+    return np.where(rng.random(size) < 0.2, np.float32(np.nan), values)
 
 
 def _user(rng: np.random.Generator, user: int, items: int, longest: int, instances: int) -> dict:
@@ -104,15 +134,28 @@ def _user(rng: np.random.Generator, user: int, items: int, longest: int, instanc
                 "label": int(rng.random() < 0.4),
                 "u31": int(rng.integers(0, TOP)),
                 "position": int(rng.integers(2, 9)),
-                "probability": float(rng.random()),
+                "truth_click": float(rng.random()),
             }
             for _ in range(count)
         ]
+    for row in (row for split in SPLITS for row in made[split]):  # functions of the row's name
+        more = np.random.default_rng(int(row["truth_click"] * 2**50))
+        row["label_click"] = row["label"]
+        row["label_conversion"] = int(more.integers(-1, 2)) if row["label"] else -1
+        row["rate"] = float(np.float32(more.random()))
+        row["weight"] = float(np.float32(more.random()))
+        row["truth_conversion"] = float(more.random())
     return made
 
 
 def _write(
-    path: Path, users: list[dict], ids: dict[str, np.ndarray], group: int, parts: int, truth: bool
+    path: Path,
+    users: list[dict],
+    ids: dict[str, np.ndarray],
+    group: int,
+    parts: int,
+    truth: bool,
+    schema: Schema,
 ) -> None:
     for folder in ("dims", "vocabulary", "ids", "data"):
         (path / folder).mkdir(parents=True)
@@ -132,19 +175,22 @@ def _write(
                        path / "values" / f"{name}.parquet")  # fmt: skip
     share = -(-len(users) // parts)
     written = [
-        _part(path, number, users[number * share : (number + 1) * share], group, truth)
+        _part(path, number, users[number * share : (number + 1) * share], group, truth, schema)
         for number in range(parts)
     ]
     manifest = {
         "format": FORMAT,
         "dataset": "toy",
         "simulated": True,
-        "truth": truth,
+        "truth": [label.name for label in schema.labels] if truth else [],
+        "numbers": {
+            n.name: {"quantiles": [], "whole": True, "largest": 0.0} for n in schema.numbers
+        },
         "options": {"min_behaviours": 1, "protocol": "strict"},
-        "schema": SCHEMA.to_json(),
+        "schema": schema.to_json(),
         "inputs": [],
         "counts": {"users": len(users)}
-        | {s: {**_tally(users, s), "unknown": {"user": 0}} for s in SPLITS},
+        | {s: {**_tally(users, s, schema), "unknown": {"user": 0}} for s in SPLITS},
         "versions": {"user": 0, "item": 0},
         "vocabulary": {name: size + 2 for name, size in sizes.items()} | {"city": 9},
         "parts": written,
@@ -154,18 +200,27 @@ def _write(
     (path / "manifest.json").write_text(json.dumps(manifest))
 
 
-def _tally(users: list[dict], split: str) -> dict[str, int]:
-    labels = [row["label"] for user in users for row in user[split]]
-    return {"rows": len(labels), "positives": sum(labels)}
+def _tally(users: list[dict], split: str, schema: Schema) -> dict:
+    found = {}
+    for label in schema.labels:
+        values = [row[label.column] for user in users for row in user[split]]
+        known = [value for value in values if value >= 0]
+        found[label.name] = {"known": len(known), "positives": sum(known)}
+    return {"rows": sum(len(user[split]) for user in users), "labels": found}
 
 
-def _part(path: Path, number: int, users: list[dict], group: int, truth: bool) -> dict:
+def _part(
+    path: Path, number: int, users: list[dict], group: int, truth: bool, schema: Schema
+) -> dict:
     numbers = pa.list_(pa.int32())
     columns = {"user": pa.array([u["user"] for u in users], pa.int32())}
     for name in ("behaviour_item", "behaviour_type"):
         columns[name] = pa.array([u[name] for u in users], numbers)
-    kinds = {"cut": numbers, "item": numbers, "label": pa.list_(pa.int8()), "u31": numbers}
-    kinds |= {"position": numbers} | ({"probability": pa.list_(pa.float64())} if truth else {})
+    kinds = {"cut": numbers, "item": numbers, "u31": numbers, "position": numbers}
+    for label in schema.labels:
+        kinds[label.column] = pa.list_(pa.int8())
+        kinds |= {f"truth_{label.name}": pa.list_(pa.float64())} if truth else {}
+    kinds |= dict.fromkeys(("rate", "weight"), pa.list_(pa.float32())) if schema.weighted else {}
     for split in SPLITS:
         for name, kind in kinds.items():
             values = [[row[name] for row in u[split]] for u in users]
@@ -175,5 +230,7 @@ def _part(path: Path, number: int, users: list[dict], group: int, truth: bool) -
         pa.table(columns), path / "data" / file, row_group_size=group, compression="zstd"
     )
     cuts = [users[i : i + group] for i in range(0, len(users), group)]
-    groups = [{"users": len(c)} | {s: _tally(c, s) for s in SPLITS} for c in cuts]
+    groups = [
+        {"users": len(c)} | {s: {"rows": sum(len(u[s]) for u in c)} for s in SPLITS} for c in cuts
+    ]
     return {"file": f"data/{file}", "row_groups": groups}

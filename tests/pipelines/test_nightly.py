@@ -84,7 +84,7 @@ def test_windows_follow_each_other_and_judge_later_rows(chain):
     assert worse["window"][0] == second["window"][1]
     assert second["window"][2] == nights.CALENDAR.begin(dated(SECOND + 1))
     store = Store.open(record(chain.root, SECOND)[0] / "data" / "store")
-    negatives = store.counts("test")["rows"] - store.counts("test")["positives"]
+    negatives = store.counts("test")["rows"] - store.counts("test")["labels"]["click"]["positives"]
     metrics = json.loads((record(chain.root, SECOND)[0] / "metrics.json").read_text())
     assert metrics["candidate"]["rows"] == metrics["incumbent"]["rows"]
     assert metrics["candidate"]["rows"] - metrics["candidate"]["positives"] == negatives

@@ -37,12 +37,12 @@ def reversed_labels(store, folder):
     changed = 0
     for file in (folder / "data").glob("*.parquet"):
         table = pq.read_table(file)
-        labels = table.column("test_label").to_pylist()
+        labels = table.column("test_label_click").to_pylist()
         turned = [row[::-1] for row in labels]
         changed += sum(a != b for a, b in zip(labels, turned, strict=True))
-        place = table.column_names.index("test_label")
-        kind = table.schema.field("test_label").type
-        table = table.set_column(place, "test_label", pa.array(turned, kind))
+        place = table.column_names.index("test_label_click")
+        kind = table.schema.field("test_label_click").type
+        table = table.set_column(place, "test_label_click", pa.array(turned, kind))
         size = pq.read_metadata(file).row_group(0).num_rows
         pq.write_table(table, file, row_group_size=size)
     assert changed > 20
@@ -65,7 +65,7 @@ def runs(tmp_path_factory):
 
 
 def labels_of(store, split):
-    return store.read(split, store.groups(split)).instances["label"]
+    return store.read(split, store.groups(split)).instances["label_click"]
 
 
 def test_nothing_that_is_decided_before_the_test_reads_its_rows(runs):

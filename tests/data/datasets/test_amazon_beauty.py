@@ -48,7 +48,7 @@ def decoded(store: Store, every: int = 1) -> pd.DataFrame:
             "user": users[found.users[owner]],
             "item": items[found.instances["item"]],
             "item_index": found.instances["item"],
-            "label": found.instances["label"],
+            "label": found.instances["label_click"],
             "cut": cut,
             "seen": [
                 None if k % every else tuple(sequence[a : a + c])

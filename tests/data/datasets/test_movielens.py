@@ -213,7 +213,7 @@ def test_mocked_data_reach_a_batch(metadata, here):
         folder = prepare(config, here / "data")
     store = Store.open(folder)
     assert store.manifest["counts"]["behaviours"] == 60
-    assert {s: store.counts(s)["positives"] for s in SPLITS} == {
+    assert {s: store.counts(s)["labels"]["click"]["positives"] for s in SPLITS} == {
         "train": 42, "validation": 6, "test": 6
     }  # fmt: skip
     batch = Reader(store, "train", batch_size=16, history=5).batch(0, 0)

@@ -67,7 +67,10 @@ def test_the_last_day_is_test_and_the_day_before_validation(store, logs, config)
     split = np.select([day == last, day == last - 1], ["test", "validation"], "train")
     for name in ("train", "validation", "test"):
         assert store.counts(name)["rows"] == (split == name).sum() > 0
-        assert store.counts(name)["positives"] == impressions.click[split == name].sum()
+        assert (
+            store.counts(name)["labels"]["click"]["positives"]
+            == impressions.click[split == name].sum()
+        )
 
 
 def test_every_impression_keeps_its_label_position_probability_and_history(store, logs):
@@ -81,7 +84,7 @@ def test_every_impression_keeps_its_label_position_probability_and_history(store
     found, positions = [], []
     for split in ("train", "validation", "test"):
         users = store.read(split, store.groups(split), truth=True)
-        found.append(users.instances["probability"])
+        found.append(users.instances["truth_click"])
         positions.append(users.instances["position"])
     names = store.vocabulary_path("position").read_text().split()
     position = [int(names[k - 2]) for k in np.concatenate(positions)]

@@ -47,7 +47,7 @@ def sequences(folder):
     for part in sorted((folder / "data").iterdir()):
         for row in pq.read_table(part).to_pylist():
             cuts = {
-                s: [c for c, y in zip(row[f"{s}_cut"], row[f"{s}_label"], strict=True) if y]
+                s: [c for c, y in zip(row[f"{s}_cut"], row[f"{s}_label_click"], strict=True) if y]
                 for s in SPLITS
             }
             found[users[row["user"]]] = [items[k] for k in row["behaviour_item"]], cuts
@@ -149,11 +149,11 @@ def separations(folder, split):
     number = len(store.ids("item"))
     training = store.read("train", store.groups("train")).instances
     rows = store.read(split, store.groups(split)).instances
-    popularity = np.bincount(training["item"][training["label"] == 1], minlength=number)
-    own = np.bincount(rows["item"][rows["label"] == 1], minlength=number)
+    popularity = np.bincount(training["item"][training["label_click"] == 1], minlength=number)
+    own = np.bincount(rows["item"][rows["label_click"] == 1], minlength=number)
     categories = store.ids("category")
     families = np.bincount(
-        categories[training["item"][training["label"] == 1]], minlength=store.rows("category")
+        categories[training["item"][training["label_click"] == 1]], minlength=store.rows("category")
     )
     scores = {
         "popularity": popularity,
@@ -163,7 +163,7 @@ def separations(folder, split):
         "unknown item": store.ids("item") == 1,
         "unknown category": categories == 1,
     }
-    label, item = rows["label"], rows["item"]
+    label, item = rows["label_click"], rows["item"]
     return {what: roc_auc_score(label, score[item]) for what, score in scores.items()}
 
 
@@ -171,7 +171,7 @@ def learnt(folder, split="test"):
     """AUC on a split of models of the item alone that were fitted on the training rows."""
     store = Store.open(folder)
     sets = {s: store.read(s, store.groups(s)).instances for s in ("train", split)}
-    item, label = sets["train"]["item"], sets["train"]["label"]
+    item, label = sets["train"]["item"], sets["train"]["label_click"]
     count = np.bincount(item[label == 1], minlength=len(store.ids("item")))
     category = store.ids("category")
     family = np.bincount(category[item[label == 1]], minlength=store.rows("category"))[category]
@@ -181,7 +181,7 @@ def learnt(folder, split="test"):
     facts = np.stack([count, family, unknown, store.ids("item")], axis=1)
     tree = DecisionTreeClassifier(max_leaf_nodes=32, min_samples_leaf=200, random_state=0)
     tree.fit(facts[item], label)
-    shown, truth = sets[split]["item"], sets[split]["label"]
+    shown, truth = sets[split]["item"], sets[split]["label_click"]
     return {
         "rate by popularity": roc_auc_score(truth, rate[bins[shown]]),
         "tree": roc_auc_score(truth, tree.predict_proba(facts[shown])[:, 1]),
@@ -237,13 +237,13 @@ def test_other_draws_would_be_told(tmp_path, simulated):
     store = Store.open(prepare(taobao.Config(raw=str(simulated)), tmp_path))
     rows = store.read("test", store.groups("test")).instances
     training = store.read("train", store.groups("train")).instances
-    positives = rows["item"][rows["label"] == 1]
+    positives = rows["item"][rows["label_click"] == 1]
     number = len(store.ids("item"))
-    popularity = np.bincount(training["item"][training["label"] == 1], minlength=number)
+    popularity = np.bincount(training["item"][training["label_click"] == 1], minlength=number)
     uniform = np.random.default_rng(0).integers(number, size=len(positives))
     labels = np.repeat([1, 0], len(positives))
     assert roc_auc_score(labels, popularity[np.concatenate([positives, uniform])]) > 0.7
-    strays = training["item"][training["label"] == 1][: len(positives)]
+    strays = training["item"][training["label_click"] == 1][: len(positives)]
     unknown = (store.ids("item") == 1)[np.concatenate([positives, strays])]
     assert unknown[labels == 1].any()
     assert not unknown[labels == 0].any()
@@ -259,13 +259,13 @@ def test_rejection_biases_only_a_dominant_item(tmp_path):
     store = Store.open(prepare(taobao.Config(raw=str(path), negatives=4), tmp_path))
     rows = store.read("train", store.groups("train")).instances
     top = int(np.bincount(rows["item"]).argmax())
-    positive, negative = ((rows["item"][rows["label"] == y] == top).mean() for y in (1, 0))
-    share = np.bincount(rows["item"][rows["label"] == 1]) / (rows["label"] == 1).sum()
+    positive, negative = ((rows["item"][rows["label_click"] == y] == top).mean() for y in (1, 0))
+    share = np.bincount(rows["item"][rows["label_click"] == 1]) / (rows["label_click"] == 1).sum()
     drawn = share[top] * (np.delete(share / (1 - share), top)).sum()
     assert positive == pytest.approx(0.3, abs=0.02)
     assert negative == pytest.approx(drawn, abs=0.01)
     collide = (share**2).sum()
-    auc = roc_auc_score(rows["label"], share[rows["item"]])
+    auc = roc_auc_score(rows["label_click"], share[rows["item"]])
     assert 0.02 < auc - 0.5 < collide / 2
     assert store.manifest["shortcuts"]["train"]["popularity"] == pytest.approx(auc, abs=1e-9)
     (note,) = [n for n in store.manifest["notes"] if n.startswith("popularity alone separates")]

@@ -197,16 +197,16 @@ def test_the_real_sample(tmp_path):
     store = Store.open(prepare(Config(raw=str(path.parent)), tmp_path))
     counts = [store.counts(split) for split in SPLITS]
     assert sum(c["rows"] for c in counts) == sum(len(s) for _, s in pages)
-    assert sum(c["positives"] for c in counts) == len(pages)
+    assert sum(c["labels"]["click"]["positives"] for c in counts) == len(pages)
     read = [store.read(split, store.groups(split)).instances for split in SPLITS]
-    position, label = (np.concatenate([r[f] for r in read]) for f in ("position", "label"))
+    position, label = (np.concatenate([r[f] for r in read]) for f in ("position", "label_click"))
     words = np.array([0, 0, *map(int, store.vocabulary_path("position").read_text().split())])
     assert Counter(words[position[label == 1]]) == Counter(1 + s.index(r) for r, s in pages)
     assert Counter(words[position]) == Counter(k + 1 for _, s in pages for k in range(len(s)))
     known = raw.action_type.isin(ITEM_ACTIONS) & (raw.reference != "unknown")
     assert store.manifest["counts"]["behaviours"] == known.sum()
     if path.stat().st_size == 1_478_580:  # the sample that the figures are of
-        assert [(c["rows"], c["positives"]) for c in counts] == [
+        assert [(c["rows"], c["labels"]["click"]["positives"]) for c in counts] == [
             (131_408, 5_729), (22_806, 1_002), (63_575, 2_749)
         ]  # fmt: skip
 

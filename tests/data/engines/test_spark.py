@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections import Counter
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -20,7 +21,7 @@ from at4ctr.data.preparation.prepare import prepare
 from at4ctr.data.reader import Reader
 from at4ctr.data.store import Store
 from at4ctr.errors import InputError
-from tests.data import late_log, spark_tests
+from tests.data import late_log, rich_log, spark_tests
 from tests.data.preparation.test_prepare import START, rows_of, written
 from tests.data.toy_log import mylog_of, tables, write
 
@@ -68,7 +69,17 @@ def assert_same(one, other):
     stores = [Store.open(path) for path in (one, other)]
     assert stores[0].path != stores[1].path
     assert digest(stores[0]) == digest(stores[1])
-    facts = ("counts", "versions", "vocabulary", "notes", "options", "parts", "shortcuts")
+    facts = (
+        "counts",
+        "versions",
+        "vocabulary",
+        "notes",
+        "numbers",
+        "truth",
+        "options",
+        "parts",
+        "shortcuts",
+    )
     for fact in facts:
         assert stores[0].manifest[fact] == stores[1].manifest[fact], fact
     for table in stores[0].schema.tables:
@@ -76,6 +87,11 @@ def assert_same(one, other):
         assert first == second
     for f in stores[0].schema.group("profile") + stores[0].schema.group("item"):
         assert (stores[0].ids(f.name) == stores[1].ids(f.name)).all()
+    for kind in ("numbers", "weights", "vectors"):
+        first, second = ({p.name: np.load(p) for p in (s.path / kind).glob("*")} for s in stores)
+        assert first.keys() == second.keys()
+        for file, array in first.items():
+            np.testing.assert_array_equal(array, second[file])
     for w in (1.0, 0.4):
         kept = [Counter() for _ in stores]
         for store, counter in zip(stores, kept, strict=True):
@@ -107,6 +123,12 @@ def test_negatives_that_go_with_the_history(tmp_path, monkeypatch):
 def test_impressions_under_paper(mylog, tmp_path):
     config = mylog(raw=write(tmp_path / "raw", "csv", tables()), protocol="paper")
     assert_same(prepare(config, tmp_path / "duck"), prepare(config, tmp_path / "spark", "spark"))
+
+
+def test_labels_numbers_weights_and_vectors(tmp_path):
+    config = rich_log.Log(raw=rich_log.write(tmp_path / "raw"))
+    one, other = (prepare(config, tmp_path / e, e) for e in ("duckdb", "spark"))
+    assert_same(one, other)
 
 
 def test_attributes_that_come_late(tmp_path):

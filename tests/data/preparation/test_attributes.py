@@ -87,7 +87,7 @@ def decoded(store):
             who = at["user_row"][row] if "user_row" in at else read.users[owner[row]]
             assert users[who][0] == users[read.users[owner[row]]][0]
             seen = tuple(items[k] for k in past)
-            found[split, users[who], items[at["item"][row]], int(at["label"][row]), seen] += 1
+            found[split, users[who], items[at["item"][row]], int(at["label_click"][row]), seen] += 1
     return found
 
 
@@ -264,7 +264,7 @@ def missing(store, split):
     """Label, whether the candidate lacks its category, and its item, of a split's rows."""
     rows = store.read(split, store.groups(split)).instances
     lacks = store.ids("category")[rows["item"]] == 0
-    return rows["label"], lacks, store.items(rows["item"])
+    return rows["label_click"], lacks, store.items(rows["item"])
 
 
 @pytest.mark.parametrize("draw", ["popularity", "uniform"])
@@ -314,9 +314,9 @@ def as_of_positive(store, config, rows):
     at = found.instances
     lacks = [since.get(dims["item"][item], 2**40) > truth[dims["user"][user]][cut][3]
              for user, item, cut in zip(owner, at["item"], at["cut"], strict=True)]  # fmt: skip
-    own = at["label"] == 1
+    own = at["label_click"] == 1
     assert np.array_equal(np.array(lacks)[own], missing(store, "train")[1][own])
-    return roc_auc_score(at["label"] == 0, lacks)
+    return roc_auc_score(at["label_click"] == 0, lacks)
 
 
 @pytest.fixture(scope="module")
@@ -384,7 +384,7 @@ def test_a_drawn_negative_has_the_user_of_its_positive(tmp_path):
     found = Counter()
     for split in SPLITS:
         at = store.read(split, store.groups(split)).instances
-        for who, cut, label in zip(at["user_row"], at["cut"], at["label"], strict=True):
+        for who, cut, label in zip(at["user_row"], at["cut"], at["label_click"], strict=True):
             user = users[who]
             day = cut + 1  # one behaviour a day
             assert user["age_group"] == ("A" if day >= 3 and int(user["user"]) % 2 else None)

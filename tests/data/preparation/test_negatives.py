@@ -337,7 +337,7 @@ def test_a_share_of_users_takes_their_impressions_along(tmp_path):
         for split in SPLITS:
             block = store.read(split, store.groups(split))
             owner = np.repeat(block.users, block.counts)
-            columns = [block.instances[n].tolist() for n in ("cut", "label", "u31")]
+            columns = [block.instances[n].tolist() for n in ("cut", "label_click", "u31")]
             yield sorted((users[u], *r) for u, *r in zip(owner, *columns, strict=True)
                          if users[u] in kept)  # fmt: skip
 

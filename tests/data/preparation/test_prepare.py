@@ -54,7 +54,8 @@ def read(folder):
                 s: [
                     (cut, item_ids[item], label, u31)
                     for cut, item, label, u31 in zip(
-                        *(row[f"{s}_{n}"] for n in ("cut", "item", "label", "u31")), strict=True
+                        *(row[f"{s}_{n}"] for n in ("cut", "item", "label_click", "u31")),
+                        strict=True,
                     )
                 ]
                 for s in SPLITS
@@ -199,7 +200,7 @@ def test_parts_change_nothing_but_the_files(tmp_path, monkeypatch):
             rows = file.read_row_group(number).to_pydict()
             assert len(rows["user"]) == group["users"] <= 4
             for s in SPLITS:
-                labels = [label for users in rows[f"{s}_label"] for label in users]
+                labels = [label for users in rows[f"{s}_label_click"] for label in users]
                 assert group[s] == {"rows": len(labels), "positives": sum(labels)}
 
 

@@ -52,8 +52,8 @@ class Toy(Options):
         if self.shown:
             more = columns | {
                 "timestamp": rng.integers(12, size=number),
-                "label": rng.integers(2, size=number),
-                "probability": rng.random(number),
+                "label_click": rng.integers(2, size=number),
+                "truth_click": rng.random(number),
                 "place": rng.integers(3, size=number),
             }
             engine.register("impressions", pa.table(more).drop_columns(["age"]))
@@ -108,8 +108,8 @@ def test_impressions_see_strictly_earlier_behaviours(tmp_path):
             assert [items["article"][k] for k in row[f"{split}_item"]] == [
                 b["article"] for b, _ in case
             ]
-            assert row[f"{split}_label"] == [b["label"] for b, _ in case]
-            assert row[f"{split}_probability"] == [b["probability"] for b, _ in case]
+            assert row[f"{split}_label_click"] == [b["label_click"] for b, _ in case]
+            assert row[f"{split}_truth_click"] == [b["truth_click"] for b, _ in case]
             names = [places[k - 2] for k in row[f"{split}_place"]]
             assert names == [str(b["place"]) for b, _ in case]
     assert store.truth
@@ -145,5 +145,9 @@ def test_a_day_sees_strictly_earlier_days(tmp_path):
     expected = oracle.last_days(truth)
     for row in pq.read_table(folder / "data" / "part-00000.parquet").to_pylist():
         for split in SPLITS:
-            cuts = [c for c, y in zip(row[f"{split}_cut"], row[f"{split}_label"], strict=True) if y]
+            cuts = [
+                c
+                for c, y in zip(row[f"{split}_cut"], row[f"{split}_label_click"], strict=True)
+                if y
+            ]
             assert cuts == [c for u, _, c in expected[split] if u == users[row["user"]]]
