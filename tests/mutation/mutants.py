@@ -191,7 +191,7 @@ MUTANTS = (
     *_of(
         "at4ctr/data/preparation/build.py",
         "tests/data/preparation/test_bad_input.py -k one_class",
-        ("positives in (0, rows)", "positives == 0"),
+        ("positives in (0, known)", "positives == 0"),
     ),
     *_of(
         "at4ctr/data/preparation/build.py",

@@ -27,6 +27,9 @@ def store(tmp_path_factory):
     return Store.open(prepare(config, folder / "data"), config.schema(), config.preparation())
 
 
+NEVER = ((10**12, 0), "")
+
+
 def number(text):
     """A number as float32 holds it; None where it is missing."""
     return None if text in ("", "nan") else float(np.float32(float(text)))
@@ -42,7 +45,7 @@ def expected_rows():
     for place, row in enumerate(shown):
         if row["age"]:
             key = (int(row["at"]), place)
-            first[row["who"]] = min(first.get(row["who"], (key, "")), (key, row["age"]))
+            first[row["who"]] = min(first.get(row["who"], NEVER), (key, row["age"]))
     times = [int(row["at"]) for row in shown]
     test = round(max(times) - 0.25 * (max(times) - min(times)))
     validation = round(test - 0.1 * (max(times) - min(times)))
@@ -50,7 +53,7 @@ def expected_rows():
     for row in shown:
         at, good = int(row["at"]), goods[row["sku"]]
         split = "test" if at >= test else "validation" if at >= validation else "train"
-        (since, _), age = first.get(row["who"], ((10**12, 0), ""))
+        (since, _), age = first.get(row["who"], NEVER)
         known = since < at or (since == at and row["age"])
         bought = row["bought"] if row["clicked"] == "1" else ""
         tags = tuple(good["tags"].split("|"))[:2] if good["tags"] else ()
@@ -234,7 +237,8 @@ def test_missing_vectors_are_refused(tmp_path):
     refused(config, tmp_path / "data", "vectors.parquet of table 'item' is missing; expected")
 
 
-def test_nights_of_numbers_are_refused():
+def test_nights_of_numbers_are_refused(monkeypatch):
+    monkeypatch.setattr(rich_log.Log, "demand_daily", lambda _: None)
     with pytest.raises(InputError, match="the schema has number 'age'; expected a nightly model"):
         demand_possible(rich_log.Log())
 
