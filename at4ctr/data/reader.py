@@ -197,7 +197,7 @@ class Reader:
         own = "user_row" if "user_row" in at else "user"
         rows_of = {"profile": at[own], "item": at["item"]}
         for group in ("profile", "item"):
-            for f in self.schema.group(group):  # type: ignore[arg-type]
+            for f in self.schema.group(group):
                 ids = np.take(self.store.ids(f.name), rows_of[group], axis=0)
                 hidden = at.get(f"{f.name} hidden")
                 batch[f.name] = ids if hidden is None else np.where(hidden, UNKNOWN, ids)

@@ -21,7 +21,7 @@ def toy(tmp_path_factory):
 def test_kept_instances_are_those_of_the_definition(toy, w):
     store = Store.open(toy.path)
     names = ["train_cut", "train_item", "train_label_click", "train_u31"]
-    found = storage.sampled(store.columns(store.groups("train"), names), w)
+    found = storage.sampled(store.columns(store.groups("train"), names), w, store.schema.labels)
     least = math.floor(w * (2**31 - 1))
     for user, row in zip(toy.users, found.to_pylist(), strict=True):
         kept = [r for r in user["train"] if r["label"] or r["u31"] < least]

@@ -18,7 +18,7 @@ from at4ctr.data.preparation.attributes import (
     since,
 )
 from at4ctr.errors import InputError, unknown
-from at4ctr.schema import Group, Number, Schema, weights_name
+from at4ctr.schema import Feature, Group, Number, Schema, weights_name
 
 if TYPE_CHECKING:
     from at4ctr.data.engines.base import Engine
@@ -40,7 +40,7 @@ def demand_columns(schema: Schema, sources: Mapping[str, Rows]) -> None:
     apart = {f for m, rows in sources.items() if m not in EVENTS for f in rows.columns}
     for method, rows in sources.items():
         if method in EVENTS:
-            every = (*schema.features, *schema.numbers)
+            every: tuple[Feature | Number, ...] = (*schema.features, *schema.numbers)
             need = [*ids, *(f.name for f in every if f.group == EVENTS[method])]
             known = {*need, *(attributes - apart)}
         else:

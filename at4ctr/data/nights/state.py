@@ -29,10 +29,10 @@ import pyarrow.parquet as pq
 from at4ctr.data.dataset import Options
 from at4ctr.data.engines.base import Engine, name, quoted
 from at4ctr.data.engines.duck import literal
-from at4ctr.data.preparation.attributes import first_seen, firsts, since, value
+from at4ctr.data.preparation.attributes import Attribute, first_seen, firsts, since, value
 from at4ctr.durable import digest, sync, write_json
 from at4ctr.errors import InputError
-from at4ctr.schema import FIRST_ID, Feature, Schema
+from at4ctr.schema import FIRST_ID, Feature, Number, Schema
 
 FORMAT = 2
 FACTS, VOCABULARY = "state.json", "vocabulary/"
@@ -226,8 +226,10 @@ def finish(config: Options, folder: Path, cutoff: int, keep: int, *, simulated: 
     write_json(folder / FACTS, facts)
 
 
-def kind(schema: Schema, feature: Feature) -> str:
-    """The SQL type of a feature's raw values."""
+def kind(schema: Schema, feature: Attribute) -> str:
+    """The SQL type of a feature's raw values, or of a number."""
+    if isinstance(feature, Number):
+        return "DOUBLE"
     return KIND[schema.table(feature.table).dtype] + ("" if feature.length is None else "[]")
 
 

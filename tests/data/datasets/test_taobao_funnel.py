@@ -14,7 +14,7 @@ from tests.data.datasets.test_retailrocket import DAY, labelled, read
 CLASS = {"pv": "view", "cart": "addtocart", "fav": "addtocart", "buy": "transaction"}
 
 
-@pytest.mark.parametrize("days", [2.0, 0.5])
+@pytest.mark.parametrize("days", [2.0, 1.5])
 def test_labels_of_the_real_behaviours(tmp_path, days):
     path = shared_data("taobao/UserBehavior_43users.csv")
     names = ["visitorid", "itemid", "category", "type", "second"]

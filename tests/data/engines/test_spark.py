@@ -65,8 +65,8 @@ def digest(store):
     return sum(found) % 2**256
 
 
-def assert_same(one, other):
-    stores = [Store.open(path) for path in (one, other)]
+def assert_same(*folders):
+    stores = [Store.open(path) for path in folders]
     assert stores[0].path != stores[1].path
     assert digest(stores[0]) == digest(stores[1])
     facts = (
@@ -88,10 +88,10 @@ def assert_same(one, other):
     for f in stores[0].schema.group("profile") + stores[0].schema.group("item"):
         assert (stores[0].ids(f.name) == stores[1].ids(f.name)).all()
     for kind in ("numbers", "weights", "vectors"):
-        first, second = ({p.name: np.load(p) for p in (s.path / kind).glob("*")} for s in stores)
-        assert first.keys() == second.keys()
-        for file, array in first.items():
-            np.testing.assert_array_equal(array, second[file])
+        one, other = ({p.name: np.load(p) for p in (s.path / kind).glob("*")} for s in stores)
+        assert one.keys() == other.keys()
+        for file, array in one.items():
+            np.testing.assert_array_equal(array, other[file])
     for w in (1.0, 0.4):
         kept = [Counter() for _ in stores]
         for store, counter in zip(stores, kept, strict=True):

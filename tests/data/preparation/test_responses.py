@@ -49,7 +49,7 @@ def expected_rows():
     times = [int(row["at"]) for row in shown]
     test = round(max(times) - 0.25 * (max(times) - min(times)))
     validation = round(test - 0.1 * (max(times) - min(times)))
-    found = {split: Counter() for split in SPLITS}
+    found: dict[str, Counter] = {split: Counter() for split in SPLITS}
     for row in shown:
         at, good = int(row["at"]), goods[row["sku"]]
         split = "test" if at >= test else "validation" if at >= validation else "train"
