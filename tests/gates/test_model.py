@@ -163,6 +163,13 @@ def test_too_little_evidence_holds(clicks, negatives, users):
     assert judged(s, s).decision == "HOLD"
 
 
+def test_just_enough_evidence_is_no_hold():
+    labels = np.repeat([1.0, 0.0], [400, 5000])
+    s = Scores(labels, np.full(labels.size, 0.5), np.arange(labels.size) % 100)
+    outcomes = {c.name: c.outcome for c in judged(s, s).checks}
+    assert outcomes["clicks"] == outcomes["users"] == "pass"
+
+
 def test_the_order_of_the_rows_does_not_matter(pair):
     rng = np.random.default_rng(1)
     good, worse = pair

@@ -168,7 +168,7 @@ MUTANTS = (
     ),
     *_of(
         "at4ctr/data/preparation/sql.py",
-        f"{PREPARE} {SHOWN} {NEGATIVES} -k 'oracles or larger_one or attributes'",
+        f"{PREPARE} -k just_enough",
         ("HAVING sum(one) >= {least}", "HAVING sum(one) > {least}"),
     ),
     *_of(
@@ -242,6 +242,10 @@ MUTANTS = (
         f"{PREPARE} -k vocabulary",
         ('"n DESC, raw"', '"n, raw"'),
         ("{instances} WHERE split = 0", "{instances} WHERE split <= 1"),
+    ),
+    *_of(
+        "at4ctr/data/vocabulary.py",
+        f"{NIGHT_LOGS} -k vocabularies_grow",
         ("b.pos < h.cut", "b.pos <= h.cut"),
     ),
     *_of(
@@ -281,7 +285,7 @@ MUTANTS = (
     ),
     *_of(
         "at4ctr/data/nights/state.py",
-        f"{NIGHT} {NIGHT_LOGS} -k 'state or what_all'",
+        f"{NIGHT} -k state",
         ("coalesce(p.n, 0) + coalesce(d.n, 0)", "coalesce(d.n, 0)"),
     ),
     *_of(
@@ -353,7 +357,7 @@ MUTANTS = (
     ),
     *_of(
         "at4ctr/gates/model.py",
-        f"{MODEL_GATE} -k little_evidence",
+        f"{MODEL_GATE} -k just_enough",
         ('"pass" if found >= least', '"pass" if found > least'),
     ),
     *_of(

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from at4ctr import evaluation
 from at4ctr.data.preparation.prepare import prepare
@@ -111,6 +112,8 @@ def test_the_calibrator_is_fitted_to_what_it_is_given_when_served(runs):
     predict = evaluation.Predictor(served)
     found = predict(train.reader(e, store, "validation", 512))
     z = np.asarray(found.shifted, np.float64)
+    best = roc_auc_score(labels_of(store, "validation"), z)
+    assert metrics["validation"]["auc"] == pytest.approx(best, abs=1e-5)
     slope, intercept = maximum_likelihood(z, labels_of(store, "validation").astype(float))
     kept = json.loads((folder / "calibrator.json").read_text())
     assert kept["slope"] == pytest.approx(slope, rel=1e-4)

@@ -84,6 +84,14 @@ def test_store_is_the_oracles(tmp_path, seed, negatives):
         assert all(i in pool and i != truth[u][c][0] for u, c, i in drawn)
 
 
+def test_a_user_with_just_enough_behaviours_is_kept(tmp_path):
+    rows = [(user, k, 1, "pv", START + k) for user, n in ((1, 9), (2, 10), (3, 11))
+            for k in range(n)]  # fmt: skip
+    raw = written(rows, tmp_path / "log.csv")
+    _, sequences, _ = read(prepare(taobao.Config(raw=raw, holdout=2), tmp_path))
+    assert {user: len(items) for user, (items, _) in sequences.items()} == {2: 10, 3: 11}
+
+
 def test_u31_names_the_impression(tmp_path):
     rows = rows_of(2)
     config = taobao.Config(raw=written(rows, tmp_path / "log.csv"), negatives=2, seed=5)
