@@ -163,8 +163,7 @@ def test_halves_are_of_users_and_leave_the_rest(chain, log, tmp_path):
     users = {s: {k[1] for k in found if k[0] == s} for s in ("validation", "test")}
     assert all(users.values())
     assert not users["validation"] & users["test"]
-    later = users["validation"] | users["test"]
-    assert 0.25 < len(users["validation"]) / len(later) < 0.75
+    assert 1 / 3 < len(users["validation"]) / len(users["test"]) < 3
     later = {("test", *k[1:]): n for k, n in positives(found).items() if k[0] != "train"}
     assert later == {k: n for k, n in positives(whole).items() if k[0] == "test"}
     same = {k: n for k, n in found.items() if k[0] == "train"}
