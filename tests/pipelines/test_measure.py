@@ -17,7 +17,7 @@ def predictions(shift=0.0):
 
 
 @pytest.mark.parametrize("split", ["training", "validation", "test"])
-@pytest.mark.parametrize(("shift", "ratio"), [(0.0, None), (-3.0, 0.07), (1.0, 1.74)])
+@pytest.mark.parametrize(("shift", "ratio"), [(0.0, None), (-3.0, 0.078), (1.0, 1.74)])
 def test_a_mean_prediction_far_from_the_rate_is_a_warning_with_a_remedy(
     caplog, split, shift, ratio
 ):
