@@ -43,7 +43,6 @@ def build(
     of one class of a label only.
     """
     schema = config.schema()
-    _demand_plain(schema)
     shown = engine.columns("impressions")
     impressions = bool(shown)
     truths = tuple(x.name for x in schema.labels if columns.truth(x.name) in shown)
@@ -99,23 +98,6 @@ def build(
         "shortcuts": aucs,
         "notes": [_left_out(raw, dropped), *notes],
     }
-
-
-def _demand_plain(schema: Schema) -> None:
-    """Raises InputError for what models know and preparation does not yet."""
-    more = {
-        f"{len(schema.labels)} labels": len(schema.labels) > 1,
-        "numbers": bool(schema.numbers),
-        "row weights": schema.weighted,
-        "weighted values": any(f.weighted for f in schema.features),
-        "pre-trained vectors": any(t.vectors for t in schema.tables),
-    }
-    found = [name for name, declared in more.items() if declared]
-    if found:
-        raise InputError(
-            f"schema: it declares {', '.join(found)}; expected one label and ids, as preparation "
-            "reads nothing else yet; take the declaration away"
-        )
 
 
 def _parts(engine: Engine, config: Options, impressions: bool) -> list[tuple[int, int]]:

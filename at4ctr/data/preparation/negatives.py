@@ -31,8 +31,6 @@ A draw that is rejected is repeated, at most `ATTEMPTS` times in all, then given
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from at4ctr.data.dataset import SPLITS, Options
 from at4ctr.data.engines.base import Engine
 from at4ctr.data.preparation import repetition
