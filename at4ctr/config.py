@@ -15,12 +15,12 @@ from at4ctr.calibration import Asked
 from at4ctr.contracts import BackboneConfig, HeadConfig
 from at4ctr.data.dataset import Options
 from at4ctr.errors import InputError, unknown
-from at4ctr.fit import Fit
+from at4ctr.fit import WATCHED, Fit
 from at4ctr.folders import config_of, modules
 from at4ctr.heads import single
 from at4ctr.layers import embedder
-from at4ctr.model.build import ExpertConfig, Plan
-from at4ctr.tasks import Task
+from at4ctr.model.build import ExpertConfig, Plan, label_tasks
+from at4ctr.tasks import Task, composed_name
 
 ITSELF = "\0"  # in a tree of overrides: the name of the part below which more is set
 REGISTRIES = ("backbones", "heads", "encodings", "auxiliaries", "perturbations")
@@ -110,6 +110,7 @@ class Experiment:
             raise unknown("calibrator", self.calibrator, typing.get_args(Asked))
         if not 0 <= self.seed < 2**31:
             raise InputError(f"seed is {self.seed}; expected 0 to 2147483647")
+        self._demand_watch()
         for name, expert in self.experts.items():
             least = expert.backbone.least_history
             if self.data.history < least:
@@ -118,6 +119,19 @@ class Experiment:
                     f"never find what it reads in a history; expected at least {least}; set "
                     f"data.history={least} or choose another backbone"
                 )
+
+    def _demand_watch(self) -> None:
+        if not self.fit.watch:
+            return
+        label, _, metric = self.fit.watch.rpartition(".")
+        if metric not in WATCHED:
+            raise unknown("metric of fit.watch", metric, WATCHED)
+        labels = label_tasks(self.data.schema(), self.tasks)
+        served = [x for x in self.data.schema().labels if x.name in labels and labels[x.name].serve]
+        evaluated = [x.name for x in served]
+        evaluated += [composed_name(x) for x in served if x.within in evaluated]
+        if label not in evaluated:
+            raise unknown("label of fit.watch", label, evaluated)
 
 
 def dataset(name: str) -> type[Options]:

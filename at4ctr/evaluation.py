@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from at4ctr import metrics
+from at4ctr import metrics, tasks
 from at4ctr.data.reader import Reader
 from at4ctr.metrics.intervals import mean_prediction
 from at4ctr.metrics.probability import sigmoid
@@ -20,10 +20,10 @@ ACTIVENESS = (0.6, 0.9)  # AQCL §3.2: about 60 % non-active, 30 % slightly, 10 
 
 @dataclass(frozen=True)
 class Predictions:
-    """One row per instance of a split, in store order.
+    """Of one label: one row per instance of a split where it is known, in store order.
 
     calibrated: logit of the served probability, float64, by which models are ranked and judged.
-    truth: the true click probability, where the log is simulated with it.
+    truth: the label's true probability, where the log is simulated with it.
     shifted: logit after the sampling correction alone, which a calibrator is fitted to.
     ids: model ids of the user and of the item features of one value, by name.
     """
@@ -45,7 +45,7 @@ class Predictions:
 class Scored(Protocol):
     """What gives the ``scores`` of a `ServingModel`."""
 
-    def scores(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]: ...
+    def scores(self, batch: Mapping[str, tf.Tensor]) -> dict[str, dict[str, tf.Tensor]]: ...
 
 
 class Predictor:
@@ -55,42 +55,54 @@ class Predictor:
         self.model = model
         self._traced: dict[frozenset[str], Any] = {}
 
-    def _scores(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def _scores(self, batch: Mapping[str, tf.Tensor]) -> dict[str, dict[str, tf.Tensor]]:
         names = frozenset(batch)
         if names not in self._traced:
             specs = {k: tf.TensorSpec([None, *v.shape[1:]], v.dtype) for k, v in batch.items()}
             traced = tf.function(lambda b: self.model.scores(b))
             self._traced[names] = traced.get_concrete_function(specs)
-        found: dict[str, tf.Tensor] = self._traced[names](batch)
+        found: dict[str, dict[str, tf.Tensor]] = self._traced[names](batch)
         return found
 
-    def __call__(self, reader: Reader, batches: int | None = None) -> Predictions:
-        """batches: only the first so many of epoch 0."""
+    def __call__(self, reader: Reader, batches: int | None = None) -> dict[str, Predictions]:
+        """Label -> predictions of each served label in the schema's order, each followed by its
+        composed label (``click_and_conversion``).
+
+        batches: only the first so many of epoch 0.
+        """
+        schema = reader.schema
         kept: dict[str, list[np.ndarray]] = {}
-        now = [f for f in reader.schema.group("item") if f.length is None]
-        ids = [f.name for f in (reader.schema.user_id, *now) if f.length is None]
+        now = [f for f in schema.group("item") if f.length is None]
+        ids = [f.name for f in (schema.user_id, *now) if f.length is None]
         for batch in reader.dataset(0).take(-1 if batches is None else batches):
-            found = {
-                "labels": batch[reader.label],
-                **self._scores(batch),
-                "users": batch["user_index"],
-                "lengths": batch["history_length"],
-            }
-            if "probability" in batch:
-                found["truth"] = batch["probability"]
-            found |= {f"id {name}": batch[name] for name in ids}
+            found = {name: batch[name] for name in ("user_index", "history_length", *ids)}
+            found |= {k: v for k, v in batch.items() if k.startswith(("label_", "truth_"))}
+            for kind, values in self._scores(batch).items():
+                found |= {f"{kind} {label}": z for label, z in values.items()}
             for name, value in found.items():
                 kept.setdefault(name, []).append(value.numpy())
         whole = {name: np.concatenate(parts) for name, parts in kept.items()}
-        return Predictions(
-            whole["labels"],
-            whole["calibrated"],
-            whole["users"],
-            whole["lengths"],
-            whole.get("truth"),
-            whole["shifted"],
-            {name: whole[f"id {name}"] for name in ids},
-        )
+        responses = tasks.responses(schema.labels, {x.name: whole[x.column] for x in schema.labels})
+        given = {x.name: whole[f"truth_{x.name}"] for x in schema.labels
+                 if f"truth_{x.name}" in whole}  # fmt: skip
+        simulated = [x for x in schema.labels if {x.name, x.within or x.name} <= set(given)]
+        truths = tasks.responses(simulated, given)
+        every: dict[str, Predictions] = {}
+        for label, truth in responses.items():
+            if f"shifted {label}" not in whole:
+                continue  # a label that is not served
+            known = truth >= 0
+            rows = slice(None) if known.all() else np.flatnonzero(known)
+            every[label] = Predictions(
+                truth[rows],
+                whole[f"calibrated {label}"][rows],
+                whole["user_index"][rows],
+                whole["history_length"][rows],
+                truths[label][rows] if label in truths else None,
+                whole[f"shifted {label}"][rows],
+                {name: whole[name][rows] for name in ids},
+            )
+        return every
 
 
 def activeness(lengths: np.ndarray) -> dict[str, np.ndarray]:
@@ -103,9 +115,24 @@ def activeness(lengths: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
+def reports(found: Mapping[str, Predictions]) -> dict[str, Any]:
+    """The report of the first label and, where there are several, ``labels``: name -> report."""
+    return by_label({label: report(predictions) for label, predictions in found.items()})
+
+
+def by_label(values: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Metrics as a run keeps them: the first label's and, of several, ``labels``: name -> its."""
+    first = dict(next(iter(values.values())))
+    return first | ({"labels": {k: dict(v) for k, v in values.items()}} if len(values) > 1 else {})
+
+
 def report(found: Predictions) -> dict[str, Any]:
-    """Every metric overall (GAUC by user), ``mean_prediction`` against the click rate, the metrics
-    per activeness group, and ``bayes_auc`` where known."""
+    """Every metric of a label (GAUC by user), ``mean_prediction`` against its rate, the metrics per
+    activeness group, and ``bayes_auc``, the AUC of the true probabilities, where they are known.
+
+    Without any row: ``rows`` and ``positives`` alone."""
+    if not found.labels.size:
+        return {"rows": 0, "positives": 0}
     values: dict[str, Any] = dict(
         metrics.report(found.labels, found.calibrated, groups=found.users)
     )

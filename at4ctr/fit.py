@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NoReturn
 
 import tensorflow as tf
@@ -24,6 +25,9 @@ from at4ctr.progress import Progress
 log = logging.getLogger(__name__)
 
 BEST = "best"  # the folder of a finished run's weights
+WATCHED: Mapping[str, int] = MappingProxyType(  # 1: higher is better
+    {"auc": 1, "gauc": 1, "gauc_impressions": 1, "logloss": -1, "normalized_entropy": -1}
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,10 @@ class Fit:
     half_bce: halve the main loss (the public code's scale).
     precision: of the products of dense layers in training (``layers.mlp.products_in``); of
         mixed_float16 the loss is scaled. Variables and what is exported are float32.
-    evaluations: on validation, per epoch; the weights of the best validation AUC are kept.
+    evaluations: on validation, per epoch; the weights of the best ``watch`` are kept.
+    watch: the validation metric that chooses weights, such as ``conversion.auc``: a label, or a
+        composed one such as ``click_and_conversion``, and one of `WATCHED`. ''
+        is the first label's AUC.
     patience: stop after so many evaluations without a better one (0: never).
     checkpoint_every, log_every: steps between checkpoints, and between points of the curves.
     checkpoint_share: of the time, at most, for checkpoints: one that would come too early is left
@@ -51,6 +58,7 @@ class Fit:
     half_bce: bool = False
     precision: Precision = "float32"
     evaluations: int = 1
+    watch: str = ""
     patience: int = 0
     checkpoint_every: int = 500
     log_every: int = 50
@@ -100,7 +108,8 @@ class Trainer:
 
     folder: checkpoints and TensorBoard files; a whole checkpoint found there is resumed from, and
         the result equals the undisturbed run's, bit for bit on a CPU.
-    validate: () -> metrics with ``auc``, or None where there is no validation split.
+    validate: () -> the metrics of each label that is evaluated, or None where there is no
+        validation split.
 
     Statistics that serving needs (`population`) are estimated before every evaluation and, where
     there is none, before the last weights are saved.
@@ -112,7 +121,7 @@ class Trainer:
         make_reader: MakeReader,
         config: Fit,
         folder: Path,
-        validate: Callable[[], Mapping[str, Any]] | None,
+        validate: Callable[[], Mapping[str, Mapping[str, Any]]] | None,
     ) -> None:
         """make_reader: of the training rows, as ``Feed`` asks for it."""
         self.strategy = tf.distribute.get_strategy()
@@ -273,10 +282,15 @@ class Trainer:
             if name != "step":
                 tf.summary.scalar(f"train/{name}", value, step=point["step"])
 
-    def _validated(self) -> dict[str, float | None]:
+    def _validated(self) -> tuple[str, dict[str, float]]:
+        """The name of the watched metric, and every metric worth a curve that is defined."""
         assert self.validate is not None
         found = self.validate()
-        return {name: found.get(name) for name in ("auc", "logloss")}
+        watch = self.config.watch or f"{next(iter(found))}.auc"
+        shown = {f"{label}.{name}": metrics[name] for label, metrics in found.items()
+                 for name in WATCHED if name in metrics
+                 and (name in ("auc", "logloss") or f"{label}.{name}" == watch)}  # fmt: skip
+        return watch, shown
 
     def _evaluate(self) -> None:
         c = self.cursor
@@ -287,24 +301,24 @@ class Trainer:
         try:
             with stopping.at_once() if alone else nullcontext():
                 self.population.estimate()
-                metrics = cluster.chief_does(self._validated)
+                watch, metrics = cluster.chief_does(self._validated)
         except stopping.Stopped:
             self._stop()
         c.due = False
-        value = metrics.get("auc")
-        if value is None:
+        if watch not in metrics:
             return
-        c.curves.append(
-            {"step": c.step, "validation_auc": value, "validation_logloss": metrics["logloss"]}
-        )
-        for name in ("auc", "logloss"):
-            tf.summary.scalar(f"validation/{name}", metrics[name], step=c.step)
-        log.info("step %d  validation AUC %.4f  logloss %.4f", c.step, value, metrics["logloss"])
-        if c.best is None or value > c.best:
-            c.best, c.best_step, c.worse = float(value), c.step, 0
+        value = float(metrics[watch])
+        c.curves.append({"step": c.step} | {f"validation {k}": v for k, v in metrics.items()})
+        for name, number in metrics.items():
+            tf.summary.scalar(f"validation/{name}", number, step=c.step)
+        shown = "  ".join(f"{name} {number:.4f}" for name, number in metrics.items())
+        log.info("step %d  validation %s", c.step, shown)
+        way = WATCHED[watch.rpartition(".")[2]]
+        if c.best is None or way * (value - c.best) > 0:
+            c.best, c.best_step, c.worse = value, c.step, 0
             cluster.chief_does(lambda: self.kept.save_best(c.step))
             return
         c.worse += 1
         c.stopped = bool(self.config.patience) and c.worse >= self.config.patience
         if c.stopped:
-            log.info("stopped: no better validation AUC in %d evaluations", c.worse)
+            log.info("stopped: no better validation %s in %d evaluations", watch, c.worse)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import tensorflow as tf
 
 from at4ctr.contracts import Targets, Tensor
@@ -53,23 +54,47 @@ def both(a: Tensor, b: Tensor) -> Tensor:
     Returns:
         The shape of both, float32.
     """
-    a, b = tf.cast(a, tf.float32), tf.cast(b, tf.float32)
+    return _both(tf.cast(a, tf.float32), tf.cast(b, tf.float32))
+
+
+def _both(a: Tensor, b: Tensor) -> Tensor:
     return -tf.reduce_logsumexp(tf.stack([-a, -b, -a - b]), 0)
 
 
 def composed(labels: Iterable[Label], logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The logit of P(label and all that it is known within), of each label that has a logit."""
+    """The logit of P(label and all that it is known within), in the type of the given logits.
+
+    Of each label that has a logit, as all that it is known within have.
+    """
     found: dict[str, Tensor] = {}
     for label in labels:
-        if label.name in logits:
+        if label.name in logits and label.within in (None, *found):
             own = logits[label.name]
-            found[label.name] = own if label.within is None else both(found[label.within], own)
+            found[label.name] = own if label.within is None else _both(found[label.within], own)
     return found
 
 
 def composed_name(label: Label) -> str:
     """What the composed label is called: ``click_and_conversion``."""
     return label.name if label.within is None else f"{label.within}_and_{label.name}"
+
+
+def responses(labels: Iterable[Label], columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What an evaluation compares predictions with: each label, and each composed label [N].
+
+    columns: label -> 0, 1 or, where unknown, below 0 [N]. Probabilities give probabilities.
+    A row without the outer label is known to have no composed label.
+    """
+    found, whole = dict[str, np.ndarray](), dict[str, np.ndarray]()
+    for label in labels:
+        own = found[label.name] = columns[label.name]
+        if label.within is None:
+            whole[label.name] = own
+            continue
+        outer = whole[label.within]
+        whole[label.name] = np.where(outer > 0, np.where(own < 0, own, outer * own), outer)
+        found[composed_name(label)] = whole[label.name]
+    return found
 
 
 def targets(labels: Iterable[Label], batch: Mapping[str, Tensor]) -> Targets:

@@ -128,10 +128,10 @@ def train(
     model = made(e, {table.name: store.rows(table.name) for table in SCHEMA.tables})
     marks, peaks = [(0, 0.0)], [0.0]
 
-    def mark() -> dict[str, float]:
+    def mark() -> dict[str, dict[str, float]]:
         marks.append((trainer.cursor.timed_steps, trainer.cursor.seconds))
         peaks.append(peak())
-        return {}
+        return {"click": {}}
 
     def reader(rows: int, shard: tf.distribute.InputContext) -> Reader:
         return Reader(store, "train", batch_size=rows, history=history, context=shard)

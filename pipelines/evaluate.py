@@ -27,7 +27,7 @@ def _main() -> None:
     store = train.open_store(e.data, name)
     model = train.restored(e, store, folder)
     test = train.reader(e, store, "test", evaluation.BATCH)
-    metrics = measure.measure(model, test).metrics
+    metrics = measure.metrics_of(measure.measure(model, test))
     print(json.dumps(metrics | {"simulated": store.simulated}, indent=2))
 
 

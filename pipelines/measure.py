@@ -41,7 +41,7 @@ REMEDIES = {
 
 
 class Measured(NamedTuple):
-    """before: logits [N] without the fitted calibrator; None where the model has none."""
+    """Of one label. before: logits [N] without fitted calibrators; None where there are none."""
 
     found: Predictions
     before: np.ndarray | None
@@ -50,56 +50,75 @@ class Measured(NamedTuple):
 
 
 def calibrate(
-    asked: Asked, model: ServingModel, found: Predictions | None, folder: Path, seed: int
-) -> Choice:
-    """Gives the model the calibrator that the validation rows choose, and keeps it in the run.
+    asked: Asked,
+    model: ServingModel,
+    found: Mapping[str, Predictions] | None,
+    folder: Path,
+    seed: int,
+) -> dict[str, Choice]:
+    """Gives each served label of the model the calibrator that the validation rows choose, and
+    keeps them in the run. A composed label has none: it is composed of calibrated probabilities.
 
-    found: the model's predictions on validation; None where there is none.
+    found: the model's predictions on validation; None where there are none.
     """
     (folder / CALIBRATOR).unlink(missing_ok=True)  # of an unfinished end
     model.calibrate({})
-    if found is None:
-        return choose(asked, [], [], [])
-    assert found.shifted is not None
-    choice = choose(asked, found.shifted, found.labels, found.users, seed)
-    if choice.calibrator is not None:
-        model.calibrate({model.served[0]: choice.calibrator})
-        write_json(folder / CALIBRATOR, config.to_json(choice.calibrator))
-    return choice
+    choices = {}
+    for label in model.served:
+        rows = None if found is None else found[label]
+        if rows is None:
+            choices[label] = choose(asked, [], [], [])
+            continue
+        assert rows.shifted is not None
+        choices[label] = choose(asked, rows.shifted, rows.labels, rows.users, seed)
+    fitted = {k: c.calibrator for k, c in choices.items() if c.calibrator is not None}
+    if fitted:
+        model.calibrate(fitted)
+        write_json(folder / CALIBRATOR, config.to_json(fitted))
+    return choices
 
 
 def recalibrate(model: ServingModel, folder: Path) -> None:
-    """Gives the model the calibrator that its run kept, if any."""
+    """Gives the model the calibrators that its run kept, if any."""
     path = folder / CALIBRATOR
     if path.exists():
-        found = config.from_json(json.loads(path.read_text()), str(path))
-        model.calibrate({model.served[0]: found})
+        model.calibrate(config.from_json(json.loads(path.read_text()), str(path)))
 
 
-def mean_of_sample(sample: Predictions) -> dict[str, Any]:
-    """Rows and mean prediction of a sample of the training rows, without the fitted calibrator,
-    which knows later rows; logs a warning where it is far from the click rate."""
-    values = evaluation.report(uncalibrated(sample))
-    found = {name: values[name] for name in ("rows", "mean_prediction")}
-    warn_if_far("training", found)
-    return found
+def means_of_sample(sample: Mapping[str, Predictions]) -> dict[str, Any]:
+    """Rows and mean prediction of a sample of the training rows, by label, without fitted
+    calibrators, which know later rows; logs a warning where one is far from the label's rate."""
+    values: dict[str, dict[str, Any]] = {}
+    for label, found in sample.items():
+        whole = evaluation.report(uncalibrated(found))
+        values[label] = {k: whole[k] for k in ("rows", "mean_prediction") if k in whole}
+        warn_if_far("training", label, values[label])
+    return evaluation.by_label(values)
 
 
-def warn_if_far(split: str, metrics: Mapping[str, Any]) -> None:
-    """Logs a warning where a split's mean prediction is far from its click rate."""
-    mean = metrics["mean_prediction"]
-    if mean["far"]:
+def warn_if_far(split: str, label: str, metrics: Mapping[str, Any]) -> None:
+    """Logs a warning where a split's mean prediction is far from the label's rate."""
+    mean = metrics.get("mean_prediction")
+    if mean and mean["far"]:
         ratio = (
             "{ratio:.2f} times it (95 %: {low:.2f} to {high:.2f})".format(**mean)
             if "ratio" in mean
             else "more than chance explains"
         )
         log.warning(
-            "the mean prediction of %s %s rows is %.4f and their click rate %.4f: it is %s; "
+            "the mean prediction of %s %s rows is %.4f and their %s rate %.4f: it is %s; "
             "expected at most %.0f %% more or less; %s",
-            f"{metrics['rows']:,}", split, mean["predicted"], mean["rate"], ratio, 100 * FAR,
-            REMEDIES[split],
+            f"{metrics['rows']:,}", split, mean["predicted"], label, mean["rate"], ratio,
+            100 * FAR, REMEDIES[split],
         )  # fmt: skip
+
+
+def warn_of_validation(found: Mapping[str, Predictions], choices: Mapping[str, Choice]) -> None:
+    """Logs a warning for each label without a fitted calibrator whose mean prediction is far from
+    its rate on validation."""
+    for label, choice in choices.items():
+        if choice.calibrator is None:
+            warn_if_far("validation", label, evaluation.report(found[label]))
 
 
 def uncalibrated(found: Predictions) -> Predictions:
@@ -108,49 +127,66 @@ def uncalibrated(found: Predictions) -> Predictions:
     return dataclasses.replace(found, calibrated=found.shifted)
 
 
-def measure(model: ServingModel, test: Reader) -> Measured:
-    """Predictions, and what `measured` makes of them."""
-    return measured(model, evaluation.Predictor(model)(test), test.schema)
+def measure(model: ServingModel, test: Reader) -> dict[str, Measured]:
+    """Predictions, and what `measured` makes of them, by label."""
+    found = evaluation.Predictor(model)(test)
+    return {label: measured(model, label, rows, test.schema) for label, rows in found.items()}
 
 
-def measured(model: ServingModel, found: Predictions, schema: Schema) -> Measured:
-    """Every metric, and the calibration of segments.
+def metrics_of(every: Mapping[str, Measured]) -> dict[str, Any]:
+    """The metrics of all labels, as a run keeps them (`evaluation.by_label`)."""
+    return evaluation.by_label({label: found.metrics for label, found in every.items()})
+
+
+def measured(model: ServingModel, label: str, found: Predictions, schema: Schema) -> Measured:
+    """Every metric of a label, and the calibration of segments.
 
     The metrics have ``segments`` and, where there is a fitted calibrator, ``uncalibrated``: the
-    same metrics after the sampling correction alone. A mean prediction far from the click rate is
+    same metrics after the sampling correction alone. A mean prediction far from the label's rate is
     logged as a warning, and so is an AUC that the calibrator lowers by ties.
     """
+    metrics = evaluation.report(found)
+    if not metrics["rows"]:
+        return Measured(found, None, {}, metrics)
     parts = segments.report(found, segments.ids(schema, found.ids))
-    metrics = evaluation.report(found) | {"segments": segments.to_json(parts)}
+    metrics["segments"] = segments.to_json(parts)
     before = None
     if model.calibrators:
         before = found.shifted
         values = evaluation.report(uncalibrated(found))
         metrics["uncalibrated"] = {k: v for k, v in values.items() if k != "activeness"}
-        _warn_of_ties(metrics)
-    warn_if_far("test", metrics)
+        _warn_of_ties(label, metrics)
+    warn_if_far("test", label, metrics)
     return Measured(found, before, parts, metrics)
 
 
-def _warn_of_ties(metrics: Mapping[str, Any]) -> None:
+def _warn_of_ties(label: str, metrics: Mapping[str, Any]) -> None:
     before = metrics["uncalibrated"]
     if before.get("auc", 0.0) - metrics.get("auc", 0.0) > AUC_LOST:
         log.warning(
-            "the fitted calibrator ties %.1f %% of the test rows with a row of the other class, "
-            "%.1f %% without it, and lowers the AUC from %.4f to %.4f; expected a loss of at most "
-            "%g; set calibrator=platt, which keeps the order",
-            100 * metrics["ties"], 100 * before["ties"], before["auc"], metrics["auc"], AUC_LOST,
+            "the fitted calibrator of %s ties %.1f %% of the test rows with a row of the other "
+            "class, %.1f %% without it, and lowers the AUC from %.4f to %.4f; expected a loss of "
+            "at most %g; set calibrator=platt, which keeps the order",
+            label, 100 * metrics["ties"], 100 * before["ties"], before["auc"], metrics["auc"],
+            AUC_LOST,
         )  # fmt: skip
 
 
-def draw(measured: Measured, folder: Path, *, simulated: bool) -> None:
-    """``reliability.png``, ``segments.png`` and the table ``segments.md``."""
-    found, before, parts, _ = measured
-    plots.reliability(found, folder / "reliability.png", simulated=simulated, before=before)
-    plots.segments(parts, folder / "segments.png", simulated=simulated)
-    label = "Simulated log.\n\n" if simulated else ""
-    note = "\n\\* fewer than 30 clicks or users: the intervals are not to be believed.\n"
-    (folder / "segments.md").write_text(label + segments.table(parts) + note)
+def draw(every: Mapping[str, Measured], folder: Path, *, simulated: bool) -> None:
+    """``reliability.png``, ``segments.png`` and the table ``segments.md`` of the first label; of
+    another one its name follows, as in ``reliability_conversion.png``."""
+    for number, (label, (found, before, parts, _)) in enumerate(every.items()):
+        if not found.labels.size:
+            continue
+        end = f"_{label}" if number else ""
+        title = label if len(every) > 1 else ""
+        plots.reliability(
+            found, folder / f"reliability{end}.png", title, simulated=simulated, before=before
+        )
+        plots.segments(parts, folder / f"segments{end}.png", title, simulated=simulated)
+        head = "Simulated log.\n\n" if simulated else ""
+        note = "\n\\* fewer than 30 clicks or users: the intervals are not to be believed.\n"
+        (folder / f"segments{end}.md").write_text(head + segments.table(parts) + note)
 
 
 def facts(trainer: Trainer, cursor: Cursor, store: Store, *, exported: bool) -> dict[str, Any]:
@@ -174,10 +210,17 @@ def _unknown(store: Store) -> dict[str, float]:
 
 
 def summary(metrics: dict[str, Any], folder: Path) -> str:
-    """The result in a few lines."""
-    lines = [f"test{' (simulated log)' if metrics['simulated'] else ''}: {metrics['rows']:,} rows"]
-    names = ("auc", "bayes_auc", "gauc", "logloss", "normalized_entropy", "pcoc")
-    lines += [f"  {n:20s} {metrics[n]:.4f}" for n in names if n in metrics]
+    """The result in a few lines; of several labels a column each."""
+    labels = metrics.get("labels", {"": metrics})
+    rows = ", ".join(f"{m['rows']:,}{f' of {k}' if k else ''}" for k, m in labels.items())
+    lines = [f"test{' (simulated log)' if metrics['simulated'] else ''}: {rows} rows"]
+    widths = {k: max(6, len(k)) for k in labels}
+    if len(labels) > 1:
+        lines.append(" " * 22 + "".join(f" {k:>{width}s}" for k, width in widths.items()))
+    for name in ("auc", "bayes_auc", "gauc", "logloss", "normalized_entropy", "pcoc"):
+        cells = {k: f"{m[name]:.4f}" if name in m else "–" for k, m in labels.items()}
+        if any(name in m for m in labels.values()):
+            lines.append(f"  {name:20s}" + "".join(f" {v:>{widths[k]}s}" for k, v in cells.items()))
     exports = sorted((folder / "export").glob("[0-9]*"), key=lambda p: int(p.name))
     lines += [f"model: {export}" for export in exports[-1:]]
     return "\n".join([*lines, f"run:   {folder}"])

@@ -149,7 +149,9 @@ def reader(
     )
 
 
-def training_sample(e: Experiment, store: Store, model: ServingModel) -> evaluation.Predictions:
+def training_sample(
+    e: Experiment, store: Store, model: ServingModel
+) -> dict[str, evaluation.Predictions]:
     """Predictions on some training rows, unsampled and with every known id."""
     rows = Reader(
         store,
@@ -194,13 +196,11 @@ def _train(e: Experiment, store: Store, folder: Path) -> Callable[[bool], dict[s
         training = training_model(model, store.schema, e.plan)
         predict = evaluation.Predictor(model)
         validate = validation = None
-        seen: list[dict[str, Any]] = []  # by this process, of every evaluation
         if store.counts("validation")["rows"]:
             validation = reader(e, store, "validation", evaluation.BATCH)
 
             def validate() -> dict[str, Any]:
-                seen.append(evaluation.report(predict(validation)))
-                return seen[-1]
+                return {k: evaluation.report(rows) for k, rows in predict(validation).items()}
 
         trainer = fit.Trainer(
             training,
@@ -214,19 +214,17 @@ def _train(e: Experiment, store: Store, folder: Path) -> Callable[[bool], dict[s
 
     def finish(export: bool) -> dict[str, Any]:
         final = restored(e, store, folder)
-        validated = None
-        if validation is not None and e.calibrator != "none":
-            validated = predict(validation)
-        choice = measure.calibrate(e.calibrator, final, validated, folder, e.seed)
+        validated = None if validation is None else predict(validation)
+        fitted_to = None if e.calibrator == "none" else validated
+        choices = measure.calibrate(e.calibrator, final, fitted_to, folder, e.seed)
         measured = measure.measure(final, reader(e, store, "test", evaluation.BATCH))
-        metrics = measured.metrics | measure.facts(trainer, cursor, store, exported=export)
-        metrics["calibrator"] = choice.to_json()
-        metrics["training_sample"] = measure.mean_of_sample(training_sample(e, store, final))
-        if validation is not None:
-            best = [r for r in seen if cursor.best is not None and r.get("auc") == cursor.best]
-            metrics["validation"] = best[0] if best else evaluation.report(predict(validation))
-            if choice.calibrator is None:
-                measure.warn_if_far("validation", metrics["validation"])
+        metrics = measure.metrics_of(measured)
+        metrics |= measure.facts(trainer, cursor, store, exported=export)
+        metrics["calibrator"] = {label: choice.to_json() for label, choice in choices.items()}
+        metrics["training_sample"] = measure.means_of_sample(training_sample(e, store, final))
+        if validated is not None:
+            metrics["validation"] = evaluation.reports(validated)
+            measure.warn_of_validation(validated, choices)
         plots.curves(cursor.curves, folder / "curves.png", simulated=store.simulated)
         measure.draw(measured, folder, simulated=store.simulated)
         if export:

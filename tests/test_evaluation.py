@@ -41,11 +41,11 @@ def reader(store: Store, size: int, truth: bool = False) -> Reader:
 def test_predictions_do_not_depend_on_the_batches(toy, model):
     whole = reader(toy[1], 1000, truth=True)
     batch = {k: tf.constant(v) for k, v in whole.batch(0, 0).items()}
-    expected = model.scores(batch)["calibrated"].numpy()
+    expected = model.scores(batch)["calibrated"]["click"].numpy()
     served = model.answer(batch)["probability"].numpy()
     rows = toy[0].rows("test")
     for size in (1, 7, 64, 1000):
-        found = evaluation.Predictor(model)(reader(toy[1], size, truth=True))
+        found = evaluation.Predictor(model)(reader(toy[1], size, truth=True))["click"]
         np.testing.assert_allclose(found.calibrated, expected, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(found.probability, served, rtol=1e-5)
         np.testing.assert_array_equal(found.shifted, found.calibrated)
@@ -107,13 +107,13 @@ def test_what_is_not_defined_is_left_out(label, rows):
 
 def test_only_the_first_batches_where_so_many_are_asked_for(toy, model):
     predict = evaluation.Predictor(model)
-    whole, part = predict(reader(toy[1], 7)), predict(reader(toy[1], 7), 2)
+    whole, part = predict(reader(toy[1], 7))["click"], predict(reader(toy[1], 7), 2)["click"]
     np.testing.assert_array_equal(part.calibrated, whole.calibrated[:14])
-    assert predict(reader(toy[1], 7), 10**6).labels.size == whole.labels.size
+    assert predict(reader(toy[1], 7), 10**6)["click"].labels.size == whole.labels.size
 
 
 def test_without_the_truth_there_is_no_bayes_auc(toy, model):
-    found = evaluation.Predictor(model)(reader(toy[1], 16))
+    found = evaluation.Predictor(model)(reader(toy[1], 16))["click"]
     assert found.truth is None
     assert "bayes_auc" not in report(found)
 

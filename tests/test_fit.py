@@ -276,7 +276,7 @@ def test_more_evaluations_than_steps_are_one_a_step(store, tmp_path):
         store, tmp_path, config=config, validate=scripted(itertools.repeat(0.5)), **SMALL
     )
     cursor = made.train()
-    assert len([p for p in cursor.curves if "validation_auc" in p]) == cursor.step
+    assert len([p for p in cursor.curves if "validation click.auc" in p]) == cursor.step
 
 
 def test_losses_fall(store, tmp_path):

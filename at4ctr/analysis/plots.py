@@ -21,9 +21,10 @@ BINS = 20
 
 
 def curves(points: Sequence[dict[str, Any]], path: Path, *, simulated: bool) -> None:
-    """Every loss against the step, one panel each, and validation AUC below."""
+    """Every loss against the step, one panel each, and the validation metrics below."""
     names = list(dict.fromkeys(k for p in points for k in p if k != "step"))
-    names = [n for n in names if n != "validation_logloss"]
+    beside = {n for n in names if n.startswith("validation ") and n.endswith(".logloss")}
+    names = [n for n in names if n not in beside]
     figure, axes = plt.subplots(
         len(names),
         1,
@@ -36,12 +37,10 @@ def curves(points: Sequence[dict[str, Any]], path: Path, *, simulated: bool) -> 
         pairs = [(p["step"], p[name]) for p in points if name in p]
         marker = "o" if len(pairs) < 30 else ""
         axis.plot(*zip(*pairs, strict=True), marker=marker, markersize=3, linewidth=1)
-        axis.set_ylabel(name.replace("validation_", "validation\n"))
+        axis.set_ylabel(name.replace("validation ", "validation\n"))
         axis.grid(alpha=0.3)
-        if name == "click" and any("validation_logloss" in p for p in points):
-            pairs = [
-                (p["step"], p["validation_logloss"]) for p in points if "validation_logloss" in p
-            ]
+        if (loss := f"validation {name}.logloss") in beside:
+            pairs = [(p["step"], p[loss]) for p in points if loss in p]
             axis.plot(*zip(*pairs, strict=True), marker="s", markersize=3, label="validation")
             axis.legend(frameon=False)
     axes[-1, 0].set_xlabel("step")
@@ -49,7 +48,12 @@ def curves(points: Sequence[dict[str, Any]], path: Path, *, simulated: bool) -> 
 
 
 def reliability(
-    found: Predictions, path: Path, *, simulated: bool, before: np.ndarray | None = None
+    found: Predictions,
+    path: Path,
+    label: str = "",
+    *,
+    simulated: bool,
+    before: np.ndarray | None = None,
 ) -> None:
     """Mean label against mean probability in equal-mass bins, with 95 % Wilson intervals.
 
@@ -82,17 +86,19 @@ def reliability(
     axis.grid(alpha=0.3)
     if before is not None:
         axis.legend(frameon=False)
-    finish(figure, path, "Reliability, test" + (" (simulated log)" if simulated else ""))
+    finish(figure, path, _title("Reliability, test", label, simulated=simulated))
 
 
-def segments(found: Mapping[str, Mapping[str, Trust]], path: Path, *, simulated: bool) -> None:
+def segments(
+    found: Mapping[str, Mapping[str, Trust]], path: Path, label: str = "", *, simulated: bool
+) -> None:
     """PCOC of every segment with its 95 % interval across the line of 1; small ones hollow."""
     rows = [(f, name, t) for f, group in found.items() for name, t in group.items()]
     figure, axis = plt.subplots(figsize=(7, 1 + 0.24 * len(rows)), layout="constrained")
     families = list(found)
     for height, (family, _, t) in enumerate(rows):
         if t.pcoc is None:
-            axis.text(1, height, "no click", fontsize=7, ha="center", va="center", color="0.5")
+            axis.text(1, height, "no positive", fontsize=7, ha="center", va="center", color="0.5")
             continue
         lower, upper = t.pcoc_interval or (t.pcoc, t.pcoc)
         axis.errorbar(
@@ -112,9 +118,13 @@ def segments(found: Mapping[str, Mapping[str, Trust]], path: Path, *, simulated:
     sure = [x for _, _, t in rows if not t.small for x in (*(t.pcoc_interval or ()), t.pcoc) if x]
     axis.set_xlim(min([0.8, *sure]) * 0.97, max([1.2, *sure]) * 1.03)
     axis.invert_yaxis()
-    axis.set_xlabel("PCOC, predicted / observed clicks; in brackets: clicks; hollow: too few")
+    axis.set_xlabel("PCOC, predicted / observed positives; in brackets: positives; hollow: few")
     axis.grid(alpha=0.3, axis="x")
-    finish(figure, path, "Calibration by segment" + (" (simulated log)" if simulated else ""))
+    finish(figure, path, _title("Calibration by segment", label, simulated=simulated))
+
+
+def _title(what: str, label: str, *, simulated: bool) -> str:
+    return what + (f", {label}" if label else "") + (" (simulated log)" if simulated else "")
 
 
 def finish(figure: Any, path: Path, title: str, *, svg: bool = False) -> None:

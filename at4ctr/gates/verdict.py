@@ -27,6 +27,8 @@ class Thresholds:
     clicks, users: fewer tell nothing; users are those with a click, or, where these are fewer,
         those with a row without one.
     replicates, seed: of the bootstrap.
+    labels: which labels are judged, of those that the model serves, composed ones among them; () is
+        all. Thresholds are the same for each. Leave out a label with too few positives a night.
     """
 
     auc_loss: float | None = 0.001
@@ -39,6 +41,7 @@ class Thresholds:
     users: int | None = 100
     replicates: int = 1000
     seed: int = 0
+    labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.replicates < 1000:
@@ -47,7 +50,9 @@ class Thresholds:
                 "bound is the 5 % quantile; set replicates=1000"
             )
         for name, value in asdict(self).items():
-            if value is not None and not (np.isfinite(value) and value >= 0):
+            if name == "labels" or value is None:
+                continue
+            if not (np.isfinite(value) and value >= 0):
                 raise InputError(
                     f"model gate: threshold {name} is {value}; expected a number of at least 0, "
                     "or none to hold every model"
@@ -94,7 +99,8 @@ class Verdict:
                 Check(**{**c, "interval": None if c["interval"] is None else tuple(c["interval"])})
                 for c in value["checks"]
             )
-            thresholds = Thresholds(**value["thresholds"])
+            given = value["thresholds"]
+            thresholds = Thresholds(**{**given, "labels": tuple(given["labels"])})
             return cls(**{**value, "checks": checks, "thresholds": thresholds})
         except (KeyError, TypeError) as error:
             raise InputError(
@@ -111,6 +117,19 @@ def decide(checks: Iterable[Check]) -> Decision:
     return "REJECT" if "fail" in outcomes else "BLESS"
 
 
+def together(verdicts: Mapping[str, Verdict]) -> Verdict:
+    """One verdict of several labels: the first one's rows, clicks and users, the checks of all.
+
+    The names and sentences of other labels' checks begin with the label.
+    """
+    (_, first), *others = verdicts.items()
+    checks = list(first.checks)
+    for label, verdict in others:
+        checks += [replace(c, name=f"{label} {c.name}", sentence=f"{label}: {c.sentence}")
+                   for c in verdict.checks]  # fmt: skip
+    return replace(first, decision=decide(checks), checks=tuple(checks))
+
+
 def override(verdict: Verdict, reason: str) -> Verdict:
     """The verdict as blessed by an operator: the checks stay, the reason stands beside them.
 
@@ -123,7 +142,7 @@ def override(verdict: Verdict, reason: str) -> Verdict:
             '--bless --reason "why this model is right in spite of the gate"'
         )
     for check in verdict.checks:
-        if check.name == NUMBERS and check.outcome != "pass":
+        if check.name.endswith(NUMBERS) and check.outcome != "pass":
             raise InputError(
                 f"the model cannot be blessed: {check.sentence}; expected probabilities; train "
                 "again"

@@ -14,13 +14,14 @@ from at4ctr.metrics.probability import (
     pcoc,
     sigmoid,
 )
-from at4ctr.metrics.ranking import auc, group_areas, ties
+from at4ctr.metrics.ranking import Weights, auc, group_areas, ties
 
 NAMES = (
     "rows",
     "positives",
     "auc",
     "gauc",
+    "gauc_impressions",
     "ties",
     "logloss",
     "logloss_half",
@@ -28,6 +29,7 @@ NAMES = (
     "pcoc",
     "expected_calibration_error",
 )
+GAUC: Mapping[str, Weights] = {"gauc": "equal", "gauc_impressions": "impressions"}
 
 
 def report(
@@ -38,8 +40,9 @@ def report(
 ) -> dict[str, float | int]:
     """Every metric of `NAMES` that is defined on these rows, in that order; never NaN.
 
-    `auc` and `normalized_entropy` need both classes, `pcoc` a positive row, `gauc` needs `groups`
-    and in one of them both classes: what is undefined is left out.
+    `auc` and `normalized_entropy` need both classes, `pcoc` a positive row. `gauc` weighs groups
+    equally, `gauc_impressions` by their rows; both need `groups` and in one of them both classes.
+    What is undefined is left out.
 
     Args:
         labels: [N], 0 or 1.
@@ -65,9 +68,11 @@ def report(
     if 0 < positives < rows:
         values["auc"] = auc(truth, z)
         values["normalized_entropy"] = normalized_entropy(truth, z)
-    grouped = None if groups is None else group_areas(truth, z, groups).mean()
-    if grouped is not None:
-        values["gauc"] = grouped
+    areas = None if groups is None else group_areas(truth, z, groups)
+    for name, weights in GAUC.items():
+        grouped = None if areas is None else areas.mean(weights)
+        if grouped is not None:
+            values[name] = grouped
     return {name: values[name] for name in NAMES if name in values}
 
 
@@ -79,7 +84,7 @@ def by_group(
     """The `report` of each named set of rows, for instance terciles of history length.
 
     A metric that is undefined on a group (auc of one class; all of an empty group) is None, so
-    that every group has the same names: those of `NAMES` but `gauc`.
+    that every group has the same names: those of `NAMES` but of `GAUC`.
 
     Args:
         labels: [N], 0 or 1.
@@ -99,5 +104,5 @@ def by_group(
                 f"expected bool and {truth.shape}, give one flag for each row"
             )
         found = report(truth[mask], z[mask]) if mask.any() else {"rows": 0, "positives": 0}
-        reports[name] = {metric: found.get(metric) for metric in NAMES if metric != "gauc"}
+        reports[name] = {metric: found.get(metric) for metric in NAMES if metric not in GAUC}
     return reports

@@ -137,18 +137,24 @@ class ServingModel(tf.keras.Model):
         answers = {f"probability_{name}": value for name, value in found.items()}
         return answers | {f"logit_{name}": value for name, value in logits.items()}
 
-    def scores(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What a model is measured by, in float64, where no probability saturates [B].
+    def scores(self, batch: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """What a model is measured by: kind -> label -> logits [B] in float64, where no probability
+        saturates.
 
-        Of the first served label. ``shifted``: the logit after the sampling correction.
-        ``calibrated``: that of the served probability, after the fitted calibrator; the same where
-        there is none.
+        ``shifted``: after the sampling correction. ``calibrated``: of the served probability, after
+        the label's fitted calibrator; the same where it has none. Both have each served label, and
+        ``<a>_and_<b>`` where b is known within a.
         """
-        name = self.served[0]
         logits = self.forward(batch, training=False, labels=self.served).outputs.logits
-        shifted = self.corrected({name: tf.cast(logits[name], tf.float64)})[name]
-        fitted = self.calibrators.get(name)
-        return {"shifted": shifted, "calibrated": fitted.logits(shifted) if fitted else shifted}
+        shifted = self.corrected({k: tf.cast(v, tf.float64) for k, v in logits.items()})
+        fitted = self.calibrators
+        calibrated = {k: fitted[k].logits(v) if k in fitted else v for k, v in shifted.items()}
+        return {"shifted": self._composed(shifted), "calibrated": self._composed(calibrated)}
+
+    def _composed(self, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        whole = tasks.composed(self.labels, logits)
+        inner = [x for x in self.labels if x.within is not None and x.name in whole]
+        return {**logits, **{tasks.composed_name(x): whole[x.name] for x in inner}}
 
     def corrected(self, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The logits after the sampling correction: + ln w of the sampled label alone."""

@@ -17,7 +17,8 @@ from at4ctr.durable import replaced, write_json
 from at4ctr.errors import InputError
 from at4ctr.evaluation import Predictions
 from at4ctr.gates import model as gate
-from at4ctr.gates.verdict import NUMBERS, Verdict
+from at4ctr.gates.verdict import Verdict, together
+from at4ctr.schema import Schema
 from pipelines import measure
 from pipelines.night import learn
 from pipelines.night.attempt import GATE, METRICS, PREDICTIONS
@@ -36,6 +37,9 @@ def judged(
     say why; the gate then holds. A fitted calibrator of the candidate's knows other users of this
     very evening, the incumbent's those of an evening before: NE and PCOC favour the candidate by
     what a day's drift costs a calibrator; AUC does not, as calibration reverses no order.
+
+    Each label of ``model_gate.labels`` is judged on the rows where it is known. The checks of all
+    but the first label have its name before their own.
     """
     e = settings.experiment
     model = learn.finished(e, store, ids, folder)
@@ -48,30 +52,48 @@ def judged(
         except InputError as error:
             why = str(error)
             log.warning("no incumbent: %s", why)
-    known = segments.ids(store.schema, candidate.ids)
-    masks = segments.masks(candidate, known)
-    other = None if incumbent is None else _scores(incumbent)
-    verdict = gate.judge(_scores(candidate), other, settings.model_gate, segments=masks)
-    sound = {check.name for check in verdict.checks if check.outcome == "pass"}
-    measured = measure.Measured(candidate, None, {}, {})
-    if NUMBERS in sound:  # no metric is defined for a logit that is not finite
-        measured = measure.measured(model, candidate, store.schema)
+    first = next(iter(candidate))
+    verdicts = {label: _verdict(settings, store.schema, rows, (incumbent or {}).get(label))
+                for label, rows in candidate.items()
+                if label in (settings.model_gate.labels or candidate)}  # fmt: skip
+    verdict = together(verdicts)
+    measured = {label: measure.Measured(rows, None, {}, {}) for label, rows in candidate.items()}
+    before: dict[str, dict[str, Any]] = {}
+    for label, rows in candidate.items():
+        if finite(rows):  # otherwise no metric is defined
+            measured[label] = measure.measured(model, label, rows, store.schema)
+    for label, rows in (incumbent or {}).items():
+        if finite(rows) and rows.labels.size:
+            parts = segments.report(rows, segments.ids(store.schema, candidate[label].ids))
+            before[label] = evaluation.report(rows) | {"segments": segments.to_json(parts)}
     told = json.loads((folder / learn.TRAINED).read_text(encoding="utf-8"))
     training = {k: v for k, v in told.items() if k != "curves"}
-    values: dict[str, Any] = {"candidate": measured.metrics or None, "incumbent": None}
-    values["no_incumbent"] = why or None
-    if incumbent is not None and "incumbent" in sound:
-        parts = segments.to_json(segments.report(incumbent, known))
-        values["incumbent"] = evaluation.report(incumbent) | {"segments": parts}
+    values: dict[str, Any] = {
+        "candidate": measure.metrics_of(measured) if measured[first].metrics else None,
+        "incumbent": evaluation.by_label(before) if first in before else None,
+        "no_incumbent": why or None,
+    }
     write_json(folder / METRICS, {**values, "training": training, "simulated": store.simulated})
-    _keep(folder / PREDICTIONS, measured, incumbent)
+    _keep(folder / PREDICTIONS, measured[first], (incumbent or {}).get(first))
     write_json(folder / GATE, verdict.to_json())
     for check in verdict.checks:
         log.info("  %s %s: %s", check.outcome, check.name, check.sentence)
     return verdict
 
 
-def _asked(settings: Settings, store: Store, ids: Path, parent: Parent) -> Predictions:
+def finite(found: Predictions) -> bool:
+    return bool(np.isfinite(found.calibrated).all())
+
+
+def _verdict(
+    settings: Settings, schema: Schema, candidate: Predictions, incumbent: Predictions | None
+) -> Verdict:
+    masks = segments.masks(candidate, segments.ids(schema, candidate.ids))
+    other = None if incumbent is None else _scores(incumbent)
+    return gate.judge(_scores(candidate), other, settings.model_gate, segments=masks)
+
+
+def _asked(settings: Settings, store: Store, ids: Path, parent: Parent) -> dict[str, Predictions]:
     parent.demand_servable()
     before = parent.settings().experiment.data.schema()
     what = difference(before.to_json(), settings.experiment.data.schema().to_json())

@@ -80,12 +80,13 @@ def fitted(e: Experiment, store: Store, ids: Path, parent: Parent | None, folder
         cursor = trainer.train()
     final = finished(e, store, ids, folder)
     validated = _validated(e, store, final)
-    choice = measure.calibrate(e.calibrator, final, validated, folder, e.seed)
-    if validated is not None and choice.calibrator is None:
-        measure.warn_if_far("validation", evaluation.report(validated))
+    choices = measure.calibrate(e.calibrator, final, validated, folder, e.seed)
+    if validated is not None:
+        measure.warn_of_validation(validated, choices)
     told |= measure.facts(trainer, cursor, store, exported=True)
-    told["training_sample"] = measure.mean_of_sample(train.training_sample(e, store, final))
-    told |= {"calibrator": choice.to_json(), "curves": cursor.curves}
+    told["training_sample"] = measure.means_of_sample(train.training_sample(e, store, final))
+    told["calibrator"] = {label: choice.to_json() for label, choice in choices.items()}
+    told["curves"] = cursor.curves
     write_json(folder / TRAINED, told)
 
 
@@ -107,7 +108,9 @@ def _warm(
     )
 
 
-def _validated(e: Experiment, store: Store, model: ServingModel) -> evaluation.Predictions | None:
+def _validated(
+    e: Experiment, store: Store, model: ServingModel
+) -> dict[str, evaluation.Predictions] | None:
     """Predictions that a calibrator is fitted to."""
     if e.calibrator == "none" or not store.counts("validation")["rows"]:
         return None
@@ -152,7 +155,7 @@ class Incumbent:
             if f.table in maps:
                 self.maps |= {f.name: maps[f.table], history_name(f.name): maps[f.table]}
 
-    def scores(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def scores(self, batch: Mapping[str, tf.Tensor]) -> dict[str, dict[str, tf.Tensor]]:
         """As `ServingModel.scores`."""
         own = {k: tf.gather(self.maps[k], v) if k in self.maps else v for k, v in batch.items()}
         return self.model.scores(own)
@@ -199,7 +202,9 @@ def demand_verified(folder: Path) -> list[str]:
     return list(done.lines)
 
 
-def predicted(model: evaluation.Scored, e: Experiment, store: Store) -> evaluation.Predictions:
-    """Of the rows that judge the night: all of them, whatever w is."""
+def predicted(
+    model: evaluation.Scored, e: Experiment, store: Store
+) -> dict[str, evaluation.Predictions]:
+    """By label, of the rows that judge the night: all of them, whatever w is."""
     reader = train.reader(e, store, "test", evaluation.BATCH)
     return evaluation.Predictor(model)(reader)

@@ -112,7 +112,7 @@ def test_the_serving_model_answers_with_it_after_the_sampling_correction():
         np.testing.assert_array_equal(found["logit"], plain["logit"])
         z = plain["logit"].astype(np.float64) + np.log(0.1)
         np.testing.assert_allclose(found["probability"], calibrator(z), rtol=1e-5)
-        scores = {name: values.numpy() for name, values in model.scores(arrays).items()}
+        scores = {name: values["click"].numpy() for name, values in model.scores(arrays).items()}
         np.testing.assert_allclose(scores["shifted"], z, rtol=1e-7)
         np.testing.assert_allclose(sigmoid(scores["calibrated"]), calibrator(z), rtol=1e-6)
         assert {v.dtype for v in scores.values()} == {np.dtype(np.float64)}

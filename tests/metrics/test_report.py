@@ -22,7 +22,8 @@ def test_report_holds_each_metric_under_its_name():
     assert tuple(found) == NAMES
     assert (found["rows"], found["positives"]) == (300, labels.sum())
     assert found["gauc"] == metrics.gauc(labels, z, users)
-    for name in set(NAMES) - {"rows", "positives", "gauc"}:
+    assert found["gauc_impressions"] == metrics.gauc(labels, z, users, "impressions")
+    for name in set(NAMES) - {"rows", "positives", "gauc", "gauc_impressions"}:
         given = metrics.sigmoid(z) if name in ("pcoc", "expected_calibration_error") else z
         assert found[name] == getattr(metrics, name)(labels, given)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
@@ -31,7 +32,10 @@ def test_report_holds_each_metric_under_its_name():
 @pytest.mark.parametrize(("label", "absent"), [(1, set()), (0, {"pcoc"})])
 def test_what_one_class_leaves_undefined_is_left_out(label, absent):
     found = metrics.report([label, label], [0.2, 0.4], groups=[1, 1])
-    assert set(NAMES) - set(found) == {"auc", "gauc", "normalized_entropy"} | absent
+    assert (
+        set(NAMES) - set(found)
+        == {"auc", "gauc", "gauc_impressions", "normalized_entropy"} | absent
+    )
 
 
 def test_gauc_is_left_out_when_no_group_has_both_classes():

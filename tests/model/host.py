@@ -94,7 +94,7 @@ def outcome(made: fit.Trainer) -> dict[str, Any]:
     weights = {f"{i} {v.name}": v.numpy() for i, v in enumerate(made.model.variables)}
     return {
         "losses": [list(p.values())[1:] for p in curves if "total" in p],
-        "auc": [p["validation_auc"] for p in curves if "validation_auc" in p],
+        "auc": [p["validation click.auc"] for p in curves if "validation click.auc" in p],
         "weights": {name: value.tolist() for name, value in weights.items()},
     }
 

@@ -86,7 +86,7 @@ def trainer(
     model = training_model(serving, store.schema, plan)
     if validate == "store":
         predict, split = evaluation.Predictor(serving), reader("validation", 64)
-        validate = lambda: evaluation.report(predict(split))  # noqa: E731
+        validate = lambda: {k: evaluation.report(v) for k, v in predict(split).items()}  # noqa: E731
     return Trainer(model, partial(reader, "train"), config, folder, validate)
 
 

@@ -155,7 +155,7 @@ def _judged(folder, seed, users, noise, first, thresholds, bless, parent):
     warm = parent and {"parent": parent[0], "step": 5120, "new": {"user": 410, "item": 37},
                        "fresh": [], "moved": 0.0}  # fmt: skip
     training = {"commit": "0123abc", "steps": 260, "train_seconds": 41.5, "warm": warm,
-                "calibrator": {"kind": "platt", "rows": 2000},
+                "calibrator": {"click": {"kind": "platt", "rows": 2000}},
                 "unknown_share": {"user": 0.05}}  # fmt: skip
     write(folder / "metrics.json", {
         "candidate": values[0] | {"uncalibrated": raw}, "incumbent": None if first else values[1],

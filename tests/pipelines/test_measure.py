@@ -23,7 +23,7 @@ def test_a_mean_prediction_far_from_the_rate_is_a_warning_with_a_remedy(
 ):
     found = predictions(shift)
     with caplog.at_level(logging.WARNING, "at4ctr"):
-        measure.warn_if_far(split, evaluation.report(found))
+        measure.warn_if_far(split, "click", evaluation.report(found))
     said = [r.getMessage() for r in caplog.records]
     assert len(said) == (ratio is not None)
     for text in said:
@@ -39,7 +39,7 @@ def test_rows_without_a_click_are_a_warning_too(caplog):
     found = predictions()
     none = Predictions(0 * found.labels, found.calibrated, found.users, found.lengths, None)
     with caplog.at_level(logging.WARNING, "at4ctr"):
-        measure.warn_if_far("test", evaluation.report(none))
+        measure.warn_if_far("test", "click", evaluation.report(none))
     assert "more than chance explains" in caplog.text
 
 
@@ -50,7 +50,7 @@ def test_the_training_sample_is_judged_without_the_calibrator(caplog):
         found.labels, found.calibrated - 3, found.users, found.lengths, None, found.shifted
     )
     with caplog.at_level(logging.WARNING, "at4ctr"):
-        values = measure.mean_of_sample(later)
+        values = measure.means_of_sample({"click": later})
     assert not caplog.records
     assert values["rows"] == found.labels.size
     assert values["mean_prediction"]["predicted"] == pytest.approx(found.probability.mean())
@@ -63,9 +63,9 @@ def test_ties_that_cost_auc_are_a_warning(caplog):
     metrics = evaluation.report(tied)
     metrics["uncalibrated"] = evaluation.report(measure.uncalibrated(tied))
     with caplog.at_level(logging.WARNING, "at4ctr"):
-        measure._warn_of_ties(metrics)
+        measure._warn_of_ties("click", metrics)
     assert metrics["ties"] > 0.9 > 0.1 > metrics["uncalibrated"]["ties"]
     assert "calibrator=platt" in caplog.text
     caplog.clear()
-    measure._warn_of_ties({**metrics, "auc": metrics["uncalibrated"]["auc"]})
+    measure._warn_of_ties("click", {**metrics, "auc": metrics["uncalibrated"]["auc"]})
     assert not caplog.records

@@ -99,7 +99,7 @@ def test_the_incumbent_answers_as_its_export_does(chain):
     night = record(root, WORSE)[0]
     store = Store.open(night / "data" / "store")
     asked = learn.Incumbent(parent, night / "data" / "state")
-    found = learn.predicted(asked, asked.experiment, store)
+    found = learn.predicted(asked, asked.experiment, store)["click"]
     served = tf.saved_model.load(str(root / "serving" / "ctr" / str(V2)))
     raw = served.signatures["serving_default"]
     names = {t: ["", "?", *store.vocabulary_path(t).read_text().split()] for t in ("user", "item")}

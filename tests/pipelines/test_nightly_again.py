@@ -109,10 +109,10 @@ def test_a_logit_that_is_no_number_holds_the_model(copied, monkeypatch):
     sound = learn.predicted
 
     def poisoned(*asked):
-        found = sound(*asked)
+        found = sound(*asked)["click"]
         calibrated = found.calibrated.copy()
         calibrated[3] = np.nan
-        return dataclasses.replace(found, calibrated=calibrated)
+        return {"click": dataclasses.replace(found, calibrated=calibrated)}
 
     monkeypatch.setattr(learn, "predicted", poisoned)
     store = Store.open(folder / "data" / "store")

@@ -113,7 +113,9 @@ def test_devices_come_and_go_and_the_incumbent_answers_with_its_own_calibrator(
         rows = new[name][: len(value)] if name in grown else new[name]
         np.testing.assert_array_equal(rows, value, name)
 
-    platt = [json.loads((f / "calibrator.json").read_text())["slope"] for f in (before, folder)]
+    platt = [
+        json.loads((f / "calibrator.json").read_text())["click"]["slope"] for f in (before, folder)
+    ]
     assert 1.0 not in platt
     assert platt[0] != platt[1]
     store, kept = Store.open(folder / "data/store"), np.load(folder / "predictions.npz")
@@ -134,7 +136,7 @@ def test_devices_come_and_go_and_the_incumbent_answers_with_its_own_calibrator(
     metrics = json.loads((folder / "metrics.json").read_text())["candidate"]
     assert metrics["uncalibrated"]["logloss"] != metrics["logloss"]
     assert night["rows"]["validation"] == json.loads((folder / "training.json").read_text())[
-        "calibrator"]["rows"]  # fmt: skip
+        "calibrator"]["click"]["rows"]  # fmt: skip
 
 
 @pytest.fixture
@@ -197,7 +199,7 @@ def test_a_mapped_log_with_hashed_ids_and_texts(hashed, monkeypatch, capsys):
     asked = learn.Incumbent(parent, folder / "data/state")
     assert {"user", "slot", "history_event"} <= asked.maps.keys()
     assert not {"item", "genres", "history_item"} & asked.maps.keys()
-    found = learn.predicted(asked, asked.experiment, store).probability[:150]
+    found = learn.predicted(asked, asked.experiment, store)["click"].probability[:150]
     export = hashed / "serving/ctr" / str(first["version"])
     np.testing.assert_allclose(served(export, store, 5, 150), found, rtol=2e-6)
     assert len(np.unique(found)) > 100

@@ -80,7 +80,7 @@ def test_nothing_that_is_decided_before_the_test_reads_its_rows(runs):
     assert mine == its
     rows = store.counts("validation")["rows"]
     assert one["validation"]["rows"] == rows != store.counts("test")["rows"]
-    assert one["calibrator"]["rows"] == rows
+    assert one["calibrator"]["click"]["rows"] == rows
     assert one["rows"] == store.counts("test")["rows"]
     assert one["positives"] == labels_of(store, "test").sum()
 
@@ -91,7 +91,7 @@ def test_a_calibrator_of_an_unfinished_end_is_gone(runs, tmp_path):
     model = train.restored(e, store, folder)
     assert model.calibrators
     shutil.copy(folder / "calibrator.json", tmp_path / "calibrator.json")
-    assert measure.calibrate("platt", model, None, tmp_path, 0).kind == "none"
+    assert measure.calibrate("platt", model, None, tmp_path, 0)["click"].kind == "none"
     assert not model.calibrators
     assert not (tmp_path / "calibrator.json").exists()
 
@@ -110,16 +110,16 @@ def test_the_calibrator_is_fitted_to_what_it_is_given_when_served(runs):
     e, store, folder, metrics = runs[0]
     served = train.restored(e, store, folder)
     predict = evaluation.Predictor(served)
-    found = predict(train.reader(e, store, "validation", 512))
+    found = predict(train.reader(e, store, "validation", 512))["click"]
     z = np.asarray(found.shifted, np.float64)
     best = roc_auc_score(labels_of(store, "validation"), z)
     assert metrics["validation"]["auc"] == pytest.approx(best, abs=1e-5)
     slope, intercept = maximum_likelihood(z, labels_of(store, "validation").astype(float))
-    kept = json.loads((folder / "calibrator.json").read_text())
+    kept = json.loads((folder / "calibrator.json").read_text())["click"]
     assert kept["slope"] == pytest.approx(slope, rel=1e-4)
     assert kept["intercept"] == pytest.approx(intercept, abs=1e-4)
     assert abs((slope - 1) * np.log(RATE)) > 1e-3  # the check has power
-    test = predict(train.reader(e, store, "test", 512))
+    test = predict(train.reader(e, store, "test", 512))["click"]
     z = np.asarray(test.shifted, np.float64)
     q = 1 / (1 + np.exp(-(slope * z + intercept)))
     np.testing.assert_allclose(test.probability, q, rtol=1e-3)
@@ -139,8 +139,8 @@ def test_a_night_fits_on_validation_and_is_judged_on_the_test(runs):
     model = train.restored(e, store, folder)
     fitted, judged = learn._validated(e, store, model), learn.predicted(model, e, store)
     assert fitted is not None
-    np.testing.assert_array_equal(fitted.labels, labels_of(store, "validation"))
-    np.testing.assert_array_equal(judged.labels, labels_of(store, "test"))
+    np.testing.assert_array_equal(fitted["click"].labels, labels_of(store, "validation"))
+    np.testing.assert_array_equal(judged["click"].labels, labels_of(store, "test"))
     assert learn._validated(replace(e, calibrator="none"), store, model) is None
 
 

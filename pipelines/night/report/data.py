@@ -156,10 +156,10 @@ def lineage(night: Night) -> Html:
         ("train_seconds", "seconds of training"), ("examples_per_second", "examples a second"),
         ("unknown_share", "test rows with an unknown id"),
     ) if training.get(key) not in (None, {})]  # fmt: skip
-    fitted = training.get("calibrator") or {}
-    if fitted.get("kind") not in (None, "none"):
-        said = f"{fitted['kind']}, fitted to {fitted.get('rows', 0):,} rows"
-        rows.append(("calibrator", said))
+    for label, fitted in (training.get("calibrator") or {}).items():
+        if fitted.get("kind") not in (None, "none"):
+            said = f"{fitted['kind']}, fitted to {fitted.get('rows', 0):,} rows"
+            rows.append((f"calibrator of {label}", said))
     facts = table(("", ""), rows, sentences=(1,), css="facts stack")
     return section("lineage", "Lineage", facts, _configured(night), _stages(night))
 

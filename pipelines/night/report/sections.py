@@ -76,9 +76,9 @@ def _plain(value: float | None) -> str:
 def _bound(c: Check) -> str:
     if c.bound is None:
         return NONE
-    if c.name == "pcoc" or c.name.startswith("segment "):
+    if c.name.endswith("pcoc") or "segment " in c.name:
         return f"1 ± {c.bound:.4f}"
-    at_most = c.name in ("normalized entropy", "candidate numbers", "incumbent")
+    at_most = c.name.endswith(("normalized entropy", "candidate numbers", "incumbent"))
     return f"{'at most' if at_most else 'at least'} {_plain(c.bound)}"
 
 
