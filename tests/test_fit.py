@@ -40,14 +40,24 @@ def store(tmp_path_factory) -> Store:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(store, tmp_path_factory) -> dict:
-    made = job.trainer(store, tmp_path_factory.mktemp("undisturbed"))
+def rich(tmp_path_factory) -> Store:
+    """Two labels, a number of each group, weights of rows and of values."""
+    path = tmp_path_factory.mktemp("store") / "rich"
+    toy_store.make(path, users=60, rich=True)
+    return Store.open(path)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(rich, tmp_path_factory) -> dict:
+    made = job.trainer(rich, tmp_path_factory.mktemp("undisturbed"))
     made.train()
+    assert {"click", "conversion"} <= made.cursor.curves[0].keys()
+    assert any("validation conversion.auc" in point for point in made.cursor.curves)
     return json.loads(json.dumps(job.fingerprint(made)))
 
 
-def test_two_runs_are_equal_bit_for_bit(store, tmp_path, undisturbed):
-    made = job.trainer(store, tmp_path)
+def test_two_runs_are_equal_bit_for_bit(rich, tmp_path, undisturbed):
+    made = job.trainer(rich, tmp_path)
     made.train()
     assert json.loads(json.dumps(job.fingerprint(made))) == undisturbed
 
@@ -62,12 +72,12 @@ def attempt(store: Store, folder: Path, *options: str) -> int:
     return done.returncode
 
 
-def test_a_run_killed_again_and_again_ends_as_the_undisturbed_one(store, tmp_path, undisturbed):
+def test_a_run_killed_again_and_again_ends_as_the_undisturbed_one(rich, tmp_path, undisturbed):
     """Before a first checkpoint, between two, inside the writing of one, and in epoch 2."""
     (tmp_path / "checkpoints").mkdir()
     for options in (("--step", "1"), ("--step", "5"), ("--file", "3"), ("--step", "11")):
-        assert attempt(store, tmp_path, *options) == -9, options
-    assert attempt(store, tmp_path) == 0
+        assert attempt(rich, tmp_path, *options) == -9, options
+    assert attempt(rich, tmp_path) == 0
     assert json.loads((tmp_path / "final.json").read_text()) == undisturbed
 
 
@@ -98,15 +108,20 @@ def test_every_row_takes_the_same_part_after_a_pause(store, tmp_path):
     np.testing.assert_array_equal(seen[3], whole.batch(0, 3)["user_index"])
 
 
-def scripted(values):
-    feed = iter(values)
-    return lambda: {"auc": next(feed), "logloss": 0.5}
+def scripted(values, watch="click.auc"):
+    """Metrics of two labels, of which only the watched one changes."""
+    feed, (label, _, name) = iter(values), watch.partition(".")
+    fixed = {"auc": 0.5, "logloss": 0.5}
+    return lambda: {k: fixed | ({name: next(feed)} if k == label else {})
+                    for k in ("click", "conversion")}  # fmt: skip
 
 
-def test_early_stop_keeps_the_best_weights(store, tmp_path):
-    config = Fit(batch_size=16, epochs=9, evaluations=1, patience=2, learning_rate=0.05)
+@pytest.mark.parametrize(("watch", "sign"), [("conversion.auc", 1), ("conversion.logloss", -1)])
+def test_early_stop_keeps_the_best_weights(store, tmp_path, watch, sign):
+    config = Fit(batch_size=16, epochs=9, patience=2, learning_rate=0.05, watch=watch)
     kept = []
-    script = scripted([0.5, 0.45, 0.7, 0.6, 0.69, 0.9])  # 0.45 does not count after 0.7
+    values = [0.5, 0.45, 0.7, 0.6, 0.69, 0.9]  # 0.45 does not count after 0.7
+    script = scripted([sign * v for v in values], watch)
 
     def validate():
         kept.append([v.numpy() for v in made.model.serving.variables])
@@ -115,7 +130,7 @@ def test_early_stop_keeps_the_best_weights(store, tmp_path):
     made = job.trainer(store, tmp_path, config=config, validate=validate, **SMALL)
     cursor = made.train()
     steps = made.feed.steps(0)
-    assert (cursor.stopped, cursor.best, cursor.best_step) == (True, 0.7, 3 * steps)
+    assert (cursor.stopped, cursor.best, cursor.best_step) == (True, sign * 0.7, 3 * steps)
     assert cursor.step == 5 * steps
     for v, best, last in zip(made.model.serving.variables, kept[2], kept[4], strict=True):
         np.testing.assert_array_equal(v, best)

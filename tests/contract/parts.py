@@ -115,6 +115,16 @@ def sample() -> tuple[Case, ...]:
     return tuple(found)
 
 
-def cases(but: Collection[str] = ()) -> tuple[Case, ...]:
-    """What is tried. but: sets of auxiliaries that are left out."""
-    return tuple(c for c in (every() if WHOLE else sample()) if c.auxiliaries not in but)
+def cases(but: Collection[str] = (), *, few: bool = False) -> tuple[Case, ...]:
+    """What is tried. but: sets of auxiliaries that are left out.
+
+    few: of the sample only so many that each part occurs, for a test that takes long.
+    """
+    found = [c for c in (every() if WHOLE else sample()) if c.auxiliaries not in but]
+    if WHOLE or not few:
+        return tuple(found)
+    left, chosen = {part for case in found for part in enumerate(case)}, []
+    while left:
+        chosen.append(max(found, key=lambda case: len(set(enumerate(case)) & left)))
+        left -= set(enumerate(chosen[-1]))
+    return tuple(chosen)

@@ -101,7 +101,7 @@ def bare(stores, tmp_path_factory):
     return of
 
 
-@pytest.mark.parametrize("case", parts.cases(but=("none",)), ids=" ".join)
+@pytest.mark.parametrize("case", parts.cases(but=("none",), few=True), ids=" ".join)
 def test_auxiliaries_leave_nothing_in_the_export(case, stores, bare, tmp_path):
     store = stores[case.head.split(", ")[1]]
     found = exported(store, planned(case.backbone, case.head, case.names), tmp_path)

@@ -24,13 +24,14 @@ from at4ctr.contracts import HeadConfig
 from at4ctr.data.reader import Reader
 from at4ctr.data.store import Store
 from at4ctr.fit import Fit, Trainer
-from at4ctr.heads import single
+from at4ctr.heads import shared_bottom, single
 from at4ctr.layers import embedder
 from at4ctr.model.build import Plan, serving_model, training_model
 
 HISTORY = 8
 BACKBONE = din.Config(attention=(8, 4))
 HEAD = single.Config(units=(12, 6), dropout=0.3)
+SEVERAL = shared_bottom.Config(bottom=(12,), tower=(6,), dropout=0.3)
 TASKS = {
     "uim": uim.Config(),
     "nip": nip.Config(mask_duplicates=True, block=8),
@@ -58,7 +59,9 @@ def trainer(
     negative_rate: float = 0.7,
     validate: Any = "store",
 ) -> Trainer:
-    """A trainer whose validation is the store's, a function, or None."""
+    """A trainer whose validation is the store's, a function, or None; several labels share a
+    bottom."""
+    head = SEVERAL if head is HEAD and len(store.schema.labels) > 1 else head
     embedding = embedder.Config(dimension=4)
 
     def reader(split: Any, size: int, context: Any = None) -> Reader:
@@ -82,6 +85,8 @@ def trainer(
         store.schema,
         {t.name: store.rows(t.name) for t in store.schema.tables},
         plan,
+        store.numbers(),
+        store.vectors(),
     )
     model = training_model(serving, store.schema, plan)
     if validate == "store":
