@@ -90,6 +90,15 @@ class Experiment:
         }
 
     @property
+    def evaluated(self) -> tuple[str, ...]:
+        """The labels that have metrics: those that are served, and what is composed of them."""
+        schema = self.data.schema()
+        learned = label_tasks(schema, self.tasks)
+        served = [x for x in schema.labels if x.name in learned and learned[x.name].serve]
+        names = [x.name for x in served]
+        return (*names, *(composed_name(x) for x in served if x.within in names))
+
+    @property
     def plan(self) -> Plan:
         """What its models are built of."""
         return Plan(
@@ -126,12 +135,8 @@ class Experiment:
         label, _, metric = self.fit.watch.rpartition(".")
         if metric not in WATCHED:
             raise unknown("metric of fit.watch", metric, WATCHED)
-        labels = label_tasks(self.data.schema(), self.tasks)
-        served = [x for x in self.data.schema().labels if x.name in labels and labels[x.name].serve]
-        evaluated = [x.name for x in served]
-        evaluated += [composed_name(x) for x in served if x.within in evaluated]
-        if label not in evaluated:
-            raise unknown("label of fit.watch", label, evaluated)
+        if label not in self.evaluated:
+            raise unknown("label of fit.watch", label, self.evaluated)
 
 
 def dataset(name: str) -> type[Options]:

@@ -21,7 +21,7 @@ from at4ctr.data.days import Periods
 from at4ctr.data.nights import increment
 from at4ctr.data.nights.state import difference
 from at4ctr.durable import make_folder, write_json
-from at4ctr.errors import InputError
+from at4ctr.errors import InputError, unknown
 from at4ctr.gates import anomaly, verdict
 from at4ctr.registry import Entry
 from pipelines.night.asked import DEFAULTS, Given
@@ -110,13 +110,12 @@ def made(given: Given) -> Settings:
     fields = [f"{k}={asked[k]}" for k in ("days", "utc_offset_hours", "evaluation")]
     periods = config.override(Periods(), fields)
     _demand_cold_days(asked["cold_days"], periods.days)
-    return Settings(
-        asked,
-        experiment,
-        periods,
-        _gate(anomaly.Thresholds(), asked, "data_gate"),
-        _gate(verdict.Thresholds(), asked, "model_gate"),
-    )
+    model_gate = _gate(verdict.Thresholds(), asked, "model_gate")
+    for label in model_gate.labels:
+        if label not in experiment.evaluated:
+            raise unknown("label of --model_gate", label, experiment.evaluated)
+    data_gate = _gate(anomaly.Thresholds(), asked, "data_gate")
+    return Settings(asked, experiment, periods, data_gate, model_gate)
 
 
 def _demand_cold_days(text: str, period: int) -> None:

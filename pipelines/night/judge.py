@@ -17,7 +17,7 @@ from at4ctr.durable import replaced, write_json
 from at4ctr.errors import InputError
 from at4ctr.evaluation import Predictions
 from at4ctr.gates import model as gate
-from at4ctr.gates.verdict import Verdict, together
+from at4ctr.gates.verdict import Check, Verdict, together
 from at4ctr.schema import Schema
 from pipelines import measure
 from pipelines.night import learn
@@ -88,6 +88,9 @@ def finite(found: Predictions) -> bool:
 def _verdict(
     settings: Settings, schema: Schema, candidate: Predictions, incumbent: Predictions | None
 ) -> Verdict:
+    if not candidate.labels.size:
+        none = Check("rows", "hold", "no row tells the label; leave it out of model_gate.labels")
+        return Verdict("HOLD", (none,), 0, 0, 0, settings.model_gate)
     masks = segments.masks(candidate, segments.ids(schema, candidate.ids))
     other = None if incumbent is None else _scores(incumbent)
     return gate.judge(_scores(candidate), other, settings.model_gate, segments=masks)

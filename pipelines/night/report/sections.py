@@ -111,7 +111,25 @@ def models(night: Night, scores: Scores | None) -> Html:
         "user's rows together, and those of differences pair the two models.",
         css="soft",
     )
-    return section("models", "Candidate against incumbent", table(head, rows), note)
+    return section("models", "Candidate against incumbent", table(head, rows), note, _labels(night))
+
+
+def _labels(night: Night) -> Html:
+    """Of a model of several labels, a row each; the tables above are of the first."""
+    new, old = (side.get("labels") or {} for side in (night.candidate, night.incumbent))
+    if not new:
+        return Html("")
+    rows = [
+        (label, f"{m.get('rows', 0):,}", f"{m.get('positives', 0):,}",
+         *(number(side.get(name), ".4f") for name in ("auc", "normalized_entropy", "pcoc")
+           for side in (m, old.get(label) or {})))
+        for label, m in new.items()
+    ]  # fmt: skip
+    head = ["label", "rows", "positives"]
+    for name in ("AUC", "NE", "PCOC"):
+        head += [name, f"{name}, incumbent"]
+    note = element("p", "What is above and below is of the first label.", css="soft")
+    return Html(element("h3", "By label") + table(head, rows) + note)
 
 
 def _intervals(
