@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from at4ctr.calibration import Asked
+from at4ctr.calibration.fitted import Isotonic, Platt
 from at4ctr.contracts import BackboneConfig, HeadConfig
 from at4ctr.data.dataset import Options
+from at4ctr.data.days import Periods
 from at4ctr.errors import InputError, unknown
 from at4ctr.fit import WATCHED, Fit
 from at4ctr.folders import config_of, modules
+from at4ctr.gates import anomaly, verdict
 from at4ctr.heads import single
 from at4ctr.layers import embedder
 from at4ctr.model.build import ExpertConfig, Plan, label_tasks
@@ -139,45 +142,6 @@ class Experiment:
             raise unknown("label of fit.watch", label, self.evaluated)
 
 
-def dataset(name: str) -> type[Options]:
-    """A dataset's Config by its name."""
-    known = datasets()
-    if name not in known:
-        raise unknown("dataset", name, known)
-    return known[name]
-
-
-def datasets() -> dict[str, type[Options]]:
-    """Name -> Config of every dataset of ``at4ctr/data/datasets`` and of ``configs``."""
-    known: dict[str, type[Options]] = {}
-    for package in ("at4ctr.data.datasets", "configs"):
-        for module in modules(package):
-            found = importlib.import_module(f"{package}.{module}")
-            config = getattr(found, "Config", None)
-            if not (isinstance(config, type) and issubclass(config, Options)):
-                continue
-            if module in known:
-                raise InputError(
-                    f"dataset {module!r} stands in at4ctr/data/datasets/{module}.py and in "
-                    f"configs/{module}.py; expected one of that name; rename the second"
-                )
-            known[module] = config
-    return known
-
-
-def recipe(name: str, data: Options) -> Experiment:
-    """The experiment that ``configs/<name>.py`` makes for a dataset, or ``backbone+task+task``."""
-    if name in modules("configs"):
-        made = getattr(importlib.import_module(f"configs.{name}"), "experiment", None)
-        if made is None:
-            raise InputError(
-                f"configs/{name}.py has no experiment(data), so it is no recipe; expected one; "
-                f"write it, or set DATASET={name} and another CONFIG"
-            )
-        return made(data)
-    return importlib.import_module("configs._compose").compose(name, data)
-
-
 def override(value: Any, assignments: typing.Iterable[str]) -> Any:
     """Applies ``a.b=c`` assignments to a (nested) dataclass; types come from its annotations.
 
@@ -276,12 +240,28 @@ def parse(text: str, kind: Any, where: str) -> Any:
     raise InputError(f"{where}={text!r}: expected {wanted}; write {where}=<{kind.__name__}>")
 
 
+NAMED: Mapping[str, type] = types.MappingProxyType(  # in snapshots, so that a file may move
+    {
+        "experiment": Experiment,
+        "expert": ExpertConfig,
+        "space": embedder.Config,
+        "task": Task,
+        "fit": Fit,
+        "platt": Platt,
+        "isotonic": Isotonic,
+        "periods": Periods,
+        "data gate": anomaly.Thresholds,
+        "model gate": verdict.Thresholds,
+    }
+)
+
+
 def to_json(value: Any) -> Any:
-    """A JSON-ready snapshot; dataclasses carry the name of their type."""
+    """A JSON-ready snapshot. A dataclass carries its name in `NAMED`, or that of its registry and
+    module, such as ``backbones/din`` and ``datasets/taobao``."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        name = f"{type(value).__module__}:{type(value).__qualname__}"
         fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"type": name, **fields}
+        return {"type": _name(value), **fields}
     if isinstance(value, Mapping):
         return {k: to_json(v) for k, v in value.items()}
     if isinstance(value, tuple | list):
@@ -289,23 +269,30 @@ def to_json(value: Any) -> Any:
     return value
 
 
-def from_json(value: Any, where: str = "config.json") -> Any:
-    """The inverse of ``to_json``; only types of this project are ever made."""
+def _name(value: Any) -> str:
+    module = type(value).__module__.rpartition(".")[2]
+    folder = "datasets" if isinstance(value, Options) else registry_of(value)
+    if folder:
+        return f"{folder}/{module}"
+    names = {kind: name for name, kind in NAMED.items()}
+    return names[type(value)]
+
+
+def from_json(
+    value: Any,
+    where: str = "config.json",
+    datasets: Mapping[str, type[Options]] = types.MappingProxyType({}),
+) -> Any:
+    """The inverse of ``to_json``; only types of this project, and the given datasets, are made."""
     if isinstance(value, list):
-        return tuple(from_json(v, where) for v in value)
+        return tuple(from_json(v, where, datasets) for v in value)
     if not isinstance(value, dict):
         return value
-    rest = {k: from_json(v, where) for k, v in value.items() if k != "type"}
+    rest = {k: from_json(v, where, datasets) for k, v in value.items() if k != "type"}
     if "type" not in value:
         return rest
-    module, _, name = str(value["type"]).partition(":")
-    kind = None
-    if module.startswith(("at4ctr.", "configs.")):
-        try:
-            kind = getattr(importlib.import_module(module), name, None)
-        except ModuleNotFoundError:
-            kind = None
-    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+    kind = _kind(str(value["type"]), datasets)
+    if kind is None:
         raise InputError(
             f"{where}: {value['type']!r} is not a configuration of this version of at4ctr; "
             "repeat the run with the version that wrote the snapshot"
@@ -321,3 +308,13 @@ def from_json(value: Any, where: str = "config.json") -> Any:
             f"{where}: {value['type']} cannot be made of what is written there ({error}); "
             "repeat the run with the version that wrote the snapshot"
         ) from None
+
+
+def _kind(name: str, datasets: Mapping[str, type[Options]]) -> Any:
+    folder, _, module = name.rpartition("/")
+    if folder == "datasets" and module in datasets:
+        return datasets[module]
+    package = "at4ctr.data.datasets" if folder == "datasets" else f"at4ctr.{folder}"
+    if folder in (*REGISTRIES, "datasets") and module in modules(package):
+        return importlib.import_module(f"{package}.{module}").Config
+    return NAMED.get(name)

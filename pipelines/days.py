@@ -23,7 +23,7 @@ from typing import IO
 
 from absl import flags
 
-from at4ctr import config
+import configs
 from at4ctr.data.dataset import Options, Source
 from at4ctr.data.days import READY, SIMULATED, Lines
 from at4ctr.data.disk import demand_room, explained, locked
@@ -97,7 +97,7 @@ def deal(data: Options, root: Path, first: date | None = None, last: date | None
 
 def _lines(data: Options) -> Lines:
     if data.LINES is None:
-        known = [name for name, found in config.datasets().items() if found.LINES is not None]
+        known = [name for name, found in configs.datasets().items() if found.LINES is not None]
         raise InputError(
             f"the raw log of {data.name} cannot be dealt to days, as it does not say which day a "
             f"line is of (LINES); expected one of {', '.join(known)}; write its day folders "

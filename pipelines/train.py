@@ -15,6 +15,7 @@ from typing import Any
 import tensorflow as tf
 from absl import flags
 
+import configs
 from at4ctr import checkpoints, cluster, config, evaluation, fit, population, runs, stopping
 from at4ctr.analysis import plots
 from at4ctr.config import Experiment
@@ -70,13 +71,13 @@ def open_store(data: Options, name: str | None = None, engine: Engine = "duckdb"
 def options(dataset: str, raw: str, assignments: str) -> Options:
     """A dataset's options with the overrides that begin with ``data.``."""
     chosen = [a for a in words(assignments) if a.startswith("data.")]
-    return config.override({"data": config.dataset(dataset)(raw=raw)}, chosen)["data"]
+    return config.override({"data": configs.dataset(dataset)(raw=raw)}, chosen)["data"]
 
 
 def experiment(dataset: str, recipe: str, raw: str, assignments: str) -> Experiment:
     """The recipe's experiment for a dataset, overridden."""
     chosen = [a for a in words(assignments) if not a.startswith("data.")]
-    return config.override(config.recipe(recipe, options(dataset, raw, assignments)), chosen)
+    return config.override(configs.recipe(recipe, options(dataset, raw, assignments)), chosen)
 
 
 def run(e: Experiment, recipe: str, store: Store, *, export: bool = True) -> Path:
@@ -258,7 +259,7 @@ def load_snapshot(path: Path) -> tuple[Experiment, str, str]:
     """The experiment, the recipe's name and the store's name of a run's ``config.json``."""
     try:
         value = json.loads(path.read_text())
-        found = config.from_json(value["experiment"], str(path))
+        found = config.from_json(value["experiment"], str(path), configs.datasets())
         return found, str(value["recipe"]), str(value["store"])
     except (OSError, ValueError, KeyError) as error:
         if isinstance(error, InputError):

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from at4ctr import config
+import configs
 from at4ctr.errors import InputError
 from at4ctr.schema import Feature, Schema, Table, history_name
 from tests.model import toys
@@ -26,7 +26,7 @@ def test_groups_and_ids_follow_the_declaration():
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_json_and_back_for_every_dataset(name):
-    schema = config.dataset(name)().schema()
+    schema = configs.dataset(name)().schema()
     back = Schema.from_json(json.loads(json.dumps(schema.to_json())))
     assert back == schema
     assert back.fingerprint() == schema.fingerprint()

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import configs
 from at4ctr import config, faults
 from at4ctr.config import Experiment
 from at4ctr.data.days import Periods
@@ -66,7 +67,8 @@ class Settings:
         try:
             if value["form"] != FORM:
                 raise ValueError(f"form is {value['form']}")
-            parts = {p: config.from_json(value[p], where) for p in PARTS}
+            known = configs.datasets()
+            parts = {p: config.from_json(value[p], where, known) for p in PARTS}
             return cls(asked={**DEFAULTS, **value["asked"]}, **parts)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
@@ -95,12 +97,12 @@ def made(given: Given) -> Settings:
     asked = {k: v if (v := given.get(k)) is not None else d for k, d in DEFAULTS.items()}
     asked["data"] = asked["data"] or f"data/{asked['dataset']}"
     words = _words("set", asked["set"])
-    data = config.dataset(asked["dataset"])()
+    data = configs.dataset(asked["dataset"])()
     data = config.override({"data": data}, [w for w in words if w.startswith("data.")])["data"]
     increment.demand_possible(data)
     asked["utc_offset_hours"] = asked["utc_offset_hours"] or f"{data.UTC_OFFSET_HOURS:g}"
     experiment = config.override(
-        config.recipe(asked["config"], data), [w for w in words if not w.startswith("data.")]
+        configs.recipe(asked["config"], data), [w for w in words if not w.startswith("data.")]
     )
     if experiment.fit.decay != "none":
         raise InputError(

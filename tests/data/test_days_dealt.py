@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from at4ctr import config
+import configs
 from at4ctr.data import days
 from at4ctr.data.datasets import tafeng, taobao
 from at4ctr.errors import InputError
@@ -134,7 +134,7 @@ def test_what_cannot_be_dealt_is_named_and_leaves_nothing(tmp_path, lines, said,
 
 def test_a_dataset_that_does_not_tell_the_day_of_a_line_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"log of trivago cannot .* one of tafeng, taobao; write"):
-        deal(config.dataset("trivago")(), tmp_path)
+        deal(configs.dataset("trivago")(), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -169,10 +169,10 @@ def test_the_days_of_a_real_log_are_read_as_the_whole_is(tmp_path):
 
 def test_a_chain_takes_the_zone_of_its_dataset_unless_told_otherwise():
     for name in ("taobao", "tafeng", "simulated"):
-        found = config.dataset(name)
+        found = configs.dataset(name)
         made = chain.made({"dataset": name, "config": "fm"})
         assert made.periods.utc_offset_hours == found.UTC_OFFSET_HOURS
         assert made.asked["utc_offset_hours"] == f"{found.UTC_OFFSET_HOURS:g}"
-    assert config.dataset("taobao").UTC_OFFSET_HOURS == 8
+    assert configs.dataset("taobao").UTC_OFFSET_HOURS == 8
     given = chain.made({"dataset": "taobao", "config": "fm", "utc_offset_hours": "0"})
     assert given.periods == replace(given.periods, utc_offset_hours=0)

@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import configs
-from at4ctr import config
 
 RECIPE = '''
 """My shop: make train DATASET=mylog RAW=folder"""
@@ -128,5 +127,5 @@ def forget(module):
 def mylog_of(tmp_path, monkeypatch):
     """The user's dataset, found by its name; a generator for a fixture."""
     recipes(tmp_path, monkeypatch)
-    yield config.dataset("mylog")
+    yield configs.dataset("mylog")
     forget("mylog")

@@ -62,8 +62,8 @@ def settings(batch=1024):
         "form": 1,
         "asked": {"dataset": "taobao"},
         "experiment": {"data": {"negative_rate": 0.5}, "fit": {"batch_size": batch}},
-        "periods": {"type": "at4ctr.data.days:Periods", "days": 1, "utc_offset_hours": 8.0},
-        "data_gate": {"type": "at4ctr.gates.anomaly:Thresholds", "deviations": 5.0},
+        "periods": {"type": "periods", "days": 1, "utc_offset_hours": 8.0},
+        "data_gate": {"type": "data gate", "deviations": 5.0},
         "model_gate": {},
     }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import configs
 from at4ctr import config
 from at4ctr.data.datasets import taobao
 from at4ctr.errors import InputError
@@ -131,7 +132,7 @@ def test_every_cell_of_every_plan_composes():
             data = [a for a in overrides if a.startswith("data.")]
             rest = [a for a in overrides if not a.startswith("data.")]
             options = config.override({"data": taobao.Config()}, data)["data"]
-            made = config.override(config.recipe(cell.recipe, options), rest)
+            made = config.override(configs.recipe(cell.recipe, options), rest)
             backbone, *tasks = cell.recipe.split("+")
             module = type(made.experts[backbone].backbone).__module__
             assert module == f"at4ctr.backbones.{backbone}"

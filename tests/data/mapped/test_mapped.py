@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import configs
 from at4ctr import config
 from at4ctr.data.dataset import SPLITS
 from at4ctr.data.preparation.prepare import prepare
@@ -141,14 +142,14 @@ def test_another_mapping_is_another_store(mylog, tmp_path, monkeypatch):
 
 
 def test_a_recipe_file_is_a_dataset(mylog):
-    made = config.recipe("din", mylog(raw="folder"))
+    made = configs.recipe("din", mylog(raw="folder"))
     assert made.data.name == "mylog"
     made = config.override(made, ["data.test_share=0.4"])
     assert config.from_json(json.loads(json.dumps(config.to_json(made)))) == made
     with pytest.raises(InputError, match=r"mylog.py has no experiment\(data\)"):
-        config.recipe("mylog", mylog())
+        configs.recipe("mylog", mylog())
     with pytest.raises(InputError, match="did you mean mylog"):
-        config.dataset("mylogs")
+        configs.dataset("mylogs")
 
 
 def test_a_name_is_one_dataset(mylog, tmp_path):
@@ -157,6 +158,6 @@ def test_a_name_is_one_dataset(mylog, tmp_path):
     importlib.invalidate_caches()
     try:
         with pytest.raises(InputError, match=r"'taobao' stands in .*configs/taobao.py"):
-            config.dataset("mylog")
+            configs.dataset("mylog")
     finally:
         forget("taobao")

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 
 import configs
-from at4ctr import config
 from at4ctr.data import days
 from at4ctr.data.datasets import simulated, tafeng, taobao
 from at4ctr.data.days import DAY, NoData, Periods, Window
@@ -35,7 +34,7 @@ def mylog(tmp_path_factory):
     (folder / "daylog.py").write_text(text.replace('"catalogue.*"', '"part-catalogue.*"'))
     configs.__path__ = [*path, str(folder)]
     importlib.invalidate_caches()
-    yield config.dataset("daylog")
+    yield configs.dataset("daylog")
     configs.__path__ = path
     sys.modules.pop("configs.daylog")
 
