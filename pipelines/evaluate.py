@@ -7,9 +7,10 @@ from pathlib import Path
 
 from absl import flags
 
-from at4ctr import evaluation, runs
+from at4ctr import runs
 from at4ctr.errors import InputError
 from pipelines import measure, train
+from pipelines.assembly import Assembly
 from pipelines.main import main
 
 flags.DEFINE_string("run", "runs/latest", "a run's folder")
@@ -25,9 +26,8 @@ def _main() -> None:
         )
     e, _, name = train.load_snapshot(folder / runs.SNAPSHOT)
     store = train.open_store(e.data, name)
-    model = train.restored(e, store, folder)
-    test = train.reader(e, store, "test", evaluation.BATCH)
-    metrics = measure.metrics_of(measure.measure(model, test))
+    made = Assembly(e, store)
+    metrics = measure.metrics_of(measure.measure(made.restored(folder), made.reader("test")))
     print(json.dumps(metrics | {"simulated": store.simulated}, indent=2))
 
 

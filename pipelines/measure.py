@@ -52,25 +52,24 @@ class Measured(NamedTuple):
 def calibrate(
     asked: Asked,
     model: ServingModel,
-    found: Mapping[str, Predictions] | None,
+    found: Mapping[str, Predictions],
     folder: Path,
     seed: int,
 ) -> dict[str, Choice]:
     """Gives each served label of the model the calibrator that the validation rows choose, and
     keeps them in the run. A composed label has none: it is composed of calibrated probabilities.
 
-    found: the model's predictions on validation; None where there are none.
+    found: the model's predictions on validation; {} where there are none.
     """
     (folder / CALIBRATOR).unlink(missing_ok=True)  # of an unfinished end
     model.calibrate({})
     choices = {}
     for label in model.served:
-        rows = None if found is None else found[label]
-        if rows is None:
+        if label not in found:
             choices[label] = choose(asked, [], [], [])
             continue
-        assert rows.shifted is not None
-        choices[label] = choose(asked, rows.shifted, rows.labels, rows.users, seed)
+        rows = uncalibrated(found[label])
+        choices[label] = choose(asked, rows.calibrated, rows.labels, rows.users, seed)
     fitted = {k: c.calibrator for k, c in choices.items() if c.calibrator is not None}
     if fitted:
         model.calibrate(fitted)

@@ -12,25 +12,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
 from absl import flags
 
 import configs
-from at4ctr import checkpoints, cluster, config, evaluation, fit, population, runs, stopping
+from at4ctr import cluster, config, evaluation, runs, stopping
 from at4ctr.analysis import plots
 from at4ctr.config import Experiment
-from at4ctr.data.dataset import Options, Split
+from at4ctr.data.dataset import Options
 from at4ctr.data.engines.base import Name as Engine
 from at4ctr.data.preparation.prepare import prepare
-from at4ctr.data.reader import Reader
 from at4ctr.data.store import MANIFEST, Store
 from at4ctr.durable import write_json
 from at4ctr.errors import InputError
-from at4ctr.model.build import serving_model, training_model
 from at4ctr.model.serving import ServingModel
 from export import saved_model
 from export.verify import verify
 from pipelines import measure
+from pipelines.assembly import Assembly
 from pipelines.main import main
 from pipelines.words import split
 
@@ -87,7 +85,9 @@ def run(e: Experiment, recipe: str, store: Store, *, export: bool = True) -> Pat
     export: False leaves export and verification out, and the metrics say so.
     """
     began = time.perf_counter()
-    reader(e, store, "train", e.fit.batch_size)  # refuses what cannot be read before a run exists
+    Assembly(e, store).reader(
+        "train", e.fit.batch_size
+    )  # refuses what cannot be read before a run exists
     with ExitStack() as held, cluster.loss_explained():
         folder = Path(cluster.chief_does(lambda: str(_open(e, recipe, store, held))))
         try:
@@ -126,106 +126,35 @@ def snapshot_of(e: Experiment, recipe: str, store: Store) -> dict[str, Any]:
     return {**found, "form": runs.FORM}
 
 
-def reader(
-    e: Experiment,
-    store: Store,
-    split: Split,
-    batch_size: int,
-    context: tf.distribute.InputContext | None = None,
-) -> Reader:
-    """A split as the experiment reads it: training shuffled and down-sampled, others whole."""
-    training = split == "train"
-    return Reader(
-        store,
-        split,
-        batch_size=batch_size,
-        history=e.data.history,
-        negative_rate=e.data.negative_rate if training else 1.0,
-        unknown_rate=e.data.unknown_rate if training and e.data.protocol == "strict" else 0.0,
-        seed=e.seed,
-        shuffle=training,
-        drop_remainder=training,
-        truth=bool(store.truth) and not training,
-        context=context,
-    )
-
-
-def training_sample(
-    e: Experiment, store: Store, model: ServingModel
-) -> dict[str, evaluation.Predictions]:
-    """Predictions on some training rows, unsampled and with every known id."""
-    rows = Reader(
-        store,
-        "train",
-        batch_size=evaluation.BATCH,
-        history=e.data.history,
-        seed=e.seed,
-        drop_remainder=False,
-    )
-    return evaluation.Predictor(model)(rows, population.ROWS // evaluation.BATCH)
-
-
-def serving(e: Experiment, store: Store) -> ServingModel:
-    """The experiment's serving model, untrained."""
-    return serving_model(
-        store.schema,
-        {table.name: store.rows(table.name) for table in store.schema.tables},
-        e.plan,
-        store.numbers(),
-        store.vectors(),
-    )
-
-
-def restored(e: Experiment, store: Store, folder: Path) -> ServingModel:
-    """A run's best weights and calibrator in a fresh serving model, outside any strategy."""
-    best = folder / "checkpoints" / "best"
-    if checkpoints.whole(best) is None:
-        raise InputError(
-            f"{best} is missing or damaged; expected the weights of a finished run; "
-            "train it with make train"
-        )
-    model = serving(e, store)
-    checkpoints.restore(best, tf.train.Checkpoint(model=model))
-    measure.recalibrate(model, folder)
-    return model
-
-
 def _train(e: Experiment, store: Store, folder: Path) -> Callable[[bool], dict[str, Any]]:
     """Trains; what is left to the chief: export or not -> the run's metrics."""
+    made = Assembly(e, store)
     with cluster.strategy(e.fit.devices).scope():
-        model = serving(e, store)
-        training = training_model(model, store.schema, e.plan)
-        predict = evaluation.Predictor(model)
-        validate = validation = None
+        model = made.serving()
+        validate = None
         if store.counts("validation")["rows"]:
-            validation = reader(e, store, "validation", evaluation.BATCH)
+            predict, validation = evaluation.Predictor(model), made.reader("validation")
 
             def validate() -> dict[str, Any]:
                 return {k: evaluation.report(rows) for k, rows in predict(validation).items()}
 
-        trainer = fit.Trainer(
-            training,
-            lambda size, shard: reader(e, store, "train", size, shard),
-            e.fit,
-            folder,
-            validate,
-        )
+        trainer = made.trainer(made.training(model), folder, validate)
         with stopping.deferred():
             cursor = trainer.train()
 
     def finish(export: bool) -> dict[str, Any]:
-        final = restored(e, store, folder)
-        validated = None if validation is None else predict(validation)
-        fitted_to = None if e.calibrator == "none" else validated
-        choices = measure.calibrate(e.calibrator, final, fitted_to, folder, e.seed)
-        measured = measure.measure(final, reader(e, store, "test", evaluation.BATCH))
+        final = made.restored(folder)
+        validated = made.predictions(final, "validation")
+        choices = measure.calibrate(e.calibrator, final, validated, folder, e.seed)
+        measured = measure.measure(final, made.reader("test"))
         metrics = measure.metrics_of(measured)
         metrics |= measure.facts(trainer, cursor, store, exported=export)
         metrics["calibrator"] = {label: choice.to_json() for label, choice in choices.items()}
-        metrics["training_sample"] = measure.means_of_sample(training_sample(e, store, final))
-        if validated is not None:
-            metrics["validation"] = evaluation.reports(validated)
-            measure.warn_of_validation(validated, choices)
+        metrics["training_sample"] = measure.means_of_sample(made.training_sample(final))
+        if validated:
+            plain = {k: measure.uncalibrated(rows) for k, rows in validated.items()}
+            metrics["validation"] = evaluation.reports(plain)
+            measure.warn_of_validation(plain, choices)
         plots.curves(cursor.curves, folder / "curves.png", simulated=store.simulated)
         measure.draw(measured, folder, simulated=store.simulated)
         if export:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tensorflow as tf
 
-from at4ctr import checkpoints, cluster, config, evaluation, fit, optimizers, runs, warm
+from at4ctr import cluster, config, evaluation, fit, optimizers, runs, warm
 from at4ctr.config import Experiment
 from at4ctr.data.nights import state
 from at4ctr.data.store import Store
@@ -27,26 +27,14 @@ from at4ctr.schema import FIRST_ID, UNKNOWN, Schema, history_name
 from export import saved_model
 from export.publishing.publish import RetryError
 from export.verify import verify
-from pipelines import measure, train
+from pipelines import assembly, measure
+from pipelines.assembly import Assembly
 from pipelines.night.parents import Parent
 
 log = logging.getLogger("at4ctr.nightly")
 
 TRAINED = "training.json"  # of an attempt: what training says of itself
 EXPORT = "export"
-
-
-def serving(e: Experiment, schema: Schema, rows: dict[str, int]) -> ServingModel:
-    """An untrained serving model with so many rows a table."""
-    return serving_model(
-        schema,
-        rows,
-        e.plan,
-    )
-
-
-def training(e: Experiment, model: ServingModel) -> TrainingModel:
-    return training_model(model, model.embedder.schema, e.plan)
 
 
 def rows(schema: Schema, vocabularies: warm.Vocabularies) -> dict[str, int]:
@@ -61,17 +49,11 @@ def fitted(e: Experiment, store: Store, ids: Path, parent: Parent | None, folder
     ids: the night's state. Writes ``training.json``. No choice by validation: the weights are those
     after the last step, whose optimizer state the next night goes on from.
     """
+    vocabularies = state.vocabularies(ids)
+    made = Assembly(e, store, rows(store.schema, vocabularies))
     with cluster.strategy(e.fit.devices).scope():
-        vocabularies = state.vocabularies(ids)
-        model = serving(e, store.schema, rows(store.schema, vocabularies))
-        whole = training(e, model)
-        trainer = fit.Trainer(
-            whole,
-            lambda size, shard: train.reader(e, store, "train", size, shard),
-            e.fit,
-            folder,
-            None,
-        )
+        whole = made.training(made.serving())
+        trainer = made.trainer(whole, folder, None)
         told: dict[str, Any] = {"warm": None}
         if parent is not None:
             done = _warm(whole, trainer, vocabularies, parent)
@@ -79,12 +61,12 @@ def fitted(e: Experiment, store: Store, ids: Path, parent: Parent | None, folder
                             "fresh": list(done.fresh), "moved": done.moved}  # fmt: skip
         cursor = trainer.train()
     final = finished(e, store, ids, folder)
-    validated = _validated(e, store, final)
+    validated = {} if e.calibrator == "none" else made.predictions(final, "validation")
     choices = measure.calibrate(e.calibrator, final, validated, folder, e.seed)
-    if validated is not None:
+    if validated:
         measure.warn_of_validation(validated, choices)
     told |= measure.facts(trainer, cursor, store, exported=True)
-    told["training_sample"] = measure.means_of_sample(train.training_sample(e, store, final))
+    told["training_sample"] = measure.means_of_sample(made.training_sample(final))
     told["calibrator"] = {label: choice.to_json() for label, choice in choices.items()}
     told["curves"] = cursor.curves
     write_json(folder / TRAINED, told)
@@ -96,7 +78,7 @@ def _warm(
     before = parent.settings().experiment
     known = state.vocabularies(parent.state)
     schema = before.data.schema()
-    old = training(before, serving(before, schema, rows(schema, known)))
+    old = training_model(_serving(before, schema, known), schema, before.plan)
     optimizer = optimizers.build(
         before.fit.optimizer,
         before.fit.learning_rate,
@@ -108,32 +90,19 @@ def _warm(
     )
 
 
-def _validated(
-    e: Experiment, store: Store, model: ServingModel
-) -> dict[str, evaluation.Predictions] | None:
-    """Predictions that a calibrator is fitted to."""
-    if e.calibrator == "none" or not store.counts("validation")["rows"]:
-        return None
-    reader = train.reader(e, store, "validation", evaluation.BATCH)
-    return evaluation.Predictor(model)(reader)
-
-
 def finished(e: Experiment, store: Store, ids: Path, folder: Path) -> ServingModel:
     """A night's final weights and its calibrator, if any. ids: its state."""
     return _restored(e, store.schema, ids, folder)
 
 
 def _restored(e: Experiment, schema: Schema, ids: Path, folder: Path) -> ServingModel:
-    best = folder / "checkpoints" / fit.BEST
-    if checkpoints.whole(best) is None:
-        raise InputError(
-            f"{best} is missing or damaged; expected a night's final weights; run the date anew "
-            "with --again"
-        )
-    model = serving(e, schema, rows(schema, state.vocabularies(ids)))
-    checkpoints.restore(best, tf.train.Checkpoint(model=model))
-    measure.recalibrate(model, folder)
-    return model
+    model = _serving(e, schema, state.vocabularies(ids))
+    return assembly.restore(model, folder, "run the date anew with --again")
+
+
+def _serving(e: Experiment, schema: Schema, ids: warm.Vocabularies) -> ServingModel:
+    """An untrained serving model whose tables have a row for each of the ids."""
+    return serving_model(schema, rows(schema, ids), e.plan)
 
 
 class Incumbent:
@@ -205,6 +174,5 @@ def demand_verified(folder: Path) -> list[str]:
 def predicted(
     model: evaluation.Scored, e: Experiment, store: Store
 ) -> dict[str, evaluation.Predictions]:
-    """By label, of the rows that judge the night: all of them, whatever w is."""
-    reader = train.reader(e, store, "test", evaluation.BATCH)
-    return evaluation.Predictor(model)(reader)
+    """By label, of the rows that judge the night."""
+    return Assembly(e, store).predictions(model, "test")

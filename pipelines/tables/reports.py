@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from at4ctr import evaluation, runs
+from at4ctr import runs
 from at4ctr.analysis import figures, relevance
 from at4ctr.analysis.tables import Row, count, markdown, spread
 from at4ctr.data.store import Store
 from at4ctr.errors import InputError
 from pipelines import train
+from pipelines.assembly import Assembly
 from pipelines.tables import bodies
 from pipelines.tables.page import Folders, Page
 from pipelines.tables.plans import Plan
@@ -111,10 +112,11 @@ class Report:
             try:
                 e, _, name = train.load_snapshot(folder / runs.SNAPSHOT)
                 store = train.open_store(e.data, name)
+                made = Assembly(e, store)
                 if (store.path, e.data.history) not in self._chosen:
-                    reader = train.reader(e, store, "test", evaluation.BATCH)
-                    self._chosen[store.path, e.data.history] = relevance.positives(reader)
-                model = train.restored(e, store, folder)
+                    chosen = relevance.positives(made.reader("test"))
+                    self._chosen[store.path, e.data.history] = chosen
+                model = made.restored(folder)
                 batch = self._chosen[store.path, e.data.history]
                 self._relevance[folder] = relevance.relevance(model, batch)
             except InputError as error:  # of one run: the others are shown

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +19,7 @@ from at4ctr import evaluation
 from at4ctr.data.preparation.prepare import prepare
 from at4ctr.data.store import Store
 from pipelines import measure, train
+from pipelines.assembly import Assembly
 from pipelines.night import learn
 from tests.oracles import metrics as oracle
 
@@ -88,10 +88,10 @@ def test_nothing_that_is_decided_before_the_test_reads_its_rows(runs):
 def test_a_calibrator_of_an_unfinished_end_is_gone(runs, tmp_path):
     """A run that is taken up again fits anew, or has none where there is no validation row."""
     e, store, folder, _ = runs[0]
-    model = train.restored(e, store, folder)
+    model = Assembly(e, store).restored(folder)
     assert model.calibrators
     shutil.copy(folder / "calibrator.json", tmp_path / "calibrator.json")
-    assert measure.calibrate("platt", model, None, tmp_path, 0)["click"].kind == "none"
+    assert measure.calibrate("platt", model, {}, tmp_path, 0)["click"].kind == "none"
     assert not model.calibrators
     assert not (tmp_path / "calibrator.json").exists()
 
@@ -108,9 +108,9 @@ def maximum_likelihood(z, y):
 def test_the_calibrator_is_fitted_to_what_it_is_given_when_served(runs):
     """Its input is logit + ln w in both places: with w < 1 a bare logit gives another intercept."""
     e, store, folder, metrics = runs[0]
-    served = train.restored(e, store, folder)
+    served = Assembly(e, store).restored(folder)
     predict = evaluation.Predictor(served)
-    found = predict(train.reader(e, store, "validation", 512))["click"]
+    found = predict(Assembly(e, store).reader("validation", 512))["click"]
     z = np.asarray(found.shifted, np.float64)
     best = roc_auc_score(labels_of(store, "validation"), z)
     assert metrics["validation"]["auc"] == pytest.approx(best, abs=1e-5)
@@ -119,7 +119,7 @@ def test_the_calibrator_is_fitted_to_what_it_is_given_when_served(runs):
     assert kept["slope"] == pytest.approx(slope, rel=1e-4)
     assert kept["intercept"] == pytest.approx(intercept, abs=1e-4)
     assert abs((slope - 1) * np.log(RATE)) > 1e-3  # the check has power
-    test = predict(train.reader(e, store, "test", 512))["click"]
+    test = predict(Assembly(e, store).reader("test", 512))["click"]
     z = np.asarray(test.shifted, np.float64)
     q = 1 / (1 + np.exp(-(slope * z + intercept)))
     np.testing.assert_allclose(test.probability, q, rtol=1e-3)
@@ -136,19 +136,18 @@ def test_the_calibrator_is_fitted_to_what_it_is_given_when_served(runs):
 
 def test_a_night_fits_on_validation_and_is_judged_on_the_test(runs):
     e, store, folder, _ = runs[0]
-    model = train.restored(e, store, folder)
-    fitted, judged = learn._validated(e, store, model), learn.predicted(model, e, store)
-    assert fitted is not None
+    model = Assembly(e, store).restored(folder)
+    fitted = Assembly(e, store).predictions(model, "validation")
+    judged = learn.predicted(model, e, store)
     np.testing.assert_array_equal(fitted["click"].labels, labels_of(store, "validation"))
     np.testing.assert_array_equal(judged["click"].labels, labels_of(store, "test"))
-    assert learn._validated(replace(e, calibrator="none"), store, model) is None
 
 
 def test_only_training_rows_are_sampled_shuffled_and_hidden(runs):
     e, store, _, _ = runs[0]
-    training = train.reader(e, store, "train", 64)
+    training = Assembly(e, store).reader("train", 64)
     assert (training.negative_rate, training.shuffle, training.unknown_rate) == (RATE, True, 0.05)
     for split in ("validation", "test"):
-        reader = train.reader(e, store, split, 64)
+        reader = Assembly(e, store).reader(split, 64)
         assert (reader.negative_rate, reader.shuffle, reader.unknown_rate) == (1.0, False, 0.0)
         assert reader.rows == store.counts(split)["rows"]
