@@ -42,26 +42,27 @@ STATISTICS = "tests/gates/test_statistics.py"
 EVALUATION = "tests/test_evaluation.py"
 DATASET = "tests/data/test_reader_dataset.py"
 FITTING = "tests/calibration/test_fitting.py"
-LATER = 'reader(e, store, "validation", evaluation.BATCH)'
-TEST = 'reader(e, store, "test", evaluation.BATCH)'
 
 MUTANTS = (
     *_of(
         "pipelines/train.py",
         WIRING,
-        (LATER, TEST),
-        ("validated = predict(validation)", f"validated = predict({TEST})"),
-        (TEST, LATER),
+        ('made.reader("validation")', 'made.reader("test")'),
+        ('made.predictions(final, "validation")', 'made.predictions(final, "test")'),
+        ('made.reader("test")', 'made.reader("validation")'),
+    ),
+    *_of(
+        "pipelines/assembly.py",
+        WIRING,
         ("e.data.negative_rate if training else 1.0", "e.data.negative_rate"),
         ("shuffle=training", "shuffle=True"),
         ('if training and e.data.protocol == "strict"', 'if e.data.protocol == "strict"'),
         ("measure.recalibrate(model, folder)", "pass"),
-        ('r.get("auc") == cursor.best', 'r.get("auc") != cursor.best'),
     ),
     *_of(
         "pipelines/measure.py",
         WIRING,
-        ("choose(asked, found.shifted,", "choose(asked, found.shifted - 1.0,"),
+        ("choose(asked, rows.calibrated,", "choose(asked, rows.calibrated - 1.0,"),
         ("before = found.shifted", "before = found.calibrated"),
         ("(folder / CALIBRATOR).unlink(missing_ok=True)", "pass"),
         ("model.calibrate({})", "pass"),
@@ -71,8 +72,8 @@ MUTANTS = (
         WIRING,
         ("corrected = self.corrected(logits)", "corrected = logits"),
         (
-            "self.corrected({name: tf.cast(logits[name], tf.float64)})[name]",
-            "tf.cast(logits[name], tf.float64)",
+            "self.corrected({k: tf.cast(v, tf.float64) for k, v in logits.items()})",
+            "{k: tf.cast(v, tf.float64) for k, v in logits.items()}",
         ),
     ),
     *_of(
@@ -83,15 +84,15 @@ MUTANTS = (
     *_of(
         "pipelines/night/learn.py",
         WIRING,
-        (LATER, TEST),
-        (TEST, LATER),
+        ('made.predictions(final, "validation")', 'made.predictions(final, "test")'),
+        ('.predictions(model, "test")', '.predictions(model, "validation")'),
     ),
     *_of(
         "at4ctr/fit.py",
         f"{FIT} -k early_stop",
-        ("value > c.best", "value < c.best"),
+        ("way * (value - c.best) > 0", "way * (value - c.best) < 0"),
         ("c.worse >= self.config.patience", "c.worse > self.config.patience"),
-        ("float(value), c.step, 0", "float(value), c.step, c.worse"),
+        ("value, c.step, 0", "value, c.step, c.worse"),
         ("steps * (i + 1) /", "steps * i /"),
     ),
     *_of(
@@ -244,7 +245,7 @@ MUTANTS = (
         ("{instances} WHERE split = 0", "{instances} WHERE split <= 1"),
     ),
     *_of(
-        "at4ctr/data/vocabulary.py",
+        "at4ctr/data/preparation/vocabulary.py",
         f"{NIGHT_LOGS} -k vocabularies_grow",
         ("b.pos < h.cut", "b.pos <= h.cut"),
     ),
