@@ -85,7 +85,9 @@ class Options(ABC):
     LATER: ClassVar[tuple[str, ...]] = ("draw", "reject", "user_rate")  # than the first stores
     FEWEST: ClassVar[int] = 1  # the least min_behaviours; 0: users may have impressions alone
     UTC_OFFSET_HOURS: ClassVar[float] = 0.0  # local minus universal time where the log was written
+    RECIPE: ClassVar[str] = "din_at4ctr"  # what it is trained with where CONFIG names none
     LINES: ClassVar[Lines | None] = None  # how the raw log is dealt to days, where it can be
+    TIMED: ClassVar[bool] = True  # False: timestamps only order the rows, and no report shows them
     DAILY: ClassVar[bool] = False  # `load` reads all parts of a day's folder (`at4ctr.data.days`)
 
     def __post_init__(self) -> None:

@@ -38,7 +38,7 @@ def not_weight(weight: str) -> str:
     return f"coalesce(NOT ({weight} >= 0 AND {weight} <= {LARGEST}), true)"
 
 
-def settle(engine: Engine, config: Options) -> None:
+def check_and_cast(engine: Engine, config: Options) -> None:
     """Checks the columns of ``log`` and ``impressions``, and gives them one type each."""
     schema, shown = config.schema(), engine.columns("impressions")
     if shown:

@@ -278,17 +278,17 @@ class Given(Options):
         return holdout()
 
 
-def settled(folder, **changes):
+def checked(folder, **changes):
     with Engine(folder) as engine:
         engine.register("log", pa.table(LOG))
         if changes.pop("shown", True):
             engine.register("impressions", pa.table(IMPRESSIONS | changes))
-        columns.settle(engine, Given(drawn=not engine.columns("impressions")))
+        columns.check_and_cast(engine, Given(drawn=not engine.columns("impressions")))
         return engine.arrow("SELECT * FROM impressions ORDER BY ord").to_pydict()
 
 
 def test_a_label_is_known_within_another_alone(tmp_path):
-    found = settled(tmp_path)
+    found = checked(tmp_path)
     assert found["label_click"] == [0, 1, 1]
     assert found["label_conversion"] == [None, 1, None]
     assert found["price"] == [1.5, None, None]
@@ -317,5 +317,5 @@ def test_a_label_is_known_within_another_alone(tmp_path):
 ])  # fmt: skip
 def test_relations_that_hold_what_they_must_not_are_refused(tmp_path, changes, says):
     with pytest.raises(InputError, match=says) as caught:
-        settled(tmp_path, **changes)
+        checked(tmp_path, **changes)
     assert "\n" not in str(caught.value)
