@@ -124,7 +124,6 @@ class Config(Options):
         "clickbait", "log_seed",
     )  # fmt: skip
     FEWEST: ClassVar[int] = 0
-    TIMED: ClassVar[bool] = False
     RECIPE: ClassVar[str] = "deepfm"  # the log has no history
 
     def __post_init__(self) -> None:
@@ -145,6 +144,10 @@ class Config(Options):
                 f"{where}: longest is {self.longest}; expected at least 1; set data.longest=50"
             )
         self._log()
+
+    @property
+    def timed(self) -> bool:
+        return False
 
     def _log(self) -> Log:
         return Log(

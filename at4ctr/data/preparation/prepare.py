@@ -101,7 +101,7 @@ def _make(config: Options, source: Source, place: Path, name: Name) -> None:
         scratch.mkdir()
         with engine_at(scratch, name) as engine:
             config.load(engine, source)
-            engine.notes += _spans(engine) if config.TIMED else []
+            engine.notes += _spans(engine) if config.timed else []
             inputs = [_described(file) for file in _files(config, source)]
             _demand_unchanged(config, source, place)
             manifest = build(engine, config, folder, vectors.files(config, source))

@@ -159,7 +159,8 @@ def test_compressed_files_are_the_same(tmp_path):
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory):
     folder = tmp_path_factory.mktemp("aliccp")
-    simulation.write(simulation.Log(users=60, items=300, impressions=4_000), folder)
+    log = simulation.Log(60, 300, impressions=4_000, click_rate=0.2, conversion_rate=0.3)
+    simulation.write(log, folder)
     return folder
 
 
@@ -176,7 +177,7 @@ def test_a_simulated_log_is_what_the_format_says(simulated, tmp_path):
 
 
 def test_every_row_of_a_store_has_its_users_features_labels_and_truths(simulated, tmp_path):
-    config = Config(raw=str(simulated), longest=10, unknown_rate=0.0)
+    config = Config(raw=str(simulated), longest=10, validation_share=0.3)
     store = Store.open(prepare(config, tmp_path))
     rows = literal(simulated, 10)
     first = {r["common_index"]: r for r in reversed(rows)}
