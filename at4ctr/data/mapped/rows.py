@@ -38,7 +38,7 @@ RANGE = {
     "microseconds": (10**14, instants.LAST * 10**6),
 }
 IMPRESSIONS = "impressions()"
-TIMED = (IMPRESSIONS, "behaviours()")  # mappings whose rows have a time
+TIMED = ("impressions", "behaviours")  # mappings whose rows have a time
 KIND = {"int64": "BIGINT", "string": "STRING"}
 NUMBER = r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*"
 TEXTS, BINARY = (".csv", ".csv.gz", ".tsv", ".tsv.gz"), ".parquet"
@@ -274,7 +274,7 @@ def select(engine: Engine, file: File, rows: Rows, schema: Schema, where: str, s
         numbers = {n.name: n for n in schema.numbers}
         weights = {weights_name(f.name): f.name for f in schema.features if f.weighted}
         terms: dict[str, Term] = {}
-        for column, said in sorted(rows.columns.items(), key=lambda c: c[0] in weights):
+        for column, said in sorted(rows.columns.items(), key=lambda c: (c[0] in weights, c[0])):
             if column in numbers:
                 terms[column] = _number(engine, rows, numbers[column], said, columns)
             elif column in weights:
@@ -283,7 +283,7 @@ def select(engine: Engine, file: File, rows: Rows, schema: Schema, where: str, s
                 f = schema.feature(column)
                 terms[column] = _term(engine, rows, schema, f, said, columns)
         made = list(terms.values())
-        if where in TIMED and not rows.time:
+        if where.startswith(TIMED) and not rows.time:
             raise InputError(
                 f"{where} has no time; expected the expression of a row's time; add it"
             )
