@@ -17,7 +17,7 @@ from at4ctr.data.reader import Reader
 from at4ctr.data.store import Store
 from at4ctr.errors import InputError
 from at4ctr.schema import Feature, Label, Number, Schema, Table
-from tests.data import rich_log
+from tests.data import rich_log, toy_log
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +206,21 @@ def shown(**said):
 def test_what_no_row_may_hold_is_refused(tmp_path, monkeypatch, method, rows, says):
     monkeypatch.setattr(rich_log.Log, method, lambda _: rows)
     refused(rich_log.Log(raw=rich_log.write(tmp_path / "raw")), tmp_path / "data", says)
+
+
+def test_quantities_as_texts_and_rates_without_a_correction_are_refused(tmp_path, monkeypatch):
+    logs = rich_log.tables()
+    logs["done"] = logs["done"].set_column(2, "event", pa.array([0.5] * logs["done"].num_rows))
+    raw = toy_log.write(tmp_path / "raw", "parquet", logs)
+    pq.write_table(rich_log.vectors(), tmp_path / "raw" / "vectors.parquet")
+    says = (r"behaviours\(\) reads 'event' \(event\) of type DOUBLE from .*done.parquet, and the "
+            r"feature 'event' is of a table of texts; .*as Number\('event', group\)")  # fmt: skip
+    refused(rich_log.Log(raw=raw), tmp_path / "data", says)
+    schema = rich_log.Log().schema()
+    apart = replace(schema, labels=(*schema.labels, Label("like")))
+    monkeypatch.setattr(rich_log.Log, "schema", lambda _: apart)
+    says = r"negative_rate is 0.5 and label 'like' is not known within 'click' alone; expected"
+    refused(rich_log.Log(raw=raw, negative_rate=0.5), tmp_path / "data", says)
 
 
 def odd(values, place=5):
