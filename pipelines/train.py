@@ -35,7 +35,7 @@ from pipelines.words import split
 log = logging.getLogger("at4ctr.train")
 
 flags.DEFINE_string("dataset", "taobao", "a module of at4ctr/data/datasets")
-flags.DEFINE_string("config", "din_at4ctr", "a module of configs/")
+flags.DEFINE_string("config", "", "a recipe of configs/; empty: the dataset's own")
 flags.DEFINE_string("raw", "", "the raw log's file or folder; empty: data/raw/<dataset>")
 flags.DEFINE_string("set", "", "overrides, such as 'fit.batch_size=2048 data.history=200'")
 flags.DEFINE_string("snapshot", "", "repeat the experiment of this config.json instead")
@@ -213,8 +213,9 @@ def _train_as_asked() -> None:
         same = changed.data.preparation() == e.data.preparation()
         run(changed, recipe, _shared_store(changed.data, name if same else None), export=f.export)
     else:
-        e = experiment(f.dataset, f.config, f.raw, f.set)
-        run(e, f.config, _shared_store(e.data), export=f.export)
+        recipe = f.config or config.dataset(f.dataset).RECIPE
+        e = experiment(f.dataset, recipe, f.raw, f.set)
+        run(e, recipe, _shared_store(e.data), export=f.export)
 
 
 def _shared_store(data: Options, name: str | None = None) -> Store:

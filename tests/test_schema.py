@@ -7,7 +7,7 @@ import pytest
 
 import configs
 from at4ctr.errors import InputError
-from at4ctr.schema import Feature, Schema, Table, history_name
+from at4ctr.schema import Feature, Label, Schema, Table, history_name
 from tests.model import toys
 from tests.test_config import DATASETS
 
@@ -65,6 +65,12 @@ def test_a_wrong_declaration_is_refused_in_a_sentence(tables, features, history,
     with pytest.raises(InputError, match=message) as raised:
         Schema(tables, features, history)
     assert "\n" not in str(raised.value)
+
+
+def test_two_sampled_labels_are_refused():
+    labels = (Label("click", sampled=True), Label("like", sampled=True))
+    with pytest.raises(InputError, match=r"labels click and like are both sampled; expected at mo"):
+        Schema(TABLES, (USER, ITEM), labels=labels)
 
 
 def test_unknown_names_list_the_known():

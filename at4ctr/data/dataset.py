@@ -85,6 +85,7 @@ class Options(ABC):
     LATER: ClassVar[tuple[str, ...]] = ("draw", "reject", "user_rate")  # than the first stores
     FEWEST: ClassVar[int] = 1  # the least min_behaviours; 0: users may have impressions alone
     UTC_OFFSET_HOURS: ClassVar[float] = 0.0  # local minus universal time where the log was written
+    RECIPE: ClassVar[str] = "din_at4ctr"  # what it is trained with where CONFIG names none
     LINES: ClassVar[Lines | None] = None  # how the raw log is dealt to days, where it can be
     DAILY: ClassVar[bool] = False  # `load` reads all parts of a day's folder (`at4ctr.data.days`)
 
@@ -115,6 +116,11 @@ class Options(ABC):
     def name(self) -> str:
         """The dataset's name: its module's."""
         return type(self).__module__.rsplit(".", 1)[-1]
+
+    @property
+    def timed(self) -> bool:
+        """Whether timestamps are times; otherwise they order the rows, and no report shows them."""
+        return True
 
     def preparation(self) -> dict:
         """The options that shape the store, by name.

@@ -9,8 +9,11 @@ import pytest
 
 import configs
 from at4ctr import config
-from at4ctr.data.datasets import taobao
+from at4ctr.backbones import din
+from at4ctr.data.datasets import movielens, taobao
 from at4ctr.errors import InputError
+from at4ctr.heads import single
+from at4ctr.layers import embedder
 from pipelines.tables import plans as _paper
 from pipelines.tables import printed as _printed
 from pipelines.tables.printed import AT, DBPMAN
@@ -142,5 +145,18 @@ def test_every_cell_of_every_plan_composes():
 
 
 def test_external_needs_published_baselines():
-    with pytest.raises(InputError, match="amazon_beauty, tafeng"):
+    with pytest.raises(InputError, match="amazon_beauty, movielens, tafeng"):
         _paper.external("taobao")
+
+
+def test_the_external_check_of_movielens_is_what_the_libraries_ran():
+    cell, other = _paper.external("movielens").cells
+    assert other.overrides == (*cell.overrides[:-1], "embedding.l2=0.005")
+    plain = [a for a in cell.overrides if a.startswith("data.")]
+    options = config.override({"data": movielens.Config()}, plain)["data"]
+    assert (options.size, options.target, options.history) == ("100k", "liked", 50)
+    made = config.recipe(cell.recipe, options)
+    made = config.override(made, [a for a in cell.overrides if a not in plain])
+    assert made.experts["din"].backbone == din.Config(attention=(80, 40))
+    assert made.spaces["main"] == embedder.Config(dimension=16, l2=1e-5)
+    assert made.head == single.Config(units=(200, 80))

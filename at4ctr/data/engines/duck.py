@@ -153,6 +153,10 @@ class Engine(engine.Engine):
         return f"regexp_full_match({text}, '{quoted(pattern)}')"
 
     @staticmethod
+    def consists_of(text: str, element: str, mark: str) -> str:
+        return Engine.matches(text, f"{element}({mark}{element})*")
+
+    @staticmethod
     def elements(lists: Mapping[str, str]) -> str:
         place = f"generate_subscripts({next(iter(lists.values()))}, 1) AS place"
         return ", ".join([*(f"unnest({sql}) AS {name(c)}" for c, sql in lists.items()), place])
@@ -165,6 +169,12 @@ class Engine(engine.Engine):
     @staticmethod
     def some(sql: str, holds: Callable[[str], str]) -> str:
         return f"coalesce(len(list_filter({sql}, lambda v: {holds('v')})) > 0, false)"
+
+    @staticmethod
+    def heaviest(ids: str, weights: str, most: int) -> tuple[str, str]:
+        pairs = f"list_reverse_sort(list_zip({weights}, {ids}))[1:{most}]"
+        first, second = (f"list_transform({pairs}, lambda p: p[{n}])" for n in (1, 2))
+        return second, first
 
     @staticmethod
     def undecodable(text: str) -> str:

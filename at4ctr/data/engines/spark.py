@@ -263,6 +263,11 @@ class Engine(engine.Engine):
         return f"regexp_like({text}, '^({quoted(pattern)})$')"
 
     @staticmethod
+    def consists_of(text: str, element: str, mark: str) -> str:
+        # possessive: Java calls itself for each repetition of a group that it may give back
+        return Engine.matches(text, f"{element}({mark}{element})*+")
+
+    @staticmethod
     def elements(lists: Mapping[str, str]) -> str:
         places = f"transform({next(iter(lists.values()))}, (x, i) -> i + 1)"
         names = ", ".join([*map(name, lists), "place"])
@@ -276,6 +281,12 @@ class Engine(engine.Engine):
     @staticmethod
     def some(sql: str, holds: Callable[[str], str]) -> str:
         return f"coalesce(exists({sql}, v -> {holds('v')}), false)"
+
+    @staticmethod
+    def heaviest(ids: str, weights: str, most: int) -> tuple[str, str]:
+        pairs = f"zip_with({weights}, {ids}, (w, i) -> named_struct('w', w, 'i', i))"
+        pairs = f"slice(sort_array({pairs}, false), 1, {most})"
+        return f"transform({pairs}, p -> p.i)", f"transform({pairs}, p -> p.w)"
 
     @staticmethod
     def undecodable(text: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import count
 from typing import TYPE_CHECKING
 
 from at4ctr.data.engines.base import name
@@ -31,17 +32,29 @@ ALWAYS = -(2**62)  # the time of what is known always
 EVENTS = {"impressions": "context", "behaviours": "behaviour"}  # method -> group of its own
 
 
+def numbered() -> Iterator[str]:
+    """The names of several mappings of ``behaviours()``: behaviours, behaviours 2, …"""
+    yield "behaviours"
+    for number in count(2):
+        yield f"behaviours {number}"
+
+
+def method_of(numbered_name: str) -> str:
+    """The method of a mapping's name."""
+    return numbered_name.partition(" ")[0]
+
+
 def demand_columns(schema: Schema, sources: Mapping[str, Rows]) -> None:
     """Raises InputError unless the mappings have what the schema declares, and nothing else."""
     _demand_single(schema)
     ids = [schema.user_id.name, schema.item_id.name]
     attributes = {f.name for g in ("profile", "item") for f in first_seen(schema, g)}
     weights = {f.name: weights_name(f.name) for f in schema.features if f.weighted}
-    apart = {f for m, rows in sources.items() if m not in EVENTS for f in rows.columns}
+    apart = {f for m, rows in sources.items() if method_of(m) not in EVENTS for f in rows.columns}
     for method, rows in sources.items():
-        if method in EVENTS:
+        if method_of(method) in EVENTS:
             every: tuple[Feature | Number, ...] = (*schema.features, *schema.numbers)
-            need = [*ids, *(f.name for f in every if f.group == EVENTS[method])]
+            need = [*ids, *(f.name for f in every if f.group == EVENTS[method_of(method)])]
             known = {*need, *(attributes - apart)}
         else:
             group = _group(method)
@@ -53,6 +66,7 @@ def demand_columns(schema: Schema, sources: Mapping[str, Rows]) -> None:
             if f not in known:
                 raise unknown(f"feature in {method}()", f, sorted(known))
         _demand_all(need, rows.columns, f"{method}() does not give")
+    _demand_alike(sources)
     _demand_responses(schema, sources["impressions"])
     everywhere = {f for rows in sources.values() for f in rows.columns}
     _demand_all(sorted(attributes), everywhere, "no method gives")
@@ -61,6 +75,24 @@ def demand_columns(schema: Schema, sources: Mapping[str, Rows]) -> None:
             "behaviours() is missing, but the schema has a history; expected where the behaviours "
             "lie, or a schema with history=() and no behaviour feature; write one of them"
         )
+
+
+def _demand_alike(sources: Mapping[str, Rows]) -> None:
+    """Raises InputError unless several mappings of behaviours have the same columns."""
+    first = "behaviours"
+    for method in (m for m in sources if method_of(m) == first != m):
+        given = [sorted(sources[m].columns) for m in (first, method)]
+        if given[0] != given[1]:
+            raise InputError(
+                f"{first}() gives the columns {', '.join(given[0])} and {method}() gives "
+                f"{', '.join(given[1])}; expected the same of all behaviours; add what is missing "
+                "as NULL"
+            )
+        if bool(sources[first].lists) != bool(sources[method].lists):
+            raise InputError(
+                f"one of {first}() and {method}() has lists; expected all behaviours with lists or "
+                "none; give the other a list of one element"
+            )
 
 
 def _demand_responses(schema: Schema, rows: Rows) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from at4ctr.data.dataset import Options, Source
 from at4ctr.data.days import PART_NAME
-from at4ctr.data.mapped.columns import TABLE, demand_columns, finish
+from at4ctr.data.mapped.columns import TABLE, demand_columns, finish, method_of, numbered
 from at4ctr.data.mapped.rows import (
     BINARY,
     TEXTS,
@@ -91,8 +91,12 @@ class Mapped(Options):
     def impressions(self) -> Rows:
         """What was shown: columns for the ids of user and item and for every context feature."""
 
-    def behaviours(self) -> Rows | None:
-        """What users did: columns for both ids and every behaviour feature. None: not known."""
+    def behaviours(self) -> Rows | tuple[Rows, ...] | None:
+        """What users did: columns for both ids and every behaviour feature. None: not known.
+
+        Several mappings, as of clicks and of orders in files of their own, make one history. A
+        behaviour feature such as ``"event": "'buy'"`` says which mapping a behaviour is of.
+        """
         return None
 
     def users(self) -> Rows | None:
@@ -112,9 +116,11 @@ class Mapped(Options):
         return super().preparation() | {"mapping": hashlib.sha256(said.encode()).hexdigest()[:12]}
 
     def sources(self) -> dict[str, Rows]:
-        """The mappings that there are, by their method."""
-        every = {"behaviours": self.behaviours(), "impressions": self.impressions(),
-                 "users": self.users(), "items": self.items()}  # fmt: skip
+        """The mappings that there are, by their method; several of one as `columns.numbered`."""
+        behaviours = self.behaviours()
+        each = behaviours if isinstance(behaviours, tuple) else (behaviours,)
+        every = dict(zip(numbered(), each, strict=False))
+        every |= {"impressions": self.impressions(), "users": self.users(), "items": self.items()}
         return {method: rows for method, rows in every.items() if rows is not None}
 
     def demand_daily(self) -> None:
@@ -163,14 +169,18 @@ class Mapped(Options):
         for path, delimiter in self._each():
             file = opened(engine, path, delimiter)
             starts.setdefault(path, read)
+            done: list[Rows] = []
             for method, rows in sources.items():
                 if rows.delimiter == delimiter and path in self._files(rows):
                     start = starts[path]
+                    if method_of(method) == "behaviours":  # each has ordinals of its own
+                        start += file.rows * len(done)
+                        done.append(rows)
                     kept[method] += _insert(engine, file, method, rows, schema, start)
-                    if method == "behaviours":
-                        _count_left_out(engine, file, rows)
+            if done:
+                _count_left_out(engine, file, done)
             engine.drop("raw")
-            read += file.rows
+            read += file.rows * max(1, len(done))
         finish(engine, schema, sources)
         self._bound(engine)
         engine.notes += [f"{method}() gives {rows:,} rows" for method, rows in kept.items()]
@@ -199,14 +209,16 @@ class Mapped(Options):
 def _insert(engine: Engine, file: File, method: str, rows: Rows, schema: Schema, start: int) -> int:
     """Adds a file's rows to the method's table; how many."""
     query = select(engine, file, rows, schema, f"{method}()", start)
-    table = TABLE[method]
+    table = TABLE[method_of(method)]
     into = f"INSERT INTO {table}" if engine.columns(table) else f"CREATE TABLE {table} AS"
     with said_plainly(engine, file, f"{method}()"):
         return engine.run(method, f"{into} {query}")
 
 
-def _count_left_out(engine: Engine, file: File, rows: Rows) -> None:
-    kept = engine.one(f"SELECT count(*) FROM raw t WHERE ({rows.where})")[0]
+def _count_left_out(engine: Engine, file: File, mappings: list[Rows]) -> None:
+    """Counts the rows of a file that are a behaviour of no mapping."""
+    where = " OR ".join(f"({rows.where})" for rows in mappings)
+    kept = engine.one(f"SELECT count(*) FROM raw t WHERE {where}")[0]
     if file.rows > kept:
         before = engine.dropped.get("no behaviour", 0)
         engine.dropped["no behaviour"] = before + file.rows - int(kept)

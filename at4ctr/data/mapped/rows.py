@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from at4ctr.data.engines.base import listed, name, report_span
 from at4ctr.data.engines.csv_file import check_file, first_line, header, line_at
 from at4ctr.data.preparation.columns import (
     EXPECTED_WEIGHT,
+    FRACTIONS,
     as_feature,
     as_number,
     not_finite,
@@ -38,7 +39,7 @@ RANGE = {
     "microseconds": (10**14, instants.LAST * 10**6),
 }
 IMPRESSIONS = "impressions()"
-TIMED = (IMPRESSIONS, "behaviours()")  # mappings whose rows have a time
+TIMED = ("impressions", "behaviours")  # mappings whose rows have a time
 KIND = {"int64": "BIGINT", "string": "STRING"}
 NUMBER = r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*"
 TEXTS, BINARY = (".csv", ".csv.gz", ".tsv", ".tsv.gz"), ".parquet"
@@ -274,7 +275,7 @@ def select(engine: Engine, file: File, rows: Rows, schema: Schema, where: str, s
         numbers = {n.name: n for n in schema.numbers}
         weights = {weights_name(f.name): f.name for f in schema.features if f.weighted}
         terms: dict[str, Term] = {}
-        for column, said in sorted(rows.columns.items(), key=lambda c: c[0] in weights):
+        for column, said in sorted(rows.columns.items(), key=lambda c: (c[0] in weights, c[0])):
             if column in numbers:
                 terms[column] = _number(engine, rows, numbers[column], said, columns)
             elif column in weights:
@@ -283,7 +284,7 @@ def select(engine: Engine, file: File, rows: Rows, schema: Schema, where: str, s
                 f = schema.feature(column)
                 terms[column] = _term(engine, rows, schema, f, said, columns)
         made = list(terms.values())
-        if where in TIMED and not rows.time:
+        if where.startswith(TIMED) and not rows.time:
             raise InputError(
                 f"{where} has no time; expected the expression of a row's time; add it"
             )
@@ -297,11 +298,38 @@ def select(engine: Engine, file: File, rows: Rows, schema: Schema, where: str, s
         for term in made:
             sql = _sql(term.said, columns)
             _demand(engine, file, base, sql, f"{where} for {term.column!r} has {term.said!r}")
+        _demand_ids(engine, file, schema, where, base, made, columns)
         _check(engine, file, rows, where, base, made)
     number = f"ord * {LONGEST} + {PLACE}" if rows.lists else "ord"
     values = "".join(f"{t.sql} AS {name(t.column)}, " for t in made)
     first = start * LONGEST if rows.lists else start
     return f"SELECT {values}({number} + {first})::BIGINT AS ord FROM {base}"
+
+
+def _demand_ids(
+    engine: Engine,
+    file: File,
+    schema: Schema,
+    where: str,
+    base: str,
+    made: Sequence[Term],
+    columns: Collection[str],
+) -> None:
+    """Raises InputError for fractions as texts: only Parquet says that a column holds them."""
+    texts = {f.name for f in schema.features
+             if f.length is None and schema.table(f.table).dtype == "string"}  # fmt: skip
+    terms = [t for t in made if t.column in texts]
+    if file.text or not terms:
+        return
+    kinds = ", ".join(f"typeof({_sql(t.said, columns)})" for t in terms)
+    for term, kind in zip(terms, engine.one(f"SELECT {kinds} FROM {base} LIMIT 1") or (),
+                          strict=False):  # fmt: skip
+        if str(kind).upper().startswith(FRACTIONS):
+            raise InputError(
+                f"{where} reads {term.column!r} ({term.said}) of type {kind} from {file.path}, and "
+                f"the feature {term.column!r} is of a table of texts; expected texts or whole "
+                f"numbers, which are ids; {as_number(term.column)}"
+            )
 
 
 def _base(engine: Engine, file: File, rows: Rows, where: str) -> str:

@@ -46,7 +46,7 @@ def build(
     shown = engine.columns("impressions")
     impressions = bool(shown)
     truths = tuple(x.name for x in schema.labels if columns.truth(x.name) in shown)
-    columns.settle(engine, config)
+    columns.check_and_cast(engine, config)
     _sample(engine, config)
     logged = int(engine.one("SELECT count(*) FROM log")[0])
     chunks = _index(engine, config, impressions)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 LARGEST = "3.4028234e38::DOUBLE"  # of float32
 FRACTIONS = ("DOUBLE", "FLOAT", "DECIMAL")
 TEXTS = ("VARCHAR", "STRING")
+IDS = {"int64": "whole numbers", "string": "texts"}
 EXPECTED_WEIGHT = "a finite weight of at least 0"
 
 
@@ -38,7 +39,7 @@ def not_weight(weight: str) -> str:
     return f"coalesce(NOT ({weight} >= 0 AND {weight} <= {LARGEST}), true)"
 
 
-def settle(engine: Engine, config: Options) -> None:
+def check_and_cast(engine: Engine, config: Options) -> None:
     """Checks the columns of ``log`` and ``impressions``, and gives them one type each."""
     schema, shown = config.schema(), engine.columns("impressions")
     if shown:
@@ -146,14 +147,15 @@ def _kind(engine: Engine, relation: str, column: str) -> str:
 
 
 def _demand_ids(engine: Engine, schema: Schema, relation: str, there: list[str]) -> None:
-    """Raises InputError for a feature of whole numbers whose column holds fractions."""
+    """Raises InputError for a feature whose column holds fractions."""
     for f in schema.features:
-        if f.name in there and schema.table(f.table).dtype == "int64":
+        if f.name in there:
             kind = _kind(engine, relation, f.name)
-            if kind.startswith(FRACTIONS):
+            if kind.startswith(FRACTIONS) and not kind.endswith("[]"):
+                expected = IDS[schema.table(f.table).dtype]
                 raise InputError(
                     f"{relation} has column {f.name!r} of type {kind}, and feature {f.name!r} is "
-                    f"of table {f.table!r}; expected whole numbers, which are ids; "
+                    f"of table {f.table!r}; expected {expected}, which are ids; "
                     f"{as_number(f.name)}"
                 )
 

@@ -25,6 +25,7 @@ from at4ctr.data.engines.base import NAMES, Engine, Name, announce, report_span
 from at4ctr.data.engines.csv_file import check_file
 from at4ctr.data.preparation import vectors
 from at4ctr.data.preparation.build import build
+from at4ctr.data.sampling import sampled_label
 from at4ctr.data.store import FORMAT, MANIFEST
 from at4ctr.errors import InputError, unknown
 
@@ -40,10 +41,14 @@ def prepare(config: Options, root: Path = Path("data"), engine: Name = "duckdb")
         preparation options and the raw files' names, sizes and times. On a cluster all nodes must
         see it under this path.
     engine: ``duckdb``, on this machine, or ``spark``; they make the same store.
-    Raises InputError for a bad log, one that changes meanwhile, a log that gives no training or
+    Raises InputError for a rate of negatives at which a label could not be corrected, a bad log,
+    one that changes meanwhile, a log that gives no training or
     test rows, and a disk that is too small or may not be written.
     """
     stores = Path(root) / "store" / config.name
+    if config.negative_rate < 1:
+        where = f"data options of {config.name}"
+        sampled_label(config.schema().labels, config.negative_rate, where)
     with explained(stores):
         source = config.acquire()
         place = stores / _key(config, source)
@@ -101,7 +106,7 @@ def _make(config: Options, source: Source, place: Path, name: Name) -> None:
         scratch.mkdir()
         with engine_at(scratch, name) as engine:
             config.load(engine, source)
-            engine.notes += _spans(engine)
+            engine.notes += _spans(engine) if config.timed else []
             inputs = [_described(file) for file in _files(config, source)]
             _demand_unchanged(config, source, place)
             manifest = build(engine, config, folder, vectors.files(config, source))

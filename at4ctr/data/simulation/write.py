@@ -89,7 +89,7 @@ def write_behaviours(world: World, path: Path) -> int:
     options = pa.csv.WriteOptions(include_header=False, quoting_style="none")
     rows = 0
     opened = partial(pa.csv.CSVWriter, schema=BEHAVIOUR, write_options=options)
-    with _whole_file(path, opened) as writer:
+    with whole_file(path, opened) as writer:
         for block in _blocks(catalogue):
             table = _soiled(catalogue, block)
             writer.write_table(table)
@@ -127,8 +127,8 @@ def write_impressions(world: World, folder: Path, *, impressions: int) -> None:
     shown = partial(pq.ParquetWriter, schema=IMPRESSION, compression="zstd")
     before = 0
     with (
-        _whole_file(folder / "behaviours.parquet", opened) as behaviours,
-        _whole_file(folder / "impressions.parquet", shown) as log,
+        whole_file(folder / "behaviours.parquet", opened) as behaviours,
+        whole_file(folder / "impressions.parquet", shown) as log,
     ):
         for block in _blocks(catalogue):
             last_user = block.first_user + len(block.people.taste) - 1
@@ -288,7 +288,7 @@ def _shown(catalogue: Catalogue, rng: Rng, block: Block, last: Ints, time: Ints)
 
 
 @contextmanager
-def _whole_file(path: Path, opened: Callable[[Path], Writer]) -> Iterator[Writer]:
+def whole_file(path: Path, opened: Callable[[Path], Writer]) -> Iterator[Writer]:
     """A writer onto a temporary name that becomes `path` at the end, or is deleted on error.
 
     The name is the process's own, and the file's time is the world's first second: two processes

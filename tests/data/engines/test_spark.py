@@ -15,13 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from at4ctr.data.dataset import SPLITS
-from at4ctr.data.datasets import taobao
+from at4ctr.data.datasets import aliccp, taobao
 from at4ctr.data.preparation import repetition
 from at4ctr.data.preparation.prepare import prepare
 from at4ctr.data.reader import Reader
+from at4ctr.data.simulation import aliccp as simulation
 from at4ctr.data.store import Store
 from at4ctr.errors import InputError
 from tests.data import late_log, rich_log, spark_tests
+from tests.data.datasets import test_aliccp
 from tests.data.preparation.test_prepare import START, rows_of, written
 from tests.data.toy_log import mylog_of, tables, write
 
@@ -142,6 +144,27 @@ def test_attributes_that_drawn_negatives_lack(tmp_path, draw):
     raw = written(rows_of(3, items=60), tmp_path / "log.csv")
     config = late_log.Gaps(raw=raw, negatives=2, draw=draw, since=START + 20)
     assert_same(prepare(config, tmp_path / "duck"), prepare(config, tmp_path / "spark", "spark"))
+
+
+def test_ali_ccp(tmp_path):
+    folder = tmp_path / "raw"
+    log = simulation.Log(40, 200, impressions=2_500, click_rate=0.2, conversion_rate=0.3)
+    simulation.write(log, folder)
+    many = [("109_14", n % 997, n / 8) for n in range(3_000)]  # a group that Java repeats
+    with (folder / "common_features_test.csv").open("a") as file:
+        file.write(test_aliccp.common("0123456789abcdef", ("101", 77, "1.0"), *many))
+    config = aliccp.Config(raw=str(folder), validation_share=0.3, longest=7)
+    one, other = (prepare(config, tmp_path / e, e) for e in ("duckdb", "spark"))
+    assert_same(one, other)
+
+
+def test_bad_lines_of_ali_ccp_are_refused_by_number(tmp_path):
+    line = test_aliccp.row(9, 1, 0, test_aliccp.KNOWN, test_aliccp.ITEM, ("206", "a", "1.0"))
+    file = test_aliccp.TRAIN
+    folder = test_aliccp.written(tmp_path, {file: [*test_aliccp.LOG[file], "\n", line]})
+    config = aliccp.Config(raw=str(folder), unclicked=0.5)
+    with pytest.raises(InputError, match="line 7 has the features '205"):
+        prepare(config, tmp_path / "data", "spark")
 
 
 @pytest.mark.parametrize(("line", "words"), [

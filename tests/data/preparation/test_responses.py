@@ -17,7 +17,7 @@ from at4ctr.data.reader import Reader
 from at4ctr.data.store import Store
 from at4ctr.errors import InputError
 from at4ctr.schema import Feature, Label, Number, Schema, Table
-from tests.data import rich_log
+from tests.data import rich_log, toy_log
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +208,21 @@ def test_what_no_row_may_hold_is_refused(tmp_path, monkeypatch, method, rows, sa
     refused(rich_log.Log(raw=rich_log.write(tmp_path / "raw")), tmp_path / "data", says)
 
 
+def test_quantities_as_texts_and_rates_without_a_correction_are_refused(tmp_path, monkeypatch):
+    logs = rich_log.tables()
+    logs["done"] = logs["done"].set_column(2, "event", pa.array([0.5] * logs["done"].num_rows))
+    raw = toy_log.write(tmp_path / "raw", "parquet", logs)
+    pq.write_table(rich_log.vectors(), tmp_path / "raw" / "vectors.parquet")
+    says = (r"behaviours\(\) reads 'event' \(event\) of type DOUBLE from .*done.parquet, and the "
+            r"feature 'event' is of a table of texts; .*as Number\('event', group\)")  # fmt: skip
+    refused(rich_log.Log(raw=raw), tmp_path / "data", says)
+    schema = rich_log.Log().schema()
+    apart = replace(schema, labels=(*schema.labels, Label("like")))
+    monkeypatch.setattr(rich_log.Log, "schema", lambda _: apart)
+    says = r"negative_rate is 0.5 and label 'like' is not known within 'click' alone; expected"
+    refused(rich_log.Log(raw=raw, negative_rate=0.5), tmp_path / "data", says)
+
+
 def odd(values, place=5):
     """Vectors with one row's values changed."""
     made = rich_log.vectors().to_pydict()
@@ -278,17 +293,17 @@ class Given(Options):
         return holdout()
 
 
-def settled(folder, **changes):
+def checked(folder, **changes):
     with Engine(folder) as engine:
         engine.register("log", pa.table(LOG))
         if changes.pop("shown", True):
             engine.register("impressions", pa.table(IMPRESSIONS | changes))
-        columns.settle(engine, Given(drawn=not engine.columns("impressions")))
+        columns.check_and_cast(engine, Given(drawn=not engine.columns("impressions")))
         return engine.arrow("SELECT * FROM impressions ORDER BY ord").to_pydict()
 
 
 def test_a_label_is_known_within_another_alone(tmp_path):
-    found = settled(tmp_path)
+    found = checked(tmp_path)
     assert found["label_click"] == [0, 1, 1]
     assert found["label_conversion"] == [None, 1, None]
     assert found["price"] == [1.5, None, None]
@@ -317,5 +332,5 @@ def test_a_label_is_known_within_another_alone(tmp_path):
 ])  # fmt: skip
 def test_relations_that_hold_what_they_must_not_are_refused(tmp_path, changes, says):
     with pytest.raises(InputError, match=says) as caught:
-        settled(tmp_path, **changes)
+        checked(tmp_path, **changes)
     assert "\n" not in str(caught.value)
