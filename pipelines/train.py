@@ -213,7 +213,7 @@ def _train_as_asked() -> None:
         same = changed.data.preparation() == e.data.preparation()
         run(changed, recipe, _shared_store(changed.data, name if same else None), export=f.export)
     else:
-        recipe = f.config or config.dataset(f.dataset).RECIPE
+        recipe = f.config or configs.dataset(f.dataset).RECIPE
         e = experiment(f.dataset, recipe, f.raw, f.set)
         run(e, recipe, _shared_store(e.data), export=f.export)
 

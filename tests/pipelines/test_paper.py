@@ -155,7 +155,7 @@ def test_the_external_check_of_movielens_is_what_the_libraries_ran():
     plain = [a for a in cell.overrides if a.startswith("data.")]
     options = config.override({"data": movielens.Config()}, plain)["data"]
     assert (options.size, options.target, options.history) == ("100k", "liked", 50)
-    made = config.recipe(cell.recipe, options)
+    made = configs.recipe(cell.recipe, options)
     made = config.override(made, [a for a in cell.overrides if a not in plain])
     assert made.experts["din"].backbone == din.Config(attention=(80, 40))
     assert made.spaces["main"] == embedder.Config(dimension=16, l2=1e-5)

@@ -9,7 +9,6 @@ import pyarrow.csv
 import pytest
 
 import configs
-from at4ctr import config
 from at4ctr.data.preparation.prepare import prepare
 from at4ctr.data.store import Store
 from at4ctr.errors import InputError
@@ -28,7 +27,7 @@ def made(tmp_path, monkeypatch):
         (tmp_path / file).write_text(text)
     runpy.run_path("make_log.py")
     monkeypatch.setattr(configs, "__path__", [*configs.__path__, str(tmp_path / "recipes")])
-    yield config.dataset("mylog")
+    yield configs.dataset("mylog")
     toy_log.forget("mylog")
 
 
