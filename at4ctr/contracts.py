@@ -34,11 +34,13 @@ class Embeds(NamedTuple):
 
     first_order: one weight per id of a field's table, in a table of its own, ``<table>/linear``.
     output: a second table for the candidate's id, ``<table>/output``, as word2vec's output vectors.
+    ages: how long before its row each behaviour was, from a schema with times.
     Both are read for the sample's own fields and never for its history.
     """
 
     first_order: bool = False
     output: bool = False
+    ages: bool = False
 
 
 class Embedded(NamedTuple):
@@ -59,6 +61,7 @@ class Embedded(NamedTuple):
     linear: Tensor  # [B, F] first-order weight of each field; [B, 0] where none were asked for
     output: Tensor  # [B, D] the candidate's row of the output table; [B, 0] likewise
     owner: Tensor | None = None  # [B] int32
+    ages: Tensor | None = None  # [R] float32, seconds; None where no backbone asks for them
 
     @property
     def one_user(self) -> bool:

@@ -18,8 +18,9 @@ PADDING, UNKNOWN, FIRST_ID = 0, 1, 2
 MISSING: Mapping[str, int | str] = {"int64": -1, "string": ""}  # in requests, by a table's dtype
 RESERVED = frozenset(
     ("probability", "user_index", "item_index", "user_row", "timestamp", "ord", "u31", "cut",
-     "owner", "weight")
+     "owner", "weight", "seconds_ago")
 )  # fmt: skip
+AGES = "history_seconds_ago"  # a batch's: how long before its row each behaviour was
 
 Group = Literal["profile", "item", "context", "behaviour"]
 _LABEL = re.compile("[a-z][a-z0-9_]*")
@@ -110,6 +111,7 @@ class Schema:
     labels: what is predicted; the first is known in every row.
     numbers: columns that are no ids.
     weighted: whether a row has a weight in training, in the column ``weight``.
+    times: whether the store keeps the time of every row and behaviour, so that a batch has `AGES`.
     """
 
     tables: tuple[Table, ...]
@@ -118,6 +120,7 @@ class Schema:
     labels: tuple[Label, ...] = (Label("click", sampled=True),)
     numbers: tuple[Number, ...] = ()
     weighted: bool = False
+    times: bool = False
 
     def __post_init__(self) -> None:
         self._demand_labels()
@@ -169,6 +172,11 @@ class Schema:
                     "a vocabulary, as each id has its own vector; set buckets=0"
                 )
         self._demand_history()
+        if self.times and not self.history:
+            raise InputError(
+                "schema: times=True without a history, whose behaviours would have the times; "
+                "expected both or neither; declare Schema.history or take times=True away"
+            )
         for group in ("profile", "item"):
             if not self.group(group):
                 raise InputError(f"schema: no {group} feature; declare at least its id")
@@ -291,6 +299,7 @@ class Schema:
             labels=tuple(Label(**label) for label in value["labels"]),
             numbers=tuple(Number(**number) for number in value["numbers"]),
             weighted=value["weighted"],
+            times=value["times"],
         )
 
 

@@ -21,7 +21,7 @@ from at4ctr.data.dataset import Split
 from at4ctr.data.sampling import demand_rate, keep, sampled_label
 from at4ctr.data.store import RowGroup, Store
 from at4ctr.errors import InputError
-from at4ctr.schema import UNKNOWN, history_name, weights_name
+from at4ctr.schema import AGES, UNKNOWN, history_name, weights_name
 
 BLOCKS_HELD = 3
 
@@ -43,7 +43,9 @@ class Reader:
     ``history_length``, ``user_index``, ``item_index`` ``[B]``; ``label_<name>`` ``[B]`` float32,
     -1 where it is not known; every number ``[B]`` float32, NaN where it is missing;
     ``weights_<f>`` ``[B, length]`` float32 of weighted features; ``weight`` ``[B]`` float32 where
-    rows have one; ``truth_<name>`` ``[B]`` float64 with ``truth``, of labels where it is known.
+    rows have one; ``history_seconds_ago`` ``[B, T]`` int32, 0 where padded, how long before the row
+    each behaviour was, where the schema has times; ``truth_<name>`` ``[B]`` float64 with ``truth``,
+    of labels where it is known.
 
     batch_size: rows of a batch of this worker.
     history: T.
@@ -167,6 +169,7 @@ class Reader:
         past = [f.name for f in self.schema.behaviour]
         spec: dict[str, tuple[type, tuple[int, ...]]] = {n: (np.int32, wide(n)) for n in now}
         spec |= {history_name(n): (np.int32, (self.history, *wide(n))) for n in past}
+        spec |= {AGES: (np.int32, (self.history,))} if self.schema.times else {}
         spec["history_length"] = (np.int32, ())
         floats = [label.column for label in self.schema.labels]
         floats += [n.name for n in self.schema.numbers]
@@ -211,6 +214,9 @@ class Reader:
             values = windows[begin].view(np.int32).reshape(shape)
             mask = real if values.ndim == 2 else real[:, :, None]
             batch[name] = np.bitwise_and(values, mask, out=aligned(shape))
+        if AGES in batch:  # as yet the times themselves
+            np.subtract(at["second"][:, None], batch[AGES], out=batch[AGES])
+            np.bitwise_and(batch[AGES], real, out=batch[AGES])
         batch["history_length"] = at["length"].copy()
         for label in self.schema.labels:
             batch[label.column] = at[label.column].astype(np.float32)
@@ -262,6 +268,12 @@ class Reader:
             history_name(f.name): sliding(sequences[f.name], self.history)
             for f in self.schema.behaviour
         }
+        if self.schema.times:
+            past, now = sequences["timestamp"], columns.pop("timestamp")
+            start = int(min(past.min(initial=2**62), now.min(initial=2**62)))
+            self._check_span(groups, start, past, now)
+            columns["second"] = (now - start).astype(np.int32)
+            windows[AGES] = sliding(past - start, self.history)
         return Block(columns, windows)
 
     def _make_plan(self, epoch: int) -> Plan:
@@ -322,6 +334,15 @@ class Reader:
             f"than the {rows} rows kept{of}; set batch_size to at most {rows} "
             "(fit.batch_size in a recipe)"
         )
+
+    def _check_span(self, groups: Sequence[RowGroup], start: int, *times: np.ndarray) -> None:
+        span = max(int(t.max(initial=start)) for t in times) - start
+        if span >= 2**31:
+            raise InputError(
+                f"store {self.store.path}: the times of {len(groups)} row groups from "
+                f"{groups[0].part} span {span:,} seconds; expected less than 2^31, 68 years; "
+                "correct the unit of the log's times and prepare it again"
+            )
 
     def _check_count(self, groups: Sequence[RowGroup], found: int) -> None:
         expected = sum(self._kept[g] for g in groups)

@@ -59,12 +59,13 @@ class Users:
 
     users: [U] row in ``dims/user``.
     offsets: [U + 1] where a user's behaviours begin and end.
-    behaviours: [E] arrays: ``item`` (row in ``dims/item``) and every behaviour feature.
+    behaviours: [E] arrays: ``item`` (row in ``dims/item``), every behaviour feature and, where the
+        schema has times, ``timestamp`` int64 in seconds.
     counts: [U] how many instances a user has.
     instances: [N] arrays: ``cut``, ``item``, ``label_<name>`` (int8, -1 where it is not known),
         ``u31``, every context feature and number, ``weight`` where rows have one,
-        ``truth_<name>`` where asked for, and ``user_row`` (row in ``dims/user``, of which ``users``
-        holds the first) where users have versions.
+        ``truth_<name>`` where asked for, ``timestamp`` as of behaviours, and ``user_row`` (row in
+        ``dims/user``, of which ``users`` holds the first) where users have versions.
     """
 
     users: np.ndarray
@@ -207,12 +208,14 @@ class Store:
     def read(self, split: Split, groups: Sequence[RowGroup], *, truth: bool = False) -> Users:
         """Decodes row groups, in store order, with the instances of one split."""
         behaviour = ["item", *(f.name for f in self.schema.group("behaviour"))]
+        behaviour += ["timestamp"] if self.schema.times else []
         instance = self.instance_columns(truth=truth)
         names = [f"behaviour_{n}" for n in behaviour] + [f"{split}_{n}" for n in instance]
         table = self.columns(groups, ["user", *names])
         users = table.column("user").to_numpy().astype(np.int32, copy=False)
-        behaviours = {n: flat(table.column(f"behaviour_{n}")) for n in behaviour}
-        instances = {n: flat(table.column(f"{split}_{n}")) for n in instance}
+        wide = {"timestamp": np.int64}
+        behaviours = {n: flat(table.column(f"behaviour_{n}"), wide.get(n)) for n in behaviour}
+        instances = {n: flat(table.column(f"{split}_{n}"), wide.get(n)) for n in instance}
         lengths = list_lengths(table.column("behaviour_item"))
         counts = list_lengths(table.column(f"{split}_cut"))
         for arrays, what in ((behaviours, "behaviour"), (instances, split)):
@@ -237,6 +240,7 @@ class Store:
         columns += [f.name for f in self.schema.group("context")]
         columns += [n.name for n in self.schema.numbers if n.group == "context"]
         columns += ["weight"] if self.schema.weighted else []
+        columns += ["timestamp"] if self.schema.times else []
         return [*columns, *(f"truth_{label}" for label in (self.truth if truth else ()))]
 
     def items(self, rows: np.ndarray) -> np.ndarray:
@@ -297,10 +301,12 @@ class Store:
                 raise self._damaged(f"file {file.relative_to(self.path)} is missing")
 
 
-def flat(column: pa.ChunkedArray) -> np.ndarray:
-    """The values of a list column, row after row; integers above 8 bits as int32."""
+def flat(column: pa.ChunkedArray, dtype: Any = None) -> np.ndarray:
+    """The values of a list column, row after row; by default integers above 8 bits as int32."""
     chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
     values = np.concatenate(chunks) if chunks else np.empty(0, np.int32)
+    if dtype is not None:
+        return values.astype(dtype, copy=False)
     wide = values.dtype.kind in "iu" and values.dtype.itemsize > 1
     return values.astype(np.int32, copy=False) if wide else values
 
@@ -346,7 +352,8 @@ def _same_schema(path: Path, expected: Schema, found: Schema) -> None:
                 path, "schema", {f"order of {kind}s": list(want)}, {f"order of {kind}s": list(have)}
             )
     _same(path, "schema", {"history": list(expected.history)}, {"history": list(found.history)})
-    _same(path, "schema", {"weighted": expected.weighted}, {"weighted": found.weighted})
+    for flag in ("weighted", "times"):
+        _same(path, "schema", {flag: getattr(expected, flag)}, {flag: getattr(found, flag)})
 
 
 def _same(path: Path, kind: str, expected: Mapping, found: Mapping) -> None:

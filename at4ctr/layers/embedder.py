@@ -14,7 +14,7 @@ from at4ctr.contracts import Embedded, Embeds, Encoding, Packed, Tensor
 from at4ctr.errors import InputError
 from at4ctr.layers.segments import deal
 from at4ctr.layers.shape import scatter
-from at4ctr.schema import PADDING, Feature, Group, Schema, history_name, weights_name
+from at4ctr.schema import AGES, PADDING, Feature, Group, Schema, history_name, weights_name
 
 _GROUPS: tuple[Group, ...] = ("profile", "item", "context")  # of a sample's own fields
 _LINEAR = "/linear"  # after a table's name: its first-order weights
@@ -63,6 +63,11 @@ class Embedder(tf.Module):
         super().__init__(name="embedder")
         self.schema, self.dimension, self.embeds = schema, config.dimension, embeds
         self.encodings = dict(encodings)
+        if embeds.ages and not schema.times:
+            raise InputError(
+                "the backbone reads how long ago each behaviour was and the schema has no times; "
+                "expected Schema(times=True); declare it, or choose another backbone"
+            )
         self.output = f"{schema.item_id.table}/output" if embeds.output else ""
         self.tables = {
             table.name: tf.Variable(
@@ -194,7 +199,11 @@ class Embedder(tf.Module):
             linear=self._linear(ids, batch, training, owner, of_user),
             output=self._output(batch[schema.item_id.name]),
             owner=owner,
+            ages=self._ages(batch, where, steps) if self.embeds.ages and history else None,
         )
+
+    def _ages(self, batch: Mapping[str, Tensor], where: Tensor, steps: Tensor) -> Tensor:
+        return tf.cast(tf.gather_nd(batch[AGES][:, :steps], where), tf.float32)
 
     def _linear(
         self,

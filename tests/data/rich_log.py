@@ -35,6 +35,7 @@ class Log(Mapped):
             labels=(Label("click", sampled=True), Label("conversion", within="click")),
             numbers=(Number("age", "profile"), Number("price", "item"), Number("rate", "context")),
             weighted=True,
+            times=True,
         )  # fmt: skip
 
     def impressions(self):

@@ -48,6 +48,7 @@ RICH = replace(  # all that a row may hold
         Number("rate", "context"),
     ),
     weighted=True,
+    times=True,
 )
 
 
@@ -138,6 +139,8 @@ def _user(rng: np.random.Generator, user: int, items: int, longest: int, instanc
             }
             for _ in range(count)
         ]
+    gaps = np.random.default_rng(user).integers(0, 90_000, length)
+    seconds = made["behaviour_timestamp"] = (1_700_000_000 + np.cumsum(gaps)).tolist()
     for row in (row for split in SPLITS for row in made[split]):  # functions of the row's name
         more = np.random.default_rng(int(row["truth_click"] * 2**50))
         row["label_click"] = row["label"]
@@ -145,6 +148,8 @@ def _user(rng: np.random.Generator, user: int, items: int, longest: int, instanc
         row["rate"] = float(np.float32(more.random()))
         row["weight"] = float(np.float32(more.random()))
         row["truth_conversion"] = float(more.random())
+        latest = seconds[row["cut"] - 1] if row["cut"] else 1_690_000_000
+        row["timestamp"] = latest + int(more.integers(0, 3_000_000))
     return made
 
 
@@ -216,11 +221,15 @@ def _part(
     columns = {"user": pa.array([u["user"] for u in users], pa.int32())}
     for name in ("behaviour_item", "behaviour_type"):
         columns[name] = pa.array([u[name] for u in users], numbers)
+    if schema.times:
+        seconds = [u["behaviour_timestamp"] for u in users]
+        columns["behaviour_timestamp"] = pa.array(seconds, pa.list_(pa.int64()))
     kinds = {"cut": numbers, "item": numbers, "u31": numbers, "position": numbers}
     for label in schema.labels:
         kinds[label.column] = pa.list_(pa.int8())
         kinds |= {f"truth_{label.name}": pa.list_(pa.float64())} if truth else {}
     kinds |= dict.fromkeys(("rate", "weight"), pa.list_(pa.float32())) if schema.weighted else {}
+    kinds |= {"timestamp": pa.list_(pa.int64())} if schema.times else {}
     for split in SPLITS:
         for name, kind in kinds.items():
             values = [[row[name] for row in u[split]] for u in users]

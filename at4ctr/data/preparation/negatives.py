@@ -71,6 +71,7 @@ def draw(engine: Engine, config: Options, late: Late) -> int:
     context = [code(f) for f in schema.group("context")]
     context += [steps.number(n) for n in schema.numbers if n.group == "context"]
     context += [late.row("user")] if late.user else []
+    context += ['"timestamp"'] if schema.times else []
     rows = "behaviours"
     if config.reject == "history":
         if config.draw == "popularity":

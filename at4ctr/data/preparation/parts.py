@@ -80,6 +80,7 @@ def numbers(schema: Schema) -> list[Number]:
 def behaviours(schema: Schema, late: Late) -> tuple[str, str]:
     """SQL of all behaviours, and their order in a part."""
     codes = "".join(f', {code(f)} AS "{f.name}"' for f in schema.group("behaviour"))
+    codes += ', "timestamp"' if schema.times else ""
     return f'SELECT "user", {late.row("item")} AS item{codes}, pos FROM behaviours', '"user", pos'
 
 
@@ -94,6 +95,7 @@ def instances(
     codes = "".join(f", {code(f)}" for f in schema.group("context"))
     codes += "".join(f", {number(n)}" for n in numbers(schema))
     codes += f", {late.row('user')} AS user_row" if late.user else ""
+    codes += ', "timestamp"' if schema.times else ""
     item = f"{late.row('item')} AS item"
     columns = f'"user", split, pos, cut, {item}, {u31("number", seed)}::INTEGER AS u31{codes}'
     base = "shown" if impressions else "behaviours"
@@ -139,6 +141,8 @@ class Writer:
         columns["behaviour_item"] = _lists(ends, past["item"])
         for f in self.schema.group("behaviour"):
             columns[f"behaviour_{f.name}"] = _lists(ends, self.ids[f.name][past[f.name]])
+        if self.schema.times:
+            columns["behaviour_timestamp"] = _lists(ends, past["timestamp"], pa.int64())
         rows = _arrays(instances)
         starts = np.searchsorted(rows["split"], np.arange(len(SPLITS) + 1))
         groups: dict[str, list[int]] = {}
@@ -146,6 +150,8 @@ class Writer:
             here = {n: a[starts[place] : starts[place + 1]] for n, a in rows.items()}
             ends = _offsets(here["user"] - first, users)
             columns |= {f"{split}_{n}": _lists(ends, a) for n, a in self._split(here).items()}
+            if self.schema.times:
+                columns[f"{split}_timestamp"] = _lists(ends, here["timestamp"], pa.int64())
             groups[split] = _group_rows(ends)
             self._add(counts, split, here)
         file = f"part-{number:05d}.parquet"
@@ -205,9 +211,13 @@ def _offsets(row: np.ndarray, rows: int) -> np.ndarray:
     return ends
 
 
-def _lists(offsets: np.ndarray, values: np.ndarray) -> pa.ListArray:
+def _lists(
+    offsets: np.ndarray, values: np.ndarray, kind: pa.DataType | None = None
+) -> pa.ListArray:
+    """kind: of the values; None keeps small integers and floats, and others are int32."""
     kept = (np.int8, np.float32, np.float64)
-    kind = pa.from_numpy_dtype(values.dtype) if values.dtype in kept else pa.int32()
+    if kind is None:
+        kind = pa.from_numpy_dtype(values.dtype) if values.dtype in kept else pa.int32()
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values, kind))
 
 

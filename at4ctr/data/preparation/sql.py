@@ -128,6 +128,7 @@ def placed(source: str, config: Options, cut: str, within: str) -> str:
     split = " ".join(f"WHEN '{s}' THEN {number}" for number, s in enumerate(SPLITS))
     words = ["user_key", "item_key", reduced_sql('"timestamp"'), "ordinal"]
     gone, earlier = ", seen" if cut == "seen" else "", ""
+    gone += "" if config.schema().times else ', "timestamp"'
     if "earlier" in f"{config.split()} {cut}":  # a window that few ask for
         gone += ", earlier"
         earlier = """(rank() OVER (PARTITION BY e."user" ORDER BY e."timestamp")
@@ -136,7 +137,7 @@ def placed(source: str, config: Options, cut: str, within: str) -> str:
         SELECT * EXCLUDE (asked), CASE WHEN cut >= {config.min_history} THEN asked END AS split,
             (row_number() OVER (PARTITION BY "user", CASE WHEN cut >= {config.min_history}
                 THEN asked END ORDER BY pos) - 1)::INTEGER AS rank
-        FROM (SELECT * EXCLUDE (item_key, user_key, n, "timestamp", ord, ordinal{gone}),
+        FROM (SELECT * EXCLUDE (item_key, user_key, n, ord, ordinal{gone}),
             (CASE {config.split()} {split} END)::TINYINT AS asked, ({cut})::INTEGER AS cut,
             {linear_sql(words, config.seed, PRIME)}::INTEGER AS form
         FROM (SELECT e.*, u.key AS user_key, c.n,

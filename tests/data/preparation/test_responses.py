@@ -77,6 +77,30 @@ def batches(store, split, **settings):
     return [reader.batch(0, k) for k in range(reader.steps(0))]
 
 
+def test_every_behaviour_is_as_old_as_the_log_says(store):
+    """Of each row, the ages of the latest three behaviours that are older than the row."""
+    logs = rich_log.tables()
+    done = [(r["who"], int(r["at"])) for r in logs["done"].to_pylist()]
+    expected = Counter()
+    for row in logs["shown"].to_pylist():
+        ages = sorted(
+            (int(row["at"]) - t for who, t in done if who == row["who"] and t < int(row["at"])),
+            reverse=True,
+        )
+        expected[row["who"], row["sku"], tuple(ages[-3:])] += 1
+    dims = {t: pq.read_table(store.path / "dims" / f"{t}.parquet").column(t).to_pylist()
+            for t in ("user", "item")}  # fmt: skip
+    found = Counter()
+    for split in SPLITS:
+        for batch in batches(store, split):
+            for k, length in enumerate(batch["history_length"]):
+                ages = batch["history_seconds_ago"][k].tolist()
+                assert not any(ages[length:])
+                who = dims["user"][batch["user_index"][k]]
+                found[who, str(dims["item"][batch["item_index"][k]]), tuple(ages[:length])] += 1
+    assert found == expected
+
+
 def test_every_row_is_what_the_log_says(store):
     raw = {n: ["", "?", *store.vocabulary_path(n).read_text().splitlines()]
            for n in ("tag", "slot")}  # fmt: skip
