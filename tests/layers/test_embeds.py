@@ -1,12 +1,16 @@
 """What a backbone asks of the embedder: first-order weights and an output table."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from at4ctr.contracts import Embeds
+from at4ctr.errors import InputError
 from at4ctr.layers.embedder import Embedder, touched_l2
 from at4ctr.optimizers import LazyAdam
+from at4ctr.schema import AGES
 from tests.model import toys
 from tests.oracles import models as oracle
 
@@ -157,3 +161,17 @@ def test_without_a_history_both_parts_are_there():
     x = made(toys.tensors(toys.batch(5, schema=toys.PLAIN)))
     assert x.linear.shape == [5, 2]
     assert x.output.shape == [5, D]
+
+
+def test_ages_are_those_of_real_behaviours_and_stay_out_unless_asked_for():
+    schema = replace(toys.SCHEMA, times=True)
+    arrays = toys.batch(6, 5)
+    ages = np.arange(30, dtype=np.int32).reshape(6, 5) * 1000
+    arrays[AGES] = ages
+    found = Embedder(schema, toys.ROWS, toys.EMBEDDING, 1, Embeds(ages=True))
+    x = found(toys.tensors(arrays))
+    expected = np.concatenate([ages[i, :n] for i, n in enumerate(arrays["history_length"])])
+    np.testing.assert_array_equal(x.ages, expected.astype(np.float32))
+    assert Embedder(schema, toys.ROWS, toys.EMBEDDING, 1)(toys.tensors(arrays)).ages is None
+    with pytest.raises(InputError, match=r"expected Schema\(times=True\)"):
+        Embedder(toys.SCHEMA, toys.ROWS, toys.EMBEDDING, 1, Embeds(ages=True))

@@ -1,7 +1,7 @@
 """Preparation against a slow oracle, on small logs with ties, duplicates and strays."""
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -132,6 +132,32 @@ def test_order_filters_and_duplicates_leave_u31_alone(tmp_path):
         shared = other.keys() & base.keys()
         assert len(shared) == min(len(other), len(base))
         assert all(other[k] <= base[k] or base[k] <= other[k] for k in shared)
+
+
+@dataclass(frozen=True)
+class Timed(taobao.Config):
+    """Taobao with times."""
+
+    def schema(self):
+        return replace(super().schema(), times=True)
+
+
+def test_a_negative_has_the_time_of_its_positive(tmp_path):
+    rows = rows_of(2)
+    raw = written(rows, tmp_path / "log.csv")
+    store = Store.open(prepare(Timed(raw=raw, negatives=2), tmp_path))
+    truth = oracle.behaviours(rows)
+    users = pq.read_table(store.path / "dims/user.parquet").column("user").to_pylist()
+    for split in SPLITS:
+        held = store.read(split, store.groups(split))
+        owners = np.repeat(held.users, held.counts)
+        for user, cut, second in zip(
+            owners, held.instances["cut"], held.instances["timestamp"], strict=True
+        ):
+            assert second == truth[users[user]][cut][3]
+        for place, user in enumerate(held.users):
+            mine = held.behaviours["timestamp"][held.offsets[place] : held.offsets[place + 1]]
+            assert mine.tolist() == [b[3] for b in truth[users[user]]]
 
 
 @pytest.mark.parametrize("negatives", [1, 20])
