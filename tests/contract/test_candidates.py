@@ -52,8 +52,9 @@ class Asked:
         return self.answer(self._of(users, owner) | {"owner": tf.constant(owner, tf.int32)})
 
     def repeated(self, users: list[int], owner: list[int]) -> dict:
+        """Without a graph, whose tracing would take longer than all the rest."""
         rows, given = tf.constant(owner, tf.int32), self._of(users, owner)
-        return self.answer(
+        return self.model.answer(
             {k: tf.gather(v, rows) if is_user(k, self.model) else v for k, v in given.items()}
         )
 

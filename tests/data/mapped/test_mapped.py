@@ -145,7 +145,8 @@ def test_a_recipe_file_is_a_dataset(mylog):
     made = configs.recipe("din", mylog(raw="folder"))
     assert made.data.name == "mylog"
     made = config.override(made, ["data.test_share=0.4"])
-    assert config.from_json(json.loads(json.dumps(config.to_json(made)))) == made
+    text = json.dumps(config.to_json(made))
+    assert config.from_json(json.loads(text), datasets=configs.datasets()) == made
     with pytest.raises(InputError, match=r"mylog.py has no experiment\(data\)"):
         configs.recipe("mylog", mylog())
     with pytest.raises(InputError, match="did you mean mylog"):
