@@ -7,6 +7,7 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,8 +55,8 @@ def added(tmp_path_factory):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text)
         for folder in ADDED:
-            package = importlib.import_module(folder.replace("/", "."))
-            patch.setattr(package, "__path__", [*package.__path__, str(root / folder)])
+            module = importlib.import_module(folder.replace("/", "."))
+            patch.setattr(module, "__path__", [*module.__path__, str(root / folder)])
         importlib.invalidate_caches()
         yield
     for folder, name in ADDED.items():
@@ -104,7 +105,8 @@ def test_a_head_and_an_encoding_train_two_labels_and_numbers(rich):
     serving = serving_model(schema, sizes, plan, {"price": known})
     model = training_model(serving, schema, plan)
     batch = toys.tensors(Reader(store, "train", batch_size=64, history=8).batch(0, 0))
-    encoding, head = serving.embedder.encodings["price"], serving.head
+    encoding: Any = serving.embedder.encodings["price"]
+    head: Any = serving.head
     watched = [encoding.rows, *(t.dense[0].kernel for t in head.trunks.values())]
     before = [v.numpy() for v in watched]
     losses = train_one_step(model, batch)

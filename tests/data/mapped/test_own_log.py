@@ -24,10 +24,9 @@ def blocks(page):
 
 
 def method(text, name):
-    """The lines of a method, up to a blank one, from its body on."""
-    return re.search(rf"def {name}\(.*?\n(        return.*?)(?:\n\n|\Z)", text, re.DOTALL)[
-        1
-    ].strip()
+    """The body of a method that returns at once, up to a blank line."""
+    (found,) = re.findall(rf"def {name}\(.*?\n(        return.*?)(?:\n\n|\Z)", text, re.DOTALL)
+    return found.strip()
 
 
 @pytest.fixture
