@@ -2,7 +2,7 @@
 
 gRPC and REST with TensorFlow Serving's official protos, paths, version rule and warm-up, over a
 TF1-style session. It stands in for TensorFlow Serving in tests and on a desk; what it cannot prove
-stands in README.md. SIGTERM and SIGINT stop it once the answers under way are out.
+stands in docs/serving.md. SIGTERM and SIGINT stop it once the answers under way are out.
 """
 
 from __future__ import annotations

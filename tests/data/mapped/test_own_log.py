@@ -14,13 +14,25 @@ from at4ctr.data.store import Store
 from at4ctr.errors import InputError
 from tests.data import toy_log
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "own_log.md"
+CHECKOUT = Path(__file__).resolve().parents[3]
+PAGE, README = CHECKOUT / "docs" / "own_log.md", CHECKOUT / "README.md"
+
+
+def blocks(page):
+    """The Python of a page."""
+    return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+def method(text, name):
+    """The body of a method that returns at once, up to a blank line."""
+    (found,) = re.findall(rf"def {name}\(.*?\n(        return.*?)(?:\n\n|\Z)", text, re.DOTALL)
+    return found.strip()
 
 
 @pytest.fixture
 def made(tmp_path, monkeypatch):
     """The page's dataset, with its log written into the working folder."""
-    script, recipe = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    script, recipe = blocks(PAGE)
     monkeypatch.chdir(tmp_path)
     for file, text in (("make_log.py", script), ("recipes/mylog.py", recipe)):
         (tmp_path / file).parent.mkdir(exist_ok=True)
@@ -55,6 +67,25 @@ def test_the_page_s_example_runs_as_it_is_pasted(made, tmp_path):
     assert dict(zip(words, found.tolist(), strict=True)) == {
         "": 0, "?": 0, "click": len(clicks), "order": len(orders)
     }  # fmt: skip
+
+
+@pytest.mark.usefixtures("made")
+def test_the_readme_s_example_reads_the_same_log(tmp_path):
+    (short,) = blocks(README)
+    for name in ("impressions", "behaviours"):
+        assert method(short, name) == method(blocks(PAGE)[1], name)
+    (tmp_path / "recipes" / "short.py").write_text(short)
+    store = Store.open(prepare(configs.dataset("short")(raw="mylog"), tmp_path / "data"))
+    toy_log.forget("short")
+    shown = rows("shown.csv")
+    counts = [store.counts(s) for s in ("train", "validation", "test")]
+    assert sum(c["rows"] for c in counts) == len(shown)
+    assert set(store.manifest["numbers"]) == {"rate"}
+    for label, column in (("click", "clicked"), ("conversion", "ordered")):
+        found = sum(c["labels"][label]["positives"] for c in counts)
+        assert found == sum(row[column] for row in shown)
+    weights = store.read("train", store.groups("train")).instances["weight"]
+    assert set(weights.tolist()) == {0.5, 1.0}
 
 
 def test_one_file_may_hold_both_histories(made, tmp_path, monkeypatch):
