@@ -162,7 +162,7 @@ def alone(front: Front, raw: Mapping[str, Any]) -> dict[str, Call]:
 
     @tf.function(autograph=False)
     def lookups() -> list[tf.Tensor]:
-        return [front.tables[front.inputs[k].table](v) for k, v in values.items()]
+        return [front.tables[front.inputs[k].of.table](v) for k, v in values.items()]
 
     @tf.function(autograph=False)
     def nothing() -> list[tf.Tensor]:
