@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import http.client
 import json
 import os
@@ -14,122 +13,37 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from at4ctr.backbones import din
-from at4ctr.calibration import Platt
-from at4ctr.data.preparation.prepare import prepare
-from at4ctr.data.reader import Reader
-from at4ctr.data.store import Store
 from at4ctr.errors import InputError
-from at4ctr.heads import shared_bottom
-from at4ctr.model.build import Plan, serving_model
-from export import client, native, saved_model
+from export import client, native, requests
 from export.checks import CheckError, Graph, defaults
 from export.lookup import Front
-from export.requests import example, of_user, requests
-from export.verify import verify
-from tests.data import rich_log
-from tests.export import EMBEDDING
+from export.verify import run
+from tests.export.rich import (
+    ENCODINGS,
+    FLOATS,
+    OUTPUTS,
+    T,
+    answers,
+    ask,
+    of_user,
+    rows_of,
+    same,
+)
 from tests.export.serving import Server
 
-T = 5
-ENCODINGS = {"age": "log", "price": "buckets", "rate": "mns"}
-FLOATS = {*ENCODINGS, "weights_tags"}
-PROFILE = {"user", "age"}  # what one user has in a batch, beside the history
-OUTPUTS = {
-    *(f"probability_{label}" for label in ("click", "conversion", "click_and_conversion")),
-    *(f"logit_{label}" for label in ("click", "conversion")),
-}
-
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("rich")
-    found = Store.open(prepare(rich_log.Log(raw=rich_log.write(folder / "raw")), folder / "data"))
-    numbers = [dataclasses.replace(n, encoding=ENCODINGS[n.name]) for n in found.schema.numbers]
-    schema = dataclasses.replace(found.schema, numbers=tuple(numbers))
-    return dataclasses.replace(found, schema=schema)
-
-
-@pytest.fixture(scope="module")
-def model(store):
-    made = serving_model(
-        store.schema,
-        {t.name: store.rows(t.name) for t in store.schema.tables},
-        Plan.of(
-            din.Config(),
-            EMBEDDING,
-            head=shared_bottom.Config(bottom=(16,), tower=(8,)),
-            negative_rate=0.5,
-            seed=3,
-        ),
-        store.numbers(),
-        store.vectors(),
-    )
-    for encoding in made.embedder.encodings.values():  # they start too small to be seen
-        for variable in encoding.trainable_variables:
-            variable.assign(20 * variable)
-    made.calibrate({"conversion": Platt(0.8, -0.3)})
-    return made
-
-
-@pytest.fixture(scope="module")
-def version(model, store, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("export")
-    return saved_model.save(model, store, folder, history=T, facts={})
-
-
-@pytest.fixture(scope="module")
-def signatures(version):
-    return tf.saved_model.load(str(version)).signatures
-
-
-@pytest.fixture(scope="module")
-def server(version):
-    started = Server(version.parent)
+def rich_server(rich_version):
+    started = Server(rich_version.parent)
     started.wait("version 1 is available")
     yield started
     started.stop(signal.SIGINT)
 
 
-def rows_of(store, split="test", rows=50):
-    """Raw requests and the reader's batch of the same rows."""
-    reader = Reader(store, split, batch_size=rows, history=T, shuffle=False, block_users=1)
-    batch = reader.batch(0, 0)
-    return requests(Front(store, T), store, split, rows), batch
-
-
-def answers(model, batch):
-    return {k: v.numpy() for k, v in model.answer(tensors(batch)).items()}
-
-
-def tensors(batch):
-    return {k: tf.constant(v) for k, v in batch.items()}
-
-
-def ask(signatures, raw, name="serving_default"):
-    specs = signatures[name].structured_input_signature[1]
-    given = {k: tf.constant(v, specs[k].dtype) for k, v in raw.items()}
-    return {k: v.numpy() for k, v in signatures[name](**given).items()}
-
-
-def one_user(batch, row):
-    """The batch with the user of a row in every row."""
-    return {
-        k: np.repeat(v[row : row + 1], len(v), 0) if k in PROFILE or "history" in k else v
-        for k, v in batch.items()
-    }
-
-
-def same(found, expected, close=1e-5):
-    assert found.keys() == expected.keys() == OUTPUTS
-    for name, values in expected.items():
-        np.testing.assert_allclose(found[name], values, rtol=close, atol=close, err_msg=name)
-
-
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_raw_requests_are_the_readers_rows(store, split):
-    raw, batch = rows_of(store, split)
-    front, size = Front(store, T), tf.constant(50)
+def test_raw_requests_are_the_readers_rows(rich_store, split):
+    raw, batch = rows_of(rich_store, split)
+    front, size = Front(rich_store, T), tf.constant(50)
     sent = {k: tf.constant(raw[k], i.dtype) for k, i in front.inputs.items()}
     found = front.present(sent, size) | front.histories(sent, size)
     assert found.keys() >= FLOATS
@@ -141,75 +55,73 @@ def test_raw_requests_are_the_readers_rows(store, split):
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "rest"])
-def test_a_server_answers_as_the_model(protocol, server, model, store, version):
-    raw, batch = rows_of(store)
+def test_a_server_answers_as_the_model(protocol, rich_server, rich_model, rich_store, rich_version):
+    raw, batch = rows_of(rich_store)
     row = int(np.argmax(batch["history_length"]))
-    asked = client.connect(protocol, getattr(server, protocol), "ctr", 60.0)
+    asked = client.connect(protocol, getattr(rich_server, protocol), "ctr", 60.0)
     default = asked.predict({"inputs": raw}, None)
-    same(default, answers(model, batch))
-    inputs = of_user(Front(store, T), raw, row, slice(None))
+    same(default, answers(rich_model, batch))
+    inputs = requests.of_user(Front(rich_store, T), raw, row, slice(None))
+    one = {k: np.repeat(v[row : row + 1], 50, 0) if of_user(k) else v for k, v in batch.items()}
     alone = asked.predict({"signature_name": "candidates", "inputs": inputs}, None)
-    same(alone, answers(model, one_user(batch, row)))
+    same(alone, answers(rich_model, one))
     same({k: v[row] for k, v in alone.items()}, {k: v[row] for k, v in default.items()})
-    passed, lines = client.replay(asked, version, 1e-5)
+    passed, lines = client.replay(asked, rich_version, 1e-5)
     assert passed, lines
     asked.close()
 
 
-def test_rows_that_name_their_user_have_its_number(model, store):
-    """Of several users, whose entries the model repeats itself."""
-    batch = rows_of(store)[1]
+def test_rows_that_name_their_user_have_its_number(rich_model, rich_store):
+    """Of several users, whose entries the rich_model repeats itself."""
+    batch = rows_of(rich_store)[1]
     owner = np.arange(50, dtype=np.int32) % 3
-    users = {k: v[:3] if k in PROFILE or "history" in k else v for k, v in batch.items()}
+    users = {k: v[:3] if of_user(k) else v for k, v in batch.items()}
     repeated = {k: v[owner] if len(v) == 3 else v for k, v in users.items()}
-    same(answers(model, users | {"owner": owner}), answers(model, repeated), 1e-6)
+    same(answers(rich_model, users | {"owner": owner}), answers(rich_model, repeated), 1e-6)
 
 
-def test_the_version_is_sound_in_python_and_c(version, tmp_path):
-    report = verify(version)
-    assert report.ok, report.lines
-    manifest = json.loads((version / "MANIFEST.json").read_text())
-    assert set(manifest["outputs"]) == OUTPUTS
+def test_the_version_is_sound_in_python_and_c(rich_version, tmp_path):
+    assert [line for good, line in run(rich_version) if not good] == []
     if not (os.environ.get("CC") or shutil.which("cc")):
         pytest.skip("no C compiler: neither CC nor cc")
-    words = [str(native.build(tmp_path / "verify")), str(version)]
+    words = [str(native.build(tmp_path / "verify")), str(rich_version)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("ok ") == 3
 
 
-def test_every_number_and_weight_counts_and_what_is_left_out_is_missing(signatures, store, model):
-    raw, batch = rows_of(store)
-    whole = ask(signatures, raw)
+def test_every_number_and_weight_counts_or_is_missing(rich_signatures, rich_store, rich_model):
+    raw, batch = rows_of(rich_store)
+    whole = ask(rich_signatures, raw)
     tagged = (batch["tags"] > 0).sum(1) > 1
     assert tagged.any()
     for name in ENCODINGS:
-        found = ask(signatures, raw | {name: [np.nan]})
-        same(found, answers(model, batch | {name: np.full(50, np.nan, np.float32)}))
+        found = ask(rich_signatures, raw | {name: [np.nan]})
+        same(found, answers(rich_model, batch | {name: np.full(50, np.nan, np.float32)}))
         moved = np.abs(found["logit_click"] - whole["logit_click"]) > 1e-5
         assert (moved == ~np.isnan(batch[name])).all(), name
     one = np.where(batch["tags"] > 0, 1, 0).astype(np.float32)
-    expected = answers(model, batch | {"weights_tags": one})
+    expected = answers(rich_model, batch | {"weights_tags": one})
     assert (np.abs(expected["logit_click"] - whole["logit_click"])[tagged] > 1e-6).any()
     for weights in (np.zeros((1, 0)), np.full((50, 2), np.nan), np.ones((1, 2))):
-        same(ask(signatures, raw | {"weights_tags": weights}), expected)
+        same(ask(rich_signatures, raw | {"weights_tags": weights}), expected)
     spread = {  # missing values between others, of which each keeps its weight
         "tags": [["", tags[0], "", tags[1]] for tags in raw["tags"]],
         "weights_tags": [[7.0, w[0], np.nan, w[1]] for w in raw["weights_tags"]],
     }
-    same(ask(signatures, raw | spread), whole)
+    same(ask(rich_signatures, raw | spread), whole)
 
 
-def test_an_example_may_leave_numbers_and_weights_out(signatures, store, model):
-    raw, batch = rows_of(store)
-    front = Front(store, T)
-    texts = [example(front, raw, row) for row in range(50)]
-    same(ask(signatures, {"examples": texts}, "examples"), answers(model, batch))
+def test_an_example_may_leave_numbers_and_weights_out(rich_signatures, rich_store, rich_model):
+    raw, batch = rows_of(rich_store)
+    front = Front(rich_store, T)
+    texts = [requests.example(front, raw, row) for row in range(50)]
+    same(ask(rich_signatures, {"examples": texts}, "examples"), answers(rich_model, batch))
     row = int(np.argmax((batch["tags"] > 0).sum(1)))
     made = tf.train.Example.FromString(texts[row])
     del made.features.feature["weights_tags"].float_list.value[1:]
     with pytest.raises(tf.errors.InvalidArgumentError, match="values of weights_tags as of tags"):
-        ask(signatures, {"examples": [made.SerializeToString()]}, "examples")
+        ask(rich_signatures, {"examples": [made.SerializeToString()]}, "examples")
     for name in FLOATS:
         made.features.feature.pop(name, None)
     bare = {k: v[row : row + 1].copy() for k, v in batch.items()}
@@ -217,8 +129,8 @@ def test_an_example_may_leave_numbers_and_weights_out(signatures, store, model):
     bare["weights_tags"] = np.where(bare["tags"] > 0, 1, 0).astype(np.float32)
     # beside a row with weights, so that its own are padded
     texts = [made.SerializeToString(), texts[row]]
-    found = ask(signatures, {"examples": texts}, "examples")
-    same({k: v[:1] for k, v in found.items()}, answers(model, bare))
+    found = ask(rich_signatures, {"examples": texts}, "examples")
+    same({k: v[:1] for k, v in found.items()}, answers(rich_model, bare))
 
 
 MALFORMED = {
@@ -235,22 +147,22 @@ MALFORMED = {
 }
 
 
-def test_malformed_numbers_are_refused_in_one_sentence(server, store):
-    raw = {k: v[:2] for k, v in rows_of(store, rows=2)[0].items()}
+def test_malformed_numbers_are_refused_in_one_sentence(rich_server, rich_store):
+    raw = {k: v[:2] for k, v in rows_of(rich_store, rows=2)[0].items()}
     for protocol in ("grpc", "rest"):
-        asked = client.connect(protocol, getattr(server, protocol), "ctr", 60.0)
+        asked = client.connect(protocol, getattr(rich_server, protocol), "ctr", 60.0)
         for case, (change, words) in MALFORMED.items():
             with pytest.raises((InputError, client.tensors.RefusedError)) as caught:
                 asked.predict({"inputs": raw | change}, None)
             text = str(caught.value)
             assert words in text, (case, text)
             assert "\n" not in text, (case, text)
-        inputs = of_user(Front(store, T), raw, 0, slice(None)) | {"price": [1.0] * 3}
+        inputs = requests.of_user(Front(rich_store, T), raw, 0, slice(None)) | {"price": [1.0] * 3}
         with pytest.raises(InputError, match="price must have one row, or as many as the cand"):
             asked.predict({"signature_name": "candidates", "inputs": inputs}, None)
         assert len(asked.predict({"inputs": raw}, None)["logit_click"]) == 2
         asked.close()
-    connection = http.client.HTTPConnection(server.rest, timeout=60)
+    connection = http.client.HTTPConnection(rich_server.rest, timeout=60)
     for token, words in (("Infinity", "the request holds Infinity"), ("1e999", "price holds inf")):
         body = json.dumps({"inputs": raw | {"price": ["@", 1]}}).replace('"@"', token)
         connection.request("POST", "/v1/models/ctr:predict", body)
@@ -260,9 +172,9 @@ def test_malformed_numbers_are_refused_in_one_sentence(server, store):
     connection.close()
 
 
-def test_the_graph_itself_refuses_numbers_that_are_none(signatures, store):
+def test_the_graph_itself_refuses_numbers_that_are_none(rich_signatures, rich_store):
     """As TensorFlow Serving would be asked, which looks at no value."""
-    raw, _ = rows_of(store, rows=2)
+    raw, _ = rows_of(rich_store, rows=2)
     for change, words in (
         ({"price": [np.inf, 1.0]}, "price holds an infinite number"),
         ({"age": [-np.inf]}, "age holds an infinite number"),
@@ -272,11 +184,11 @@ def test_the_graph_itself_refuses_numbers_that_are_none(signatures, store):
         ({"rate": [1.0] * 3}, "rate must have one row, or as many"),
     ):
         with pytest.raises(tf.errors.InvalidArgumentError, match=words):
-            ask(signatures, raw | change)
+            ask(rich_signatures, raw | change)
 
 
-def test_the_page_names_numbers_and_weights_and_its_request_is_answered(signatures, version):
-    page = (version / "SIGNATURES.md").read_text()
+def test_the_page_names_numbers_and_its_request_is_answered(rich_signatures, rich_version):
+    page = (rich_version / "SIGNATURES.md").read_text()
     for line in (
         "| `age` | float32 | [B] | number `age` of the user |",
         "| `age` | float32 | [1] | number `age` of the user |",
@@ -287,12 +199,12 @@ def test_the_page_names_numbers_and_weights_and_its_request_is_answered(signatur
         assert line in page
     (line,) = (line for line in page.splitlines() if line.startswith('{"signature_name"'))
     asked = json.loads(line)
-    assert ask(signatures, asked["inputs"], "candidates").keys() == OUTPUTS
+    assert ask(rich_signatures, asked["inputs"], "candidates").keys() == OUTPUTS
 
 
-def test_the_client_prints_one_label_by_its_name(server, version, capsys):
-    file = version / "assets.extra/golden/candidates.json"
-    options = ["--protocol=rest", f"--server={server.rest}", f"--request=golden:{file}"]
+def test_the_client_prints_one_label_by_its_name(rich_server, rich_version, capsys):
+    file = rich_version / "assets.extra/golden/candidates.json"
+    options = ["--protocol=rest", f"--server={rich_server.rest}", f"--request=golden:{file}"]
     expected = json.loads(file.read_text())["outputs"]["probability_conversion"]
     assert client.main([*options, "--label=conversion"]) == 0
     found = [float(line) for line in capsys.readouterr().out.splitlines()]
@@ -304,10 +216,10 @@ def test_the_client_prints_one_label_by_its_name(server, version, capsys):
         client.table(one, "host:1", "click")
 
 
-def test_a_missing_number_that_a_version_would_not_take_is_refused(version):
+def test_a_missing_number_that_a_version_would_not_take_is_refused(rich_version):
     """A default of -1 is a number like any other."""
-    graph = Graph.FromString((version / "saved_model.pb").read_bytes())
-    manifest = json.loads((version / "MANIFEST.json").read_text())
+    graph = Graph.FromString((rich_version / "saved_model.pb").read_bytes())
+    manifest = json.loads((rich_version / "MANIFEST.json").read_text())
     defaults(graph, manifest)
     proto = graph.meta_graphs[0].signature_def["candidates"].defaults["price"]
     proto.CopyFrom(tf.make_tensor_proto([-1.0], tf.float32))
