@@ -268,8 +268,9 @@ def check_shapes(
                 f"{name} has {length:,} behaviours; expected at most {limits.history:,}; "
                 "send the latest ones"
             )
-    for name in (name for name in inputs if name.startswith(WEIGHTS)):
-        _same(shapes, [name.removeprefix(WEIGHTS), name], -1, "values", besides=0)
+    for name in inputs:
+        if name.startswith(WEIGHTS) and (of := name.removeprefix(WEIGHTS)) in inputs:
+            _same(shapes, [of, name], -1, "values", besides=0)
     for name in inputs:
         rows = 0 if name in past and axis == 0 else shapes[name][0]
         if rows > limits.rows:

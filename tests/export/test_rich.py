@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from at4ctr.errors import InputError
 from export import client, native, requests
-from export.checks import CheckError, Graph, defaults
+from export.checks import CheckError, Graph, defaults, training_only
 from export.lookup import Front
 from export.verify import run
 from tests.export.rich import (
@@ -216,11 +216,17 @@ def test_the_client_prints_one_label_by_its_name(rich_server, rich_version, caps
         client.table(one, "host:1", "click")
 
 
-def test_a_missing_number_that_a_version_would_not_take_is_refused(rich_version):
-    """A default of -1 is a number like any other."""
+def test_a_doctored_number_is_refused(rich_version):
+    """A default of -1 is a number like any other, and what training alone reads is no input."""
     graph = Graph.FromString((rich_version / "saved_model.pb").read_bytes())
     manifest = json.loads((rich_version / "MANIFEST.json").read_text())
     defaults(graph, manifest)
+    training_only(graph, manifest)
+    for kind, name, found in (("numbers", "age", "age"), ("features", "tags", "tags|weights_tags")):
+        schema = manifest["schema"]
+        hidden = [one | {"serve": one["name"] != name and one["serve"]} for one in schema[kind]]
+        with pytest.raises(CheckError, match=rf"the graph reads '({found})'"):
+            training_only(graph, manifest | {"schema": schema | {kind: hidden}})
     proto = graph.meta_graphs[0].signature_def["candidates"].defaults["price"]
     proto.CopyFrom(tf.make_tensor_proto([-1.0], tf.float32))
     with pytest.raises(CheckError, match="default of candidates 'price'"):
