@@ -35,12 +35,10 @@ def toy(
 ) -> Store:
     """The toy store with dims that its ids come from; ``hidden`` is a training-only feature.
 
-    labels: that its schema declares, of which it has the first alone.
-
     Vocabulary line i is the text 100 + i, an unknown raw id 7, and a city the first number whose
     hash is its id.
     """
-    made = toy_store.make(path, users=40, items=30, longest=15)
+    made = toy_store.make(path, users=40, items=30, longest=15, labels=labels)
     cities = 2 + tf.strings.to_hash_bucket_fast([str(i) for i in range(100)], 7).numpy()
     raw = {
         "user": [_raw(i) for i in made.ids["user"].tolist()],
@@ -56,7 +54,7 @@ def toy(
     manifest = json.loads((path / "manifest.json").read_text())
     schema = Schema.from_json(manifest["schema"])
     features = tuple(replace(f, serve=f.name != hidden) for f in schema.features)
-    manifest["schema"] = replace(schema, features=features, labels=labels).to_json()
+    manifest["schema"] = replace(schema, features=features).to_json()
     (path / "manifest.json").write_text(json.dumps(manifest))
     return Store.open(path)
 

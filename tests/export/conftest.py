@@ -3,6 +3,7 @@
 import dataclasses
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tensorflow as tf
@@ -62,9 +63,9 @@ def rich_model(rich_store):
         rich_store.numbers(),
         rich_store.vectors(),
     )
-    for encoding in made.embedder.encodings.values():  # they start too small to be seen
-        for variable in encoding.trainable_variables:
-            variable.assign(20 * variable)
+    starts: list[Any] = list(made.embedder.encodings.values())  # too small to be seen
+    for variable in (v for encoding in starts for v in encoding.trainable_variables):
+        variable.assign(20 * variable)
     made.calibrate({"conversion": rich.FITTED})
     return made
 

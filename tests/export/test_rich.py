@@ -17,6 +17,7 @@ from at4ctr.errors import InputError
 from export import client, native, requests
 from export.checks import CheckError, Graph, defaults, training_only
 from export.lookup import Front
+from export.server.tensors import RefusedError
 from export.verify import run
 from tests.export.rich import (
     ENCODINGS,
@@ -133,7 +134,7 @@ def test_an_example_may_leave_numbers_and_weights_out(rich_signatures, rich_stor
     same({k: v[:1] for k, v in found.items()}, answers(rich_model, bare))
 
 
-MALFORMED = {
+MALFORMED: dict[str, tuple[dict, str]] = {
     "text": ({"price": ["dear", 1]}, 'price holds "dear"; expected float32 [?]'),
     "null": ({"age": [None]}, "age holds null; expected float32 [?]"),
     "bool": ({"age": [True]}, "age holds true; expected float32 [?]"),
@@ -152,7 +153,7 @@ def test_malformed_numbers_are_refused_in_one_sentence(rich_server, rich_store):
     for protocol in ("grpc", "rest"):
         asked = client.connect(protocol, getattr(rich_server, protocol), "ctr", 60.0)
         for case, (change, words) in MALFORMED.items():
-            with pytest.raises((InputError, client.tensors.RefusedError)) as caught:
+            with pytest.raises((InputError, RefusedError)) as caught:
                 asked.predict({"inputs": raw | change}, None)
             text = str(caught.value)
             assert words in text, (case, text)
