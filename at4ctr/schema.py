@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -262,6 +262,13 @@ class Schema:
     def served_numbers(self, group: Group) -> tuple[Number, ...]:
         """The numbers of a group that the serving model reads."""
         return tuple(n for n in self.numbers if n.group == group and n.serve)
+
+    def of_user(self, keys: Iterable[str]) -> set[str]:
+        """Which entries of a batch belong to a user: profile, its weights and numbers, history."""
+        profile = {f.name for f in self.group("profile")}
+        profile |= {weights_name(name) for name in profile}
+        profile |= {n.name for n in self.numbers if n.group == "profile"}
+        return {key for key in keys if key in profile or key.startswith(history_name(""))}
 
     def feature(self, name: str) -> Feature:
         for f in self.features:

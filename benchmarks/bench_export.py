@@ -162,7 +162,8 @@ def alone(front: Front, raw: Mapping[str, Any]) -> dict[str, Call]:
 
     @tf.function(autograph=False)
     def lookups() -> list[tf.Tensor]:
-        return [front.tables[front.inputs[k].table](v) for k, v in values.items()]
+        features = {k: front.schema.feature(front.inputs[k].of.name) for k in values}
+        return [front.tables[features[k].table](v) for k, v in values.items()]
 
     @tf.function(autograph=False)
     def nothing() -> list[tf.Tensor]:

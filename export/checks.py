@@ -111,8 +111,10 @@ def read_variables(signatures: Mapping[str, Any], manifest: Mapping[str, Any]) -
 
 def training_only(graph: Any, manifest: Mapping[str, Any]) -> str:
     """No training-only name occurs in the graph, neither as an input nor as a parsed key."""
-    names = {f["name"] for f in manifest["schema"]["features"]}
-    hidden = {f["name"] for f in manifest["schema"]["features"] if not f["serve"]}
+    declared = [*manifest["schema"]["features"], *manifest["schema"]["numbers"]]
+    names = {f["name"] for f in declared}
+    hidden = {f["name"] for f in declared if not f["serve"]}
+    hidden |= {f"weights_{name}" for name in hidden}
     hidden |= {f"label_{label['name']}" for label in manifest["schema"]["labels"]}
     hidden |= set(TRAINING_ONLY) - names
     hidden |= {f"history_{name}" for name in hidden}
@@ -148,14 +150,14 @@ def defaults(graph: Any, manifest: Mapping[str, Any]) -> str:
             dtype, shape = wanted[key]
             value = tf.make_ndarray(proto)
             right = value.dtype == (object if dtype == "string" else dtype)
-            right &= len(shape) == value.ndim and set(value.ravel().tolist()) <= {-1, b""}
-            if not right:
+            missing = all(v != v if dtype == "float32" else v in (-1, b"") for v in value.flat)
+            if not (right and len(shape) == value.ndim and missing):
                 raise CheckError(f"default of {name} {key!r} is {value!r}; expected missing values")
     return f"only {manifest['item']!r} must be named"
 
 
 def inputs(signatures: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
-    """Every signature takes exactly the served features, by name, type and shape."""
+    """Every signature takes exactly the served features and numbers, by name, type and shape."""
     same("signature", dict.fromkeys(signatures), dict.fromkeys(SIGNATURES))
     for name in SIGNATURES:
         specs = signatures[name].structured_input_signature[1]
@@ -173,19 +175,25 @@ def expected_inputs(manifest: Mapping[str, Any], signature: str) -> dict[str, li
         return {"examples": ["string", [None]]}
     dtypes = {t["name"]: t["dtype"] for t in schema["tables"]}
     found: dict[str, list] = {}
-    for f in schema["features"]:
-        if not f["serve"]:
-            continue
-        dtype, wide = dtypes[f["table"]], [] if f["length"] is None else [None]
+
+    def add(name: str, dtype: str, group: str, wide: list[None]) -> None:
         rows: list[int | None] = [None]
-        if signature == "candidates" and f["group"] == "profile":
+        if signature == "candidates" and group == "profile":
             rows = [] if wide else [1]
+        found[name] = [dtype, rows + wide]
+
+    for f in (f for f in schema["features"] if f["serve"]):
+        dtype, wide = dtypes[f["table"]], [] if f["length"] is None else [None]
         if f["group"] != "behaviour":
-            found[f["name"]] = [dtype, rows + wide]
+            add(f["name"], dtype, f["group"], wide)
+        if f["weighted"]:
+            add(f"weights_{f['name']}", "float32", f["group"], wide)
         past = f["name"] in schema["history"] or f["group"] == "behaviour"
         if past and reads_history:
             rows = [None] if signature == "candidates" else [None, None]
             found[f"history_{f['name']}"] = [dtype, rows + wide]
+    for n in (n for n in schema["numbers"] if n["serve"]):
+        add(n["name"], "float32", n["group"], [])
     return found
 
 

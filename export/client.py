@@ -34,6 +34,7 @@ from export.streams import ignoring_closed_pipes
 
 PORTS = {"grpc": 8500, "rest": 8501}
 GOLDEN = Path("assets.extra") / "golden"
+PROBABILITY = "probability"  # an output, or what its name begins with, before _ and a label
 FILE = "golden:"  # before the path of a stored request
 TOLERANCE = 1e-5  # of TensorFlow's kernels, which round by the machine and the batch
 
@@ -224,17 +225,32 @@ def load(text: str) -> dict[str, Any]:
     return tensors.parse_json(data.encode())
 
 
-def table(answer: Arrays, server: str) -> list[str]:
-    """A line of probabilities per row; of several labels below a line of their names."""
-    names = sorted(name for name in answer if name.split("_")[0] == "probability")
-    if not names:
+def table(answer: Arrays, server: str, label: str = "") -> list[str]:
+    """A line of probabilities per row; of several labels below a line of their names.
+
+    label: the one whose probabilities alone are wanted.
+    """
+    known = [name for name in sorted(answer) if name.split("_")[0] == PROBABILITY]
+    if not known:
         raise InputError(
             f"{server} answers {', '.join(answer) or 'nothing'}; expected a probability; ask a "
             "model that make train exported"
         )
+    names = [f"{PROBABILITY}_{label}"] if label else known
+    if names[0] not in known:
+        raise _unknown_label(server, label, known)
     head = ["\t".join(names)] if len(names) > 1 else []
     columns = zip(*(answer[name] for name in names), strict=True)
     return head + ["\t".join(map(str, row)) for row in columns]
+
+
+def _unknown_label(server: str, label: str, known: Sequence[str]) -> InputError:
+    if list(known) == [PROBABILITY]:
+        return InputError(
+            f"{server} answers one probability, whose label has no name there, and --label is "
+            f"{label!r}; expected no --label; leave it out"
+        )
+    return unknown("--label", label, [name.removeprefix(f"{PROBABILITY}_") for name in known])
 
 
 def parser() -> argparse.ArgumentParser:
@@ -246,6 +262,7 @@ def parser() -> argparse.ArgumentParser:
     add("--version", type=int, help="of the model (default: the latest)")
     add("--timeout", type=float, default=10.0, help="seconds of a call (default: 10)")
     add("--tolerance", type=float, default=TOLERANCE, help=f"of --golden (default: {TOLERANCE:g})")
+    add("--label", default="", help="of --request: the one to print (default: every one)")
     what = made.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--request", help=f"JSON as REST takes it, {FILE}<file> that holds it, or - for the input"
@@ -272,7 +289,7 @@ def run(options: argparse.Namespace) -> int:
             print(json.dumps(ask(options.version), indent=2))
             return 0
         answer = client.predict(load(options.request), options.version)
-        print("\n".join(table(answer, server)))
+        print("\n".join(table(answer, server, options.label)))
         return 0
     finally:
         client.close()

@@ -8,8 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from at4ctr.schema import Feature, history_name
-from export.lookup import Front
+from at4ctr.schema import history_name
+from export.lookup import Front, Input
 
 PAGE = "SIGNATURES.md"
 SHOWN = 5  # behaviours and candidates of the example request
@@ -32,6 +32,11 @@ def page(
     answers = "; ".join(f"`{name}` float32: {what}" for name, what in _outputs(manifest))
     lines = ["# Signatures", ""]
     lines += ["Raw ids as they stand in the log. A missing value is -1, or the empty text."]
+    if any(given.dtype.is_floating for given in front.inputs.values()):
+        lines += [
+            "A missing number is NaN, in JSON the token `NaN`. An infinite number is refused."
+        ]
+        lines += ["A missing weight (NaN) counts as 1."]
     lines += [
         "",
         f"Only `{front.schema.item_id.name}` must be named: TensorFlow Serving puts a missing",
@@ -82,26 +87,28 @@ def _shifted(by: float) -> str:
 
 
 def _row(front: Front, key: str, spec: tf.TensorSpec, signature: str) -> str:
-    feature = front.inputs[key]
-    past = key not in {f.name for f in front.now}
-    shape, what = _shape(feature, past, signature), _what(feature, past)
-    return f"| `{key}` | {spec.dtype.name} | {shape} | {what} |"
+    given = front.inputs[key]
+    return f"| `{key}` | {spec.dtype.name} | {_shape(given, signature)} | {_what(given)} |"
 
 
-def _shape(feature: Feature, past: bool, signature: str) -> str:
-    wide = [] if feature.length is None else ["M"]
+def _shape(given: Input, signature: str) -> str:
+    wide = [] if given.length is None else ["M"]
     if signature != "candidates":
-        return f"[{', '.join(['B', *(['L'] * past), *wide])}]"
-    if feature.group == "profile":
+        return f"[{', '.join(['B', *(['L'] * given.past), *wide])}]"
+    if given.group == "profile":
         return f"[{', '.join(wide or ['1'])}]"
-    return f"[{', '.join([*(['L'] if past else ['N']), *wide])}]"
+    return f"[{', '.join([*(['L'] if given.past else ['N']), *wide])}]"
 
 
-def _what(feature: Feature, past: bool) -> str:
+def _what(given: Input) -> str:
     of = {"profile": "of the user", "item": "of the candidate", "context": "of the impression"}
-    what = "of each behaviour" if past else of[feature.group]
-    several = f"; up to {feature.length} values are read" if feature.length else ""
-    return f"`{feature.name}` {what}{several}"
+    name, what = f"`{given.of.name}`", "of each behaviour" if given.past else of[given.group]
+    if given.weighs:
+        return f"weight, of at least 0, of each value of {name} {what}, or none of them (M = 0)"
+    if given.dtype.is_floating:
+        return f"number {name} {what}"
+    several = f"; up to {given.length} values are read" if given.length else ""
+    return f"{name} {what}{several}"
 
 
 def _short(inputs: Mapping[str, Any]) -> dict[str, Any]:

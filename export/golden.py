@@ -16,7 +16,6 @@ from at4ctr.data.reader import Reader
 from at4ctr.data.store import Store
 from at4ctr.errors import InputError
 from at4ctr.model.serving import ServingModel
-from at4ctr.schema import history_name
 from export.lookup import Front
 from export.requests import example, of_user, requests
 
@@ -41,8 +40,7 @@ def answers(
     batch |= front.unserved(size, size)
     raw = requests(front, store, split, count)
     one = int(tf.argmax(batch["history_length"]))
-    same = {n for n in batch if n.startswith(history_name(""))}
-    same |= {f.name for f in front.schema.group("profile")}
+    same = front.schema.of_user(batch)
     shown = {n: v[one : one + 1] if n in same else v for n, v in batch.items()}
     shown["owner"] = tf.zeros([count], tf.int32)
     alone = of_user(front, raw, one, slice(None))

@@ -1,18 +1,62 @@
-"""From raw ids, as they stand in the log, to the model's batch: lookup, cutting and padding."""
+"""From raw values, as they stand in the log, to the model's batch: lookup, cutting and padding."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from at4ctr.contracts import Tensor
 from at4ctr.data.store import Store
 from at4ctr.errors import InputError
-from at4ctr.schema import FIRST_ID, MISSING, PADDING, UNKNOWN, Feature, Table, history_name
+from at4ctr.schema import (
+    FIRST_ID,
+    MISSING,
+    PADDING,
+    UNKNOWN,
+    Feature,
+    Group,
+    Number,
+    Schema,
+    Table,
+    history_name,
+    weights_name,
+)
+
+PRESENT: tuple[Group, ...] = ("profile", "item", "context")
+NAN = float("nan")
+
+
+class Input(NamedTuple):
+    """A named input of a signature.
+
+    of: the feature or number whose raw values it has, or the feature whose values it weighs.
+    missing: the value that stands for none.
+    past: whether it has a value for each behaviour.
+    """
+
+    name: str
+    of: Feature | Number
+    dtype: tf.DType
+    missing: int | str | float
+    past: bool = False
+
+    @property
+    def group(self) -> Group:
+        return self.of.group
+
+    @property
+    def length(self) -> int | None:
+        """None for one value; otherwise how many of several values are read."""
+        return self.of.length if isinstance(self.of, Feature) else None
+
+    @property
+    def weighs(self) -> bool:
+        """Whether it holds the weights of the values of another input, ``of.name``."""
+        return self.name == weights_name(self.of.name)
 
 
 class Lookup(tf.Module):
@@ -100,8 +144,7 @@ class Front(tf.Module):
     @property
     def now(self) -> tuple[Feature, ...]:
         """The served features of this moment: profile, item, context."""
-        groups = ("profile", "item", "context")
-        return tuple(f for g in groups for f in self.schema.group(g) if f.serve)  # type: ignore[arg-type]
+        return tuple(f for g in PRESENT for f in self.schema.served(g))
 
     @property
     def past(self) -> tuple[Feature, ...]:
@@ -111,22 +154,48 @@ class Front(tf.Module):
         return tuple(f for f in self.schema.behaviour if f.serve)
 
     @property
-    def inputs(self) -> dict[str, Feature]:
-        """The feature of every named input."""
-        return {f.name: f for f in self.now} | {history_name(f.name): f for f in self.past}
+    def numbers(self) -> tuple[Number, ...]:
+        """The served numbers, all of this moment."""
+        return tuple(n for g in PRESENT for n in self.schema.served_numbers(g))
 
-    def dtype(self, feature: Feature) -> tf.DType:
-        return tf.as_dtype(self.schema.table(feature.table).dtype)
+    @property
+    def inputs(self) -> dict[str, Input]:
+        """Every input by its name."""
+        weighted = [f for f in self.now if f.weighted]
+        found = [
+            *(_ids_input(self.schema, f) for f in self.now),
+            *(Input(n.name, n, tf.float32, NAN) for n in self.numbers),
+            *(Input(weights_name(f.name), f, tf.float32, NAN) for f in weighted),
+            *(_ids_input(self.schema, f, past=True) for f in self.past),
+        ]
+        return {one.name: one for one in found}
 
-    def missing(self, feature: Feature) -> int | str:
-        return MISSING[self.schema.table(feature.table).dtype]
-
-    def ids(
-        self, features: Iterable[Feature], raw: Mapping[str, Tensor], size: Tensor
+    def present(
+        self, raw: Mapping[str, Tensor], size: Tensor, groups: Iterable[Group] = PRESENT
     ) -> dict[str, Tensor]:
-        """Raw [size] or [size, M] -> ids [size] or [size, length] of some features of this moment.
-        One row stands for all."""
-        return {f.name: rows(self._ids(f, raw[f.name]), size, f.name) for f in features}
+        """The model's batch without its history, of some groups' inputs of this moment.
+
+        Raw ids [size] or [size, M] become ids [size] or [size, length]. Numbers [size] stay as they
+        are. Weights [size, M] of several values go where their values go. One row stands for all.
+        Fails (INVALID_ARGUMENT) for an infinite number, a weight that is infinite or negative, and
+        weights of another width than their values.
+        """
+        of = tuple(groups)
+        found: dict[str, Tensor] = {}
+        for f in (f for f in self.now if f.group in of):
+            key, ids = weights_name(f.name), self.tables[f.table](raw[f.name])
+            if f.length is None:
+                found[f.name] = rows(ids, size, f.name)
+            elif not f.weighted:
+                found[f.name] = rows(leading(ids, f.length), size, f.name)
+            else:
+                weights = rows(_weights(raw[key], tf.shape(ids)[1], key, f.name), size, key)
+                ids = rows(ids, size, f.name)
+                found[f.name] = leading(ids, f.length)
+                found[key] = leading(weights, f.length, ids != PADDING)
+        for n in (n for n in self.numbers if n.group in of):
+            found[n.name] = rows(_finite(raw[n.name], n.name), size, n.name)
+        return found
 
     def histories(self, raw: Mapping[str, Tensor], size: Tensor) -> dict[str, Tensor]:
         """``history_<f>`` raw [size, L] or [size, L, M] -> ids [size, T] or [size, T, length], and
@@ -138,9 +207,10 @@ class Front(tf.Module):
         """
         if not self.past:
             return {}
+        inputs = self.inputs
         name = history_name(self.past[0].name)
         first = rows(raw[name], size, name)
-        real = first != tf.constant(self.missing(self.past[0]), first.dtype)
+        real = first != tf.constant(inputs[name].missing, first.dtype)
         real = real if self.past[0].length is None else tf.reduce_any(real, -1)
         where, place, lengths = latest(real, self.history)
         batch = {"history_length": lengths}
@@ -150,7 +220,7 @@ class Front(tf.Module):
             none = tf.cast(tf.shape(values)[1:] == 0, tf.int32)
             ends = [[0, 0], [0, none[0] * tf.shape(real)[1]]]
             ends += [[0, none[1]]] if f.length else []  # gather_nd takes nothing of width 0
-            values = tf.pad(values, ends, constant_values=self.missing(f))
+            values = tf.pad(values, ends, constant_values=inputs[key].missing)
             fits = tf.debugging.assert_equal(
                 tf.shape(values)[1],
                 tf.shape(real)[1],
@@ -158,30 +228,33 @@ class Front(tf.Module):
             )
             with tf.control_dependencies([fits]):
                 values = rows(values, size, key)
-            found = self._ids(f, tf.gather_nd(values, where))  # [R] or [R, length]
+            found = self.tables[f.table](tf.gather_nd(values, where))  # [R] or [R, M]
+            found = found if f.length is None else leading(found, f.length)
             batch[key] = tf.scatter_nd(place, found, [size, self.history, *found.shape[1:]])
         return batch
 
     def parse(self, serialized: Tensor) -> dict[str, Tensor]:
         """``tf.Example`` [B] -> raw features; whatever an example leaves out is missing."""
         spec: dict[str, Any] = {}
-        for f in self.now:
-            spec[f.name] = tf.io.RaggedFeature(self.dtype(f))
-            if f.length is None:
-                spec[f.name] = tf.io.FixedLenFeature([], self.dtype(f), self.missing(f))
-        for f in self.past:
-            inner = [] if f.length is None else [tf.io.RaggedFeature.UniformRowLength(f.length)]
-            key = history_name(f.name)
-            spec[key] = tf.io.RaggedFeature(self.dtype(f), key, partitions=inner)
-        raw = tf.io.parse_example(serialized, spec)
-        for key, f in self.inputs.items():
-            if isinstance(raw[key], tf.RaggedTensor):
-                raw[key] = raw[key].to_tensor(self.missing(f))
-        for f in self.past:  # as long as the first, which alone must be there
-            key, first = history_name(f.name), raw[history_name(self.past[0].name)]
-            short = tf.maximum(tf.shape(first)[1] - tf.shape(raw[key])[1], 0)
-            ends = [[0, 0], [0, short], *([[0, 0]] if f.length else [])]
-            raw[key] = tf.pad(raw[key], ends, constant_values=self.missing(f))
+        inputs = self.inputs
+        for key, one in inputs.items():
+            inner = [] if one.length is None else [tf.io.RaggedFeature.UniformRowLength(one.length)]
+            if one.past:
+                spec[key] = tf.io.RaggedFeature(one.dtype, key, partitions=inner)
+            elif one.length is None:
+                spec[key] = tf.io.FixedLenFeature([], one.dtype, one.missing)
+            else:
+                spec[key] = tf.io.RaggedFeature(one.dtype)
+        found = tf.io.parse_example(serialized, spec)
+        ragged = {k: v for k, v in found.items() if isinstance(v, tf.RaggedTensor)}
+        raw = found | {k: v.to_tensor(inputs[k].missing) for k, v in ragged.items()}
+        for key, one in inputs.items():
+            if one.weighs:
+                fits = _as_many(ragged[key], ragged[one.of.name], key, one.of.name)
+                with tf.control_dependencies([fits]):
+                    raw[key] = _widened(raw[key], raw[one.of.name], one)
+            elif one.past:  # as long as the first, which alone must be there
+                raw[key] = _widened(raw[key], raw[history_name(self.past[0].name)], one)
         return raw
 
     def unserved(self, size: Tensor, users: Tensor) -> dict[str, Tensor]:
@@ -198,9 +271,56 @@ class Front(tf.Module):
                 batch[history_name(f.name)] = tf.zeros([users, self.history, *wide], tf.int32)
         return batch
 
-    def _ids(self, feature: Feature, raw: Tensor) -> Tensor:
-        found = self.tables[feature.table](raw)
-        return found if feature.length is None else leading(found, feature.length)
+
+def _ids_input(schema: Schema, feature: Feature, *, past: bool = False) -> Input:
+    dtype = schema.table(feature.table).dtype
+    name = history_name(feature.name) if past else feature.name
+    return Input(name, feature, tf.as_dtype(dtype), MISSING[dtype], past)
+
+
+def _finite(values: Tensor, name: str) -> Tensor:
+    """Refuses an infinite number; NaN is a missing one."""
+    fits = tf.debugging.Assert(
+        ~tf.reduce_any(tf.math.is_inf(values)),
+        [f"{name} holds an infinite number; expected finite numbers, or NaN for a missing one"],
+    )
+    with tf.control_dependencies([fits]):
+        return tf.identity(values)
+
+
+def _weights(values: Tensor, width: Tensor, name: str, of: str) -> Tensor:
+    """Weights [n, M] of M values; a missing one (NaN) is 1, as are all where M is 0."""
+    found = tf.shape(values)[1]
+    wrong = tf.math.is_inf(values) | (values < 0)
+    checks = [
+        tf.debugging.Assert(
+            (found == width) | (found == 0),
+            [f"{name} must have as many values as {of}, or none: it has", found, "of", width],
+        ),
+        tf.debugging.Assert(
+            ~tf.reduce_any(wrong),
+            [f"{name} holds no weight; expected finite weights of at least 0, or NaN for 1"],
+        ),
+    ]
+    with tf.control_dependencies(checks):
+        values = tf.pad(values, [[0, 0], [0, tf.where(found == 0, width, 0)]], constant_values=NAN)
+    return tf.where(tf.math.is_nan(values), tf.ones_like(values), values)
+
+
+def _as_many(weights: tf.RaggedTensor, values: tf.RaggedTensor, name: str, of: str) -> Any:
+    """Refuses an example with another number of weights than of values, other than none."""
+    found, expected = weights.row_lengths(), values.row_lengths()
+    return tf.debugging.Assert(
+        tf.reduce_all((found == expected) | (found == 0)),
+        [f"an example must have as many values of {name} as of {of}, or none"],
+    )
+
+
+def _widened(values: Tensor, like: Tensor, given: Input) -> Tensor:
+    """[B, n, ...] with as many positions as ``like``, missing ones at the end."""
+    short = tf.maximum(tf.shape(like)[1] - tf.shape(values)[1], 0)
+    ends = [[0, 0], [0, short], *([[0, 0]] * (values.shape.rank - 2))]
+    return tf.pad(values, ends, constant_values=given.missing)
 
 
 def rows(values: Tensor, size: Tensor, name: str) -> Tensor:
@@ -229,13 +349,16 @@ def latest(real: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     return where, place, tf.minimum(lengths, count)
 
 
-def leading(ids: Tensor, count: int) -> Tensor:
-    """The first ``count`` ids other than padding of every row. [n, M] -> [n, count]."""
-    real = ids != PADDING
+def leading(values: Tensor, count: int, real: Tensor | None = None) -> Tensor:
+    """The first ``count`` real values of every row, then zeros. [n, M] -> [n, count].
+
+    real: which ones are, [n, M]; None for ids, of which all but padding are.
+    """
+    real = values != PADDING if real is None else real
     places = tf.cumsum(tf.cast(real, tf.int32), axis=1) - 1
     where = tf.where(real & (places < count))
     place = tf.stack([tf.cast(where[:, 0], tf.int32), tf.gather_nd(places, where)], 1)
-    found = tf.scatter_nd(place, tf.gather_nd(ids, where), [tf.shape(ids)[0], count])
+    found = tf.scatter_nd(place, tf.gather_nd(values, where), [tf.shape(values)[0], count])
     return tf.ensure_shape(found, [None, count])
 
 

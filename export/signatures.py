@@ -9,8 +9,7 @@ import tensorflow as tf
 
 from at4ctr.contracts import Tensor
 from at4ctr.model.serving import ServingModel
-from at4ctr.schema import Feature, history_name
-from export.lookup import Front
+from export.lookup import Front, Input
 
 Dims = list[int | None]
 
@@ -20,24 +19,24 @@ def functions(
 ) -> dict[str, tf.types.experimental.ConcreteFunction]:
     """The signatures, traced. What they read is all that can be exported.
 
-    Raw ids as they stand in the log, int64 or string; -1 or "" is a missing value:
+    Raw ids as they stand in the log, int64 or string; -1 or "" is a missing value. Numbers and the
+    weights of several values are float32; NaN is a missing number, and a missing weight is 1:
     ``serving_default``: every served feature ``[B]`` (several values: ``[B, M]``) and, of a model
         that reads it, ``history_<f>`` ``[B, L]`` (``[B, L, M]``), oldest first, any L, padding
         anywhere. One row instead of B stands for all;
     ``examples``: serialized ``tf.Example`` ``[B]`` with the same names; whatever is left out is
         missing; a history of several values is flat, ``Feature.length`` values a behaviour;
     ``candidates``: one user with N candidates: profile ``[1]`` (``[M]``), ``history_<f>`` ``[L]``
-        (``[L, M]``), item and context features ``[N]`` (``[N, M]``). What the user has is looked
-        up and computed once.
-    All answer as ``ServingModel.answer``, ``[B]`` or ``[N]`` float32.
+        (``[L, M]``), item and context ``[N]`` (``[N, M]``). What the user has is looked up and
+        computed once.
+    A number has the shape of a feature of one value, ``weights_<f>`` that of ``<f>``. All answer as
+    ``ServingModel.answer``, ``[B]`` or ``[N]`` float32.
     """
     item = front.schema.item_id.name
-    profile = [f for f in front.now if f.group == "profile"]
-    rest = [f for f in front.now if f.group != "profile"]
 
     def batch(raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
         size = tf.shape(raw[item])[0]
-        found = front.ids(front.now, raw, size) | front.histories(raw, size)
+        found = front.present(raw, size) | front.histories(raw, size)
         return found | front.unserved(size, size)
 
     def serving_default(raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -47,11 +46,13 @@ def functions(
         return model.answer(batch(front.parse(examples)))
 
     def candidates(raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        one = {f.name: raw[f.name] if f.length is None else raw[f.name][None] for f in profile}
-        past = {history_name(f.name): raw[history_name(f.name)][None] for f in front.past}
+        one = dict(raw)
+        for key, given in front.inputs.items():
+            if given.past or (given.group == "profile" and given.length):
+                one[key] = raw[key][None]
         size, user = tf.shape(raw[item])[0], tf.constant(1)
-        found = front.ids(profile, one, user) | front.histories(past, user)
-        found |= front.ids(rest, raw, size) | front.unserved(size, user)
+        found = front.present(one, user, ("profile",)) | front.histories(one, user)
+        found |= front.present(raw, size, ("item", "context")) | front.unserved(size, user)
         return model.answer(found | {"owner": tf.zeros([size], tf.int32)})
 
     text = tf.TensorSpec([None], tf.string, "examples")
@@ -63,17 +64,16 @@ def functions(
 def inputs(front: Front, signature: str) -> dict[str, tf.TensorSpec]:
     """The named inputs of ``serving_default`` or ``candidates``."""
     return {
-        key: tf.TensorSpec(_shape(front, key, f, signature), front.dtype(f), key)
-        for key, f in front.inputs.items()
+        key: tf.TensorSpec(_shape(given, signature), given.dtype, key)
+        for key, given in front.inputs.items()
     }
 
 
-def _shape(front: Front, key: str, feature: Feature, signature: str) -> Dims:
-    wide: Dims = [] if feature.length is None else [None]
-    past = key not in {f.name for f in front.now}
+def _shape(given: Input, signature: str) -> Dims:
+    wide: Dims = [] if given.length is None else [None]
     if signature != "candidates":
-        return [None] * (1 + past) + wide
-    if feature.group == "profile":
+        return [None] * (1 + given.past) + wide
+    if given.group == "profile":
         return wide or [1]
     return [None, *wide]
 
@@ -88,15 +88,14 @@ def defaults(front: Front, signature: str) -> dict[str, np.ndarray]:
         return {}
     found = {}
     for key, spec in inputs(front, signature).items():
-        feature = front.inputs[key]
+        given = front.inputs[key]
         if key == front.schema.item_id.name:
             continue
         shape = [0] * spec.shape.rank
-        past = key not in {f.name for f in front.now}
-        if signature == "serving_default" or (feature.group != "profile" and not past):
+        if signature == "serving_default" or (given.group != "profile" and not given.past):
             shape[0] = 1
-        if feature.group == "profile" and feature.length is None:
+        if given.group == "profile" and given.length is None:
             shape = [1]
         dtype = object if spec.dtype == tf.string else spec.dtype.as_numpy_dtype
-        found[key] = np.full(shape, front.missing(feature), dtype)
+        found[key] = np.full(shape, given.missing, dtype)
     return found

@@ -57,9 +57,8 @@ def _span(front: Front, rows: Mapping[str, list]) -> int:
     """How many leading positions are padding in every row; the last stays: L = 0 has no M."""
     if not front.past:
         return 0
-    first = rows[history_name(front.past[0].name)]
-    missing = front.missing(front.past[0])
-    wide = front.past[0].length is not None
+    given = front.inputs[history_name(front.past[0].name)]
+    first, missing, wide = rows[given.name], given.missing, given.length is not None
     return min(
         next(
             (
@@ -76,9 +75,8 @@ def _span(front: Front, rows: Mapping[str, list]) -> int:
 def _request(front: Front, name: str, values: Mapping[str, Any]) -> predict_pb2.PredictRequest:
     request = predict_pb2.PredictRequest()
     request.model_spec.signature_name = name
-    for key, feature in front.inputs.items():
-        dtype = front.dtype(feature)
-        request.inputs[key].CopyFrom(tf.make_tensor_proto(values[key], dtype))
+    for key, given in front.inputs.items():
+        request.inputs[key].CopyFrom(tf.make_tensor_proto(values[key], given.dtype))
     return request
 
 

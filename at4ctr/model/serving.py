@@ -11,7 +11,7 @@ from at4ctr import tasks
 from at4ctr.calibration import Calibrator, graph
 from at4ctr.contracts import Backbone, Embedded, Encoded, Head, Outputs, Tensor
 from at4ctr.layers.embedder import Embedder
-from at4ctr.schema import Label, history_name, weights_name
+from at4ctr.schema import Label
 
 
 class Expert(NamedTuple):
@@ -172,14 +172,9 @@ class ServingModel(tf.keras.Model):
 
     def _by_row(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The same batch with a row of profile and history for each row."""
-        schema = self.embedder.schema
-        of_user = {f.name for f in schema.group("profile")}
-        of_user |= {weights_name(name) for name in of_user}
-        of_user |= {n.name for n in schema.served_numbers("profile")}
+        of_user = self.embedder.schema.of_user(batch)
         return {
-            name: tf.gather(ids, batch["owner"])
-            if name in of_user or name.startswith(history_name(""))
-            else ids
+            name: tf.gather(ids, batch["owner"]) if name in of_user else ids
             for name, ids in batch.items()
             if name != "owner"
         }

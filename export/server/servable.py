@@ -6,6 +6,7 @@ No Keras and no Python function of ours takes part in an answer: the graph alone
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ GRAPHS = ("saved_model.pb", "saved_model.pbtxt")
 WARM_UP = Path("assets.extra") / "tf_serving_warmup_requests"
 MOST_RECORDS = 1000  # of a warm-up file
 DEFAULT = "serving_default"
+FAILED = "assertion failed: "
 
 
 class Servable:
@@ -152,4 +154,7 @@ def _reason(message: str | None) -> str:
     said = [
         s for s in lines if s and not s.startswith(("Graph execution error", "[[", "(", "Detect"))
     ]
-    return " ".join(said)[:500] or "the model cannot answer this request"
+    text = " ".join(said)
+    if text.startswith(FAILED):  # its values stand in brackets
+        text = re.sub(r"[][]", "", text.removeprefix(FAILED))
+    return text[:500] or "the model cannot answer this request"

@@ -22,6 +22,7 @@ from tensorflow.core.framework import types_pb2
 Arrays = dict[str, np.ndarray]
 Shape = tuple[int, ...]
 HISTORY = "history_"  # an input of this name holds one value per behaviour
+WEIGHTS = "weights_"  # an input of this name weighs the several values of another one
 PLAIN = ("signature_name", "instances", "inputs", "outputs")  # keys of a request; "outputs" unread
 
 
@@ -80,10 +81,12 @@ def specs(named: Mapping[str, Any]) -> dict[str, Spec]:
 
 
 def parse_json(text: bytes) -> dict[str, Any]:
-    """A request's JSON object. Refuses NaN and infinities, which no input of a model here takes."""
+    """A request's JSON object. NaN, a missing number, is a token of it; an infinity is refused."""
 
-    def constant(name: str) -> None:
-        raise invalid(f"the request holds {name}; expected integers and texts")
+    def constant(name: str) -> float:
+        if name == "NaN":
+            return math.nan
+        raise invalid(f"the request holds {name}; expected integers, texts and finite numbers")
 
     try:
         request = json.loads(text.decode(), parse_constant=constant)
@@ -151,7 +154,7 @@ def array(value: Any, spec: Spec) -> np.ndarray:
         if {*map(type, level)} != {list} or {*map(len, level)} != {size}:
             raise invalid(
                 f"{spec.name} is ragged at depth {len(sizes)}: expected lists of {size} as the "
-                "first; pad with -1 or the empty text"
+                f"first; pad with {_missing(spec)}"
             )
         sizes.append(size)
         level = list(itertools.chain.from_iterable(level))
@@ -164,15 +167,26 @@ def _leaves(level: list[Any], spec: Spec) -> np.ndarray:
     plain = {int} if spec.dtype.is_integer else {int, float} if spec.dtype.is_floating else set()
     try:
         if kinds and kinds <= plain:
-            return np.array(level, _dtype(spec))
+            return _array(level, spec)
     except OverflowError:
         pass  # the value is looked for below
     try:
-        return np.array([_leaf(v, spec) for v in level], _dtype(spec))
+        return _array([_leaf(v, spec) for v in level], spec)
     except OverflowError as error:
         raise invalid(
             f"{spec.name} holds a number that is too large; expected {spec.text}"
         ) from error
+
+
+def _array(values: list[Any], spec: Spec) -> np.ndarray:
+    with np.errstate(over="ignore"):  # to an infinity, which is refused
+        return np.array(values, object if spec.dtype == tf.string else spec.dtype.as_numpy_dtype)
+
+
+def _missing(spec: Spec) -> str:
+    if spec.dtype.is_floating:
+        return "NaN"
+    return "the empty text" if spec.dtype == tf.string else "-1"
 
 
 def _leaf(value: Any, spec: Spec) -> Any:
@@ -242,7 +256,7 @@ def check(arrays: Arrays, inputs: Mapping[str, Spec], signature: str, limits: Li
 def check_shapes(
     shapes: Mapping[str, Shape], inputs: Mapping[str, Spec], signature: str, limits: Limits
 ) -> None:
-    """One row stands for all, and a feature of no behaviours is missing."""
+    """One row stands for all, a feature of no behaviours is missing, and so are no weights."""
     for name, spec in inputs.items():
         _check_shape(shapes[name], spec)
     past = [name for name in inputs if name.startswith(HISTORY)]
@@ -254,6 +268,9 @@ def check_shapes(
                 f"{name} has {length:,} behaviours; expected at most {limits.history:,}; "
                 "send the latest ones"
             )
+    for name in inputs:
+        if name.startswith(WEIGHTS) and (of := name.removeprefix(WEIGHTS)) in inputs:
+            _same(shapes, [of, name], -1, "values", besides=0)
     for name in inputs:
         rows = 0 if name in past and axis == 0 else shapes[name][0]
         if rows > limits.rows:
@@ -271,13 +288,23 @@ def _check_shape(sizes: Shape, spec: Spec) -> None:
 
 
 def _check_values(found: np.ndarray, spec: Spec, limits: Limits) -> None:
-    if spec.dtype.is_floating and not np.isfinite(found).all():
-        raise invalid(f"{spec.name} holds NaN or an infinity; expected finite numbers")
+    if spec.dtype.is_floating:
+        _check_numbers(found, spec.name, weighs=spec.name.startswith(WEIGHTS))
     if spec.name == "examples" and spec.dtype == tf.string:
         for i, text in enumerate(found.ravel()):
             _check_example(text, f"example {i}", limits)
     elif spec.dtype.is_integer and not limits.negative_ids and found.size:
         _check_ids(int(found.min()), spec.name)
+
+
+def _check_numbers(found: np.ndarray, name: str, *, weighs: bool) -> None:
+    """NaN is a missing number, and as a weight 1."""
+    wrong = np.isinf(found) | (weighs & (found < 0))
+    if wrong.any():
+        what = "weights of at least 0" if weighs else "numbers"
+        raise invalid(
+            f"{name} holds {found[wrong][0]}; expected finite {what}, or NaN for a missing one"
+        )
 
 
 def _check_ids(least: int, name: str) -> None:
@@ -298,8 +325,9 @@ def _check_example(text: Any, where: str, limits: Limits) -> None:
             raise invalid(
                 f"{where} has {len(values):,} values of {name}; expected at most {limits.history:,}"
             )
-        if kind == "float_list" and not np.isfinite(values).all():
-            raise invalid(f"{where} has NaN or an infinity in {name}; expected finite numbers")
+        if kind == "float_list":
+            numbers, weighs = np.array(values, np.float32), name.startswith(WEIGHTS)
+            _check_numbers(numbers, f"{where}: {name}", weighs=weighs)
         if kind == "int64_list" and values and not limits.negative_ids:
             _check_ids(min(values), f"{where}: {name}")
 
@@ -314,10 +342,6 @@ def _same(
     for name, size in others.items():
         if size != others[first]:
             raise invalid(f"{name} has {size} {what} and {first} {others[first]}; expected as many")
-
-
-def _dtype(spec: Spec) -> Any:
-    return object if spec.dtype == tf.string else spec.dtype.as_numpy_dtype
 
 
 def _is_base64(value: Any) -> bool:

@@ -80,13 +80,13 @@ def make(
     truth: bool = False,
     ordered: bool = False,
     rich: bool = False,
-    labels: tuple[Label, ...] = SCHEMA.labels,
+    labels: tuple[Label, ...] = (),
 ) -> Toy:
     """Writes a store: user 0 has 40 times the longest history, every fifth user no instance.
 
     ordered: behaviour i of a user is on item i, and every item is known to the model.
     rich: with a second label, numbers, times, a weight of each row and weights of tags.
-    labels: of one that is not rich.
+    labels: click, or click and conversion, in place of those of the schema.
     """
     rng = np.random.default_rng(seed)
     ids = {
@@ -106,7 +106,8 @@ def make(
     more = np.random.default_rng(seed + 1)
     numbers = {"income": _number(more, users), "price": _number(more, items)}
     weights = np.where(ids["tags"] > 0, more.random((items, 3)), 0).astype(np.float32)
-    _write(path, made, ids, group, parts, truth, RICH if rich else replace(SCHEMA, labels=labels))
+    schema = RICH if rich else SCHEMA
+    _write(path, made, ids, group, parts, truth, replace(schema, labels=labels or schema.labels))
     if rich:
         for kind in ("numbers", "weights"):
             (path / kind).mkdir()

@@ -225,14 +225,16 @@ def test_a_training_only_feature_is_no_input(tmp_path):
 def test_raw_values_found_for_ids_have_these_ids(store):
     front = Front(store, T)
     for f in store.schema.features:
+        dtype = store.schema.table(f.table).dtype
         if f.group in ("context", "behaviour"):
             ids = np.array([0, *pq.read_table(store.values_path(f.name)).column("id").to_pylist()])
             raw = unmapped(store, f, ids)
-            found = front.tables[f.table](tf.constant(raw.tolist(), front.dtype(f)))
+            found = front.tables[f.table](tf.constant(raw.tolist(), dtype))
             np.testing.assert_array_equal(found, ids)
         if f.group in ("profile", "item"):
-            raw = dims_values(store, f, np.arange(len(store.ids(f.name))))
-            found = front.tables[f.table](tf.constant(raw.tolist(), front.dtype(f)))
+            rows = np.arange(len(store.ids(f.name)))
+            raw = dims_values(store, front.inputs[f.name], rows)
+            found = front.tables[f.table](tf.constant(raw.tolist(), dtype))
             np.testing.assert_array_equal(found, store.ids(f.name))
 
 

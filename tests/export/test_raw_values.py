@@ -48,8 +48,8 @@ def test_training_and_serving_agree_on_every_value(mylog, tmp_path, monkeypatch,
         raw = requests(front, store, split, size)
         assert set(raw["slot"]) <= set(SLOTS)
         assert {v for row in raw["history_event"] for v in row} <= {*WORDS, ""}
-        sent = {k: tf.constant(v, front.dtype(front.inputs[k])) for k, v in raw.items()}
-        served = front.ids(front.now, sent, tf.constant(size))
+        sent = {k: tf.constant(v, front.inputs[k].dtype) for k, v in raw.items()}
+        served = front.present(sent, tf.constant(size))
         served |= front.histories(sent, tf.constant(size))
         for key, ids in served.items():
             np.testing.assert_array_equal(ids, batch[key], key)

@@ -218,8 +218,8 @@ def test_raw_requests_have_the_values_of_their_time(tmp_path):
         reader = Reader(store, split, batch_size=64, history=5, shuffle=False, block_users=1)
         batch = reader.batch(0, 0)
         raw = requests(front, store, split, 64, longest=1)
-        raw = {k: tf.constant(raw[k], front.dtype(f)) for k, f in front.inputs.items()}
-        found = front.ids(front.now, raw, 64) | front.histories(raw, 64)
+        raw = {k: tf.constant(raw[k], i.dtype) for k, i in front.inputs.items()}
+        found = front.present(raw, 64) | front.histories(raw, 64)
         for name in ("user", "age", "item", "brand", "tags", "history_brand", "history_tags"):
             assert np.array_equal(found[name], batch[name]), name
         assert len({bool(v) for v in batch["brand"]}) == 2

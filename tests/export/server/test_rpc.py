@@ -63,8 +63,8 @@ def long_example(count: int) -> bytes:
     return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
 
 
-def nan_example() -> bytes:
-    feature = {"item": tf.train.Feature(float_list=tf.train.FloatList(value=[float("nan")]))}
+def float_example(value: float) -> bytes:
+    feature = {"item": tf.train.Feature(float_list=tf.train.FloatList(value=[value]))}
     return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
 
 
@@ -97,7 +97,14 @@ MALFORMED = {
         lambda _: message({"examples": [long_example(10_000)]}, "examples"),
         "10,000 values of history_item",
     ),
-    "NaN example": (lambda _: message({"examples": [nan_example()]}, "examples"), "NaN"),
+    "infinite example": (
+        lambda _: message({"examples": [float_example(-np.inf)]}, "examples"),
+        "example 0: item holds -inf; expected finite numbers, or NaN for a missing one",
+    ),
+    "float example": (
+        lambda _: message({"examples": [float_example(np.nan)]}, "examples"),
+        "Expected type: int64",
+    ),
 }
 
 
