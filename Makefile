@@ -15,7 +15,7 @@ override model = --model="$${MODEL:-ctr}"
 override install = $(PY) -m pip install --quiet --require-hashes -r $1 2> >(grep -v '^WARNING: Location' >&2)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-spark data train eval serve verify-c verify-tfserving days nightly nightly-status rollback \
+.PHONY: help setup setup-dev setup-spark data train eval serve verify-c verify-tfserving days nightly nightly-status rollback test-slow \
 	reproduce bench bench-peers soak soak-publish soak-nightly mutants test contract lint lock clean
 
 help:
@@ -122,6 +122,10 @@ test: setup-dev
 ## make contract    every backbone with every head and every set of auxiliaries; make test tries a sample
 contract: setup-dev
 	@AT4CTR_CONTRACT=all $(PY) -m pytest -n 2 -q tests/contract
+
+## make test-slow   tests that take minutes each: Ali-CCP prepared by Spark as by DuckDB
+test-slow: setup-dev setup-spark
+	@AT4CTR_SLOW=1 $(PY) -m pytest -q tests/data/engines/test_spark.py -k ali_ccp
 
 ## make lint        ruff, mypy, import-linter
 lint: setup-dev

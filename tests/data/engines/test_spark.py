@@ -8,6 +8,7 @@ positive's own item, negatives that go with the history, impressions.
 
 import hashlib
 import json
+import os
 from collections import Counter
 
 import numpy as np
@@ -146,6 +147,9 @@ def test_attributes_that_drawn_negatives_lack(tmp_path, draw):
     assert_same(prepare(config, tmp_path / "duck"), prepare(config, tmp_path / "spark", "spark"))
 
 
+@pytest.mark.skipif(
+    os.environ.get("AT4CTR_SLOW") != "1", reason="minutes of Spark: make test-slow runs it"
+)
 def test_ali_ccp(tmp_path):
     folder = tmp_path / "raw"
     log = simulation.Log(40, 200, impressions=2_500, click_rate=0.2, conversion_rate=0.3)
