@@ -103,7 +103,7 @@ MALFORMED = {
     ),
     "float example": (
         lambda _: message({"examples": [float_example(np.nan)]}, "examples"),
-        "Expected type: int64",
+        "expected type: int64",
     ),
 }
 
