@@ -123,9 +123,9 @@ test: setup-dev
 contract: setup-dev
 	@AT4CTR_CONTRACT=all $(PY) -m pytest -n 2 -q tests/contract
 
-## make test-slow   tests that take minutes each: Ali-CCP prepared by Spark as by DuckDB
+## make test-slow   tests that take minutes each: more logs prepared by Spark as by DuckDB
 test-slow: setup-dev setup-spark
-	@AT4CTR_SLOW=1 $(PY) -m pytest -q tests/data/engines/test_spark.py -k ali_ccp
+	@AT4CTR_SLOW=1 $(PY) -m pytest -q tests/data/engines/test_spark.py
 
 ## make lint        ruff, mypy, import-linter
 lint: setup-dev

@@ -29,6 +29,9 @@ from tests.data.preparation.test_prepare import START, rows_of, written
 from tests.data.toy_log import mylog_of, tables, write
 
 pytestmark = spark_tests.NEEDED
+slow = pytest.mark.skipif(
+    os.environ.get("AT4CTR_SLOW") != "1", reason="minutes of Spark: make test-slow runs it"
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -115,6 +118,7 @@ def test_behaviours_with_drawn_negatives(tmp_path):
     assert_same(prepare(config, tmp_path / "duck"), prepare(config, tmp_path / "spark", "spark"))
 
 
+@slow
 def test_negatives_that_go_with_the_history(tmp_path, monkeypatch):
     """Positives in their history and others; two rounds of weights, as Spark is slow."""
     monkeypatch.setattr(repetition, "ROUNDS", 2)
@@ -140,6 +144,7 @@ def test_attributes_that_come_late(tmp_path):
     assert_same(prepare(config, tmp_path / "duck"), prepare(config, tmp_path / "spark", "spark"))
 
 
+@slow
 @pytest.mark.parametrize("draw", ["popularity", "uniform"])
 def test_attributes_that_drawn_negatives_lack(tmp_path, draw):
     raw = written(rows_of(3, items=60), tmp_path / "log.csv")
@@ -147,9 +152,7 @@ def test_attributes_that_drawn_negatives_lack(tmp_path, draw):
     assert_same(prepare(config, tmp_path / "duck"), prepare(config, tmp_path / "spark", "spark"))
 
 
-@pytest.mark.skipif(
-    os.environ.get("AT4CTR_SLOW") != "1", reason="minutes of Spark: make test-slow runs it"
-)
+@slow
 def test_ali_ccp(tmp_path):
     folder = tmp_path / "raw"
     log = simulation.Log(40, 200, impressions=2_500, click_rate=0.2, conversion_rate=0.3)
