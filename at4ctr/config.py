@@ -98,8 +98,14 @@ class Experiment:
         schema = self.data.schema()
         learned = label_tasks(schema, self.tasks)
         served = [x for x in schema.labels if x.name in learned and learned[x.name].serve]
-        names = [x.name for x in served]
-        return (*names, *(composed_name(x) for x in served if x.within in names))
+        names, whole = [x.name for x in served], set[str]()
+        for x in served:
+            if x.within is None:
+                whole.add(x.name)
+            elif x.within in whole:
+                whole.add(x.name)
+                names.append(composed_name(x))
+        return tuple(names)
 
     @property
     def plan(self) -> Plan:

@@ -35,7 +35,7 @@ class Embeds(NamedTuple):
     first_order: one weight per id of a field's table, in a table of its own, ``<table>/linear``.
     output: a second table for the candidate's id, ``<table>/output``, as word2vec's output vectors.
     ages: how long before its row each behaviour was, from a schema with times.
-    Both are read for the sample's own fields and never for its history.
+    The first two are read for the sample's own fields and never for its history.
     """
 
     first_order: bool = False

@@ -124,6 +124,11 @@ class Trainer:
         validate: Callable[[], Mapping[str, Mapping[str, Any]]] | None,
     ) -> None:
         """make_reader: of the training rows, as ``Feed`` asks for it."""
+        if config.watch and validate is None:
+            raise InputError(
+                f"fit.watch is {config.watch} and there is no validation row, so no weights can be "
+                "chosen by it; expected a validation split; hold out rows, or leave fit.watch out"
+            )
         self.strategy = tf.distribute.get_strategy()
         self.replicas = self.strategy.num_replicas_in_sync
         self.model, self.config, self.folder, self.validate = model, config, folder, validate
@@ -306,6 +311,11 @@ class Trainer:
             self._stop()
         c.due = False
         if watch not in metrics:
+            if self.config.watch:
+                raise InputError(
+                    f"fit.watch is {watch}, which the validation rows do not define; expected rows "
+                    "of both classes, and for GAUC in one group; watch another metric"
+                )
             return
         value = float(metrics[watch])
         c.curves.append({"step": c.step} | {f"validation {k}": v for k, v in metrics.items()})

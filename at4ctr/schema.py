@@ -20,6 +20,7 @@ RESERVED = frozenset(
     ("probability", "user_index", "item_index", "user_row", "timestamp", "ord", "u31", "cut",
      "owner", "weight", "seconds_ago")
 )  # fmt: skip
+ROWS = frozenset(("user", "item", "length", "begin", "second"))  # a row's columns in the reader
 AGES = "history_seconds_ago"  # a batch's: how long before its row each behaviour was
 
 Group = Literal["profile", "item", "context", "behaviour"]
@@ -145,6 +146,11 @@ class Schema:
                 raise InputError(
                     f"schema: a feature cannot be called {f.name!r}, a name of the reader's own; "
                     "call it something else"
+                )
+            if f.group == "context" and f.name in ROWS:
+                raise InputError(
+                    f"schema: a context {kind_of(f)} cannot be called {f.name!r}, a name of the "
+                    "reader's own; call it something else"
                 )
             if f.group not in GROUPS:
                 raise unknown(f"group of feature {f.name!r}", f.group, GROUPS)
@@ -308,6 +314,10 @@ class Schema:
             weighted=value["weighted"],
             times=value["times"],
         )
+
+
+def kind_of(declared: Feature | Number) -> str:
+    return "number" if isinstance(declared, Number) else "feature"
 
 
 def weights_name(feature: str) -> str:

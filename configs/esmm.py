@@ -23,6 +23,6 @@ def experiment(data: Options) -> Experiment:
             f"recipe esmm: {data.name} has no label that is known within another; expected one, "
             "such as conversion within click; choose DATASET=retailrocket, or another CONFIG"
         )
-    made = compose("din" if data.schema().history else "deepfm", data)
+    made = compose(data.RECIPE.partition("+")[0].partition("_")[0], data)
     tasks = {k: replace(t, over="all") if k in inner else t for k, t in made.tasks.items()}
     return replace(made, tasks=tasks)

@@ -85,9 +85,13 @@ def run(e: Experiment, recipe: str, store: Store, *, export: bool = True) -> Pat
     export: False leaves export and verification out, and the metrics say so.
     """
     began = time.perf_counter()
-    Assembly(e, store).reader(
-        "train", e.fit.batch_size
-    )  # refuses what cannot be read before a run exists
+    for name, expert in e.experts.items():
+        if export and expert.backbone.embeds.ages:
+            raise InputError(
+                f"expert {name} reads how long ago each behaviour was, for which an export has no "
+                "input yet; expected a run without an export; add --noexport"
+            )
+    Assembly(e, store).reader("train", e.fit.batch_size)  # refuses bad input before a run exists
     with ExitStack() as held, cluster.loss_explained():
         folder = Path(cluster.chief_does(lambda: str(_open(e, recipe, store, held))))
         try:

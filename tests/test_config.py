@@ -277,3 +277,12 @@ def test_esmm_learns_what_is_within_a_click_over_all_rows():
     assert {k: t.over for k, t in made.tasks.items()} == {"click": "within", "conversion": "all"}
     with pytest.raises(InputError, match="taobao has no label that is known within another"):
         recipe("esmm", configs.dataset("taobao")())
+
+
+def test_what_is_composed_of_a_label_that_is_not_served_has_no_metrics():
+    made = recipe("esmm", configs.dataset("retailrocket")())
+    assert made.evaluated == ("click", "conversion", "click_and_conversion")
+    hidden = override(made, ["tasks.click.serve=false"])
+    assert hidden.evaluated == ("conversion",)
+    with pytest.raises(InputError, match=r"fit\.watch"):
+        override(hidden, ["fit.watch=click_and_conversion.auc"])

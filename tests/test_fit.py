@@ -319,3 +319,13 @@ def test_two_random_kills_leave_no_trace(tmp_path):
     )
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
     assert "2 kills" in done.stdout
+
+
+def test_a_watched_metric_that_no_row_defines_is_refused(store, tmp_path):
+    config = Fit(batch_size=16, watch="click.gauc")
+    with pytest.raises(InputError, match="the validation rows do not define"):
+        job.trainer(
+            store, tmp_path, config=config, validate=scripted(itertools.repeat(0.5)), **SMALL
+        ).train()
+    with pytest.raises(InputError, match="there is no validation row"):
+        job.trainer(store, tmp_path, config=config, validate=None, **SMALL)

@@ -7,7 +7,7 @@ import pytest
 
 import configs
 from at4ctr.errors import InputError
-from at4ctr.schema import Feature, Label, Schema, Table, history_name
+from at4ctr.schema import Feature, Label, Number, Schema, Table, history_name
 from tests.model import toys
 from tests.test_config import DATASETS
 
@@ -78,3 +78,13 @@ def test_unknown_names_list_the_known():
         toys.SCHEMA.feature("categry")
     with pytest.raises(InputError, match="did you mean user"):
         toys.SCHEMA.table("users")
+
+
+@pytest.mark.parametrize("name", ["length", "begin", "second", "item", "user"])
+def test_a_context_column_cannot_have_a_name_of_the_readers(name):
+    table = (Table("u"), Table("i"), Table("c"))
+    own = (Feature("who", "profile", "u"), Feature("sku", "item", "i"))
+    with pytest.raises(InputError, match=f"context feature cannot be called {name!r}"):
+        Schema(table, (*own, Feature(name, "context", "c")))
+    with pytest.raises(InputError, match=f"context number cannot be called {name!r}"):
+        Schema(table, own, numbers=(Number(name, "context"),))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from at4ctr.data.days import Lines
 from at4ctr.data.sampling import demand_rate
 from at4ctr.errors import InputError, unknown
-from at4ctr.schema import Schema
+from at4ctr.schema import Label, Schema
 
 if TYPE_CHECKING:
     from at4ctr.data.engines.base import Engine
@@ -168,6 +168,10 @@ class Options(ABC):
         user has) and ``earlier`` (how many of the user's have a smaller timestamp). Window
         functions must be partitioned by ``"user"``.
         """
+
+    def judged_labels(self) -> tuple[Label, ...]:
+        """The labels of which every split must have both classes."""
+        return self.schema().labels
 
     def demand_daily(self) -> None:
         """Raises InputError unless `load` reads the parts of a day's folder."""

@@ -234,7 +234,7 @@ def _demand_correctable(schema: Schema, names: Iterable[str], rate: float) -> No
             raise InputError(
                 f"data.negative_rate is {rate} and label {name!r} is neither the sampled one nor "
                 "known within it, so that its probability could not be corrected; expected 1; set "
-                "data.negative_rate=1 or leave the label out of tasks"
+                "data.negative_rate=1"
             )
 
 

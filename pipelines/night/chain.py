@@ -109,6 +109,11 @@ def made(given: Given) -> Settings:
             f"fit.decay is {experiment.fit.decay!r}; expected none, as every night goes on with "
             'the optimizer of the one before; add --set "fit.decay=none"'
         )
+    if experiment.fit.watch:
+        raise InputError(
+            f"fit.watch is {experiment.fit.watch}; expected none, as a night keeps the weights of "
+            "its last step; leave it out of --set"
+        )
     fields = [f"{k}={asked[k]}" for k in ("days", "utc_offset_hours", "evaluation")]
     periods = config.override(Periods(), fields)
     _demand_cold_days(asked["cold_days"], periods.days)

@@ -63,7 +63,7 @@ def judged(
         if finite(rows):  # otherwise no metric is defined
             measured[label] = measure.measured(model, label, rows, store.schema)
     for label, rows in (incumbent or {}).items():
-        if finite(rows) and rows.labels.size:
+        if label in candidate and finite(rows) and rows.labels.size:
             parts = segments.report(rows, segments.ids(store.schema, candidate[label].ids))
             before[label] = evaluation.report(rows) | {"segments": segments.to_json(parts)}
     told = json.loads((folder / learn.TRAINED).read_text(encoding="utf-8"))

@@ -72,8 +72,9 @@ LIKED = (
     "backbone.attention=80,40", "head.units=200,80", "fit.optimizer=adam",
     "fit.learning_rate=0.001", "fit.batch_size=256",
 )  # fmt: skip
-# The libraries weigh the squares of all rows by 1e-5 at every step. Ours are those of a batch's
-# rows over its size: a user is one row in 943 of it, so 1e-5 · 943 / 2 decays a user's row as much.
+# FuxiCTR's penalty is λ/2 times the squares of all rows, at every step. Ours is λ times those of a
+# batch's rows over its size. A user is one row in 943 of it, so that 1e-5 · 943 / 2 decays a user's
+# row as much.
 LIKED_L2 = {"DIN, L2 1e-5": "1e-5", "DIN, L2 0.005": "0.005"}
 LIKED_EPOCHS = ("fit.epochs=8",)
 # Every protocol of one negative a positive, and four of them for the two plainest.
@@ -186,9 +187,9 @@ def external(dataset: str) -> Plan:
             f"DIN of two public libraries has test AUC {low} to {high} and log loss {least} to "
             f"{most} over 3 seeds on the same rows: embedding 16, attention 80-40 with Dice, trunk "
             "200-80, Adam at 0.001, batches of 256, L2 1e-5, at most 8 epochs, the best "
-            "validation AUC. Their L2 weighs the squares of all embeddings at every step, ours "
-            "those of a batch's rows over its size, so that 0.005 decays a user's row here as "
-            "1e-5 does there."
+            "validation AUC. FuxiCTR's L2 is half of λ times the squares of all embeddings at "
+            "every step. Ours is λ times those of a batch's rows over its size. So 0.005 decays a "
+            "user's row here about as 1e-5 does there."
         )
         title = "DIN against public libraries on MovieLens-100K"
         each = ((k, (*LIKED, f"embedding.l2={l2}")) for k, l2 in LIKED_L2.items())

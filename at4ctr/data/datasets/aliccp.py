@@ -327,7 +327,8 @@ class Config(Options):
                 "correct the file, or raise data.unclicked to leave such rows out"
             )
         for reason, number in (("conversion without a click", orphans), ("no item", nothing)):
-            engine.dropped[reason] = engine.dropped.get(reason, 0) + int(number)
+            if number:
+                engine.notes.append(f"{int(number):,} rows of {path.name} were left out: {reason}")
 
 
 _ITEM = f"{FEATURE}{FIELDS['item']['item']}{ID}"

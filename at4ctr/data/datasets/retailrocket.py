@@ -78,7 +78,7 @@ class Config(Funnel):
         known = ", ".join(f"'{event}'" for event in EVENTS)
         wrong = engine.one(
             f"""SELECT event, "timestamp", ord FROM raw WHERE event NOT IN ({known})
-            OR "timestamp" < {LEAST} ORDER BY ord LIMIT 1"""
+            OR "timestamp" NOT BETWEEN {LEAST} AND {10 * LEAST - 1} ORDER BY ord LIMIT 1"""
         )
         if wrong:
             line, _ = line_at(path, wrong[2], header=True)

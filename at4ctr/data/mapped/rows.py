@@ -42,6 +42,7 @@ IMPRESSIONS = "impressions()"
 TIMED = ("impressions", "behaviours")  # mappings whose rows have a time
 KIND = {"int64": "BIGINT", "string": "STRING"}
 NUMBER = r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*"
+NOTHING = "\x1a"  # no text of a log
 TEXTS, BINARY = (".csv", ".csv.gz", ".tsv", ".tsv.gz"), ".parquet"
 PLACE = "place"  # of an element of `Rows.lists`, from 1, as of `Engine.elements`
 LONGEST = 1 << 16  # elements of a list, so that row and place make one number
@@ -162,10 +163,21 @@ def _weights(
     """Of a feature's several values, whose term is made already."""
     sql, values = _sql(said, columns), made[feature].sql
     weights = engine.texts(sql, "DOUBLE")
-    some = engine.some(weights, not_weight)
-    wrong = f"({values}) IS NOT NULL AND ({unequal(values, weights)} OR {some})"
-    expected = f"as many finite weights of at least 0 as {feature!r} has values"
+    gaps = [_gaps(engine, _sql(made[feature].said, columns), values), _gaps(engine, sql, weights)]
+    tests = [unequal(values, weights), engine.some(weights, not_weight), *gaps]
+    wrong = f"({values}) IS NOT NULL AND ({' OR '.join(tests)})"
+    expected = (
+        f"as many finite weights of at least 0 as {feature!r} has values, and no missing one "
+        "among others"
+    )
     return Term(weights_name(feature), said, f"CAST({sql} AS STRING)", weights, wrong, expected)
+
+
+def _gaps(engine: Engine, sql: str, values: str) -> str:
+    """SQL of whether some of a list's elements are missing, but not all. values: those that are
+    not."""
+    every = engine.texts(sql, "STRING", (NOTHING,))
+    return f"(array_size({values}) > 0 AND array_size({every}) <> array_size({values}))"
 
 
 def _weight(engine: Engine, rows: Rows, columns: Collection[str]) -> Term:

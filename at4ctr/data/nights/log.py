@@ -16,7 +16,7 @@ from at4ctr.data.preparation.attributes import GROUPS, first_seen, note, since, 
 from at4ctr.data.preparation.columns import truth as truth_of
 from at4ctr.data.sampling import PRIME, uniform31_sql
 from at4ctr.errors import InputError
-from at4ctr.schema import Feature, Schema
+from at4ctr.schema import Feature, Label, Schema
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,10 @@ class Protocol(Options):
 
     def schema(self) -> Schema:
         return self.base.schema()
+
+    def judged_labels(self) -> tuple[Label, ...]:
+        """The first alone: an evening may lack a rare one, of which the model gate then says so."""
+        return self.schema().labels[:1]
 
     def acquire(self) -> Source:
         raise NotImplementedError("the log of a night lies in day folders")

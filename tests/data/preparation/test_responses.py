@@ -226,6 +226,9 @@ def shown(**said):
     ("items", replace(GOODS, columns={**GOODS.columns,
      "weights_tags": "string_split(replace(scores, '1', '-1'), '|')"}),
      r"catalogue.csv line \d+ has '.*-1.*' as 'weights_tags'.*finite weights of at least 0"),
+    ("items", replace(GOODS, columns={**GOODS.columns, "tags": "['', 'wool']",
+     "weights_tags": "['3', '']"}),  # either has one value, but not of one place
+     r"as 'weights_tags'.*no missing one among others"),
 ])  # fmt: skip
 def test_what_no_row_may_hold_is_refused(tmp_path, monkeypatch, method, rows, says):
     monkeypatch.setattr(rich_log.Log, method, lambda _: rows)
