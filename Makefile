@@ -117,7 +117,7 @@ mutants: setup-dev
 
 ## make test        the tests
 test: setup-dev
-	@$(PY) -m pytest -n 2 -q
+	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q
 
 ## make contract    every backbone with every head and every set of auxiliaries; make test tries a sample
 contract: setup-dev
