@@ -32,22 +32,23 @@ WATCHED: Mapping[str, int] = MappingProxyType(  # 1: higher is better
 
 @dataclass(frozen=True)
 class Fit:
-    """batch_size: rows per step over all replicas.
-    decay: of the learning rate over all epochs, none or linear to 0.
-    half_bce: halve the main loss (the public code's scale).
-    precision: of the products of dense layers in training (``layers.mlp.products_in``); of
-        mixed_float16 the loss is scaled. Variables and what is exported are float32.
-    evaluations: on validation, per epoch; the weights of the best ``watch`` are kept.
-    watch: the validation metric that chooses weights, such as ``conversion.auc``: a label, or a
-        composed one such as ``click_and_conversion``, and one of `WATCHED`. ''
-        is the first label's AUC.
-    patience: stop after so many evaluations without a better one (0: never).
-    checkpoint_every, log_every: steps between checkpoints, and between points of the curves.
-    checkpoint_share: of the time, at most, for checkpoints: one that would come too early is left
-        out, but for those at the end of an epoch (1: none is).
+    """batch_size: rows per step, over all replicas.
+    learning_rate: of the first step.
+    decay: of the learning rate over all epochs: ``none``, or ``linear`` to 0.
+    half_bce: halves the loss of every label, which is the public code's scale.
+    precision: of the products of dense layers in training (``layers.mlp.products_in``). The loss is
+        scaled where it is mixed_float16. Variables and the export are float32.
+    evaluations: on validation, in an epoch. The weights of the best ``watch`` are kept.
+    watch: the validation metric that chooses the weights, such as ``conversion.auc``. It is a
+        label, or a composed one such as ``click_and_conversion``, and one of `WATCHED`. '' is the
+        first label's AUC.
+    patience: training stops after so many evaluations without a better one. 0 never stops it.
+    checkpoint_every, log_every: steps between two checkpoints, and between two points of a curve.
+    checkpoint_share: largest share of training time spent on saving. A checkpoint that would exceed
+        it is skipped. The one at the end of an epoch never is. 1 skips none.
     devices: () is every visible GPU, or the CPU where there is none.
-    shards: that an epoch's rows are dealt to (``feed.Feed``); 0 is one for each host. Runs of the
-        same shards read the same batches, on however many hosts and devices.
+    shards: the parts that the rows of an epoch are dealt to (``feed.Feed``). 0 is one for each
+        host. Runs of the same number read the same batches, on any number of hosts and devices.
     """
 
     batch_size: int = 1024
