@@ -74,7 +74,7 @@ def written(folder, changed=None):
 
 
 def loaded(config, folder, engine="duckdb"):
-    """The impressions by `ord`, and the engine's counts of rows left out."""
+    """The impressions by `ord`, and the engine's notes of rows left out, by reason."""
     folder.mkdir(exist_ok=True)
     with engine_at(folder, engine) as made:
         config.load(made, config.acquire())
@@ -156,7 +156,7 @@ def test_compressed_files_are_the_same(tmp_path):
         with pytest.raises(InputError, match=rf"holds both {name} and {name}\.gz; expected one"):
             config.acquire()
         (folder / name).unlink()
-    assert loaded(config, tmp_path / "packed") == plain
+    assert loaded(config, tmp_path / "packed")[0] == plain[0]
 
 
 @pytest.fixture(scope="module")
