@@ -108,7 +108,7 @@ def test_the_clicks_that_would_tell_are_those_that_do():
 
 def test_the_table_of_power_is_of_these_thresholds():
     kept = json.loads(power.RESULT.read_text())
-    assert kept["thresholds"] == asdict(LIMITS)
+    assert kept["thresholds"] == json.loads(json.dumps(asdict(LIMITS)))
     assert {x["clicks"]: x["evenings"] for x in kept["auc"]} == power.EVENINGS
     (again,) = power.table({400: power.EVENINGS[400]})
     assert again == pytest.approx(kept["auc"][0])
