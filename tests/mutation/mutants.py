@@ -242,6 +242,10 @@ MUTANTS = (
         "at4ctr/data/preparation/vocabulary.py",
         f"{PREPARE} -k vocabulary",
         ('"n DESC, raw"', '"n, raw"'),
+    ),
+    *_of(
+        "at4ctr/data/preparation/vocabulary.py",
+        SHOWN,
         ("{instances} WHERE split = 0", "{instances} WHERE split <= 1"),
     ),
     *_of(
@@ -277,7 +281,11 @@ MUTANTS = (
     *_of(
         "at4ctr/data/nights/log.py",
         f"{NIGHT} -k 'all_raw_days or oracles'",
-        ("range(-len(item), 0)", "range(0, len(item))"),
+        (
+            "range(-len(item), 0)",
+            "range(0, len(item))",
+            "the past ends before the window begins, so no row of it has the time of a later one",
+        ),
     ),
     *_of(
         "at4ctr/data/nights/state.py",
