@@ -63,9 +63,13 @@ MUTANTS = (
         "pipelines/measure.py",
         WIRING,
         ("choose(asked, rows.calibrated,", "choose(asked, rows.calibrated - 1.0,"),
-        ("before = found.shifted", "before = found.calibrated"),
         ("(folder / CALIBRATOR).unlink(missing_ok=True)", "pass"),
         ("model.calibrate({})", "pass"),
+    ),
+    *_of(
+        "pipelines/measure.py",
+        "tests/pipelines/test_measure.py -k before",
+        ("before = found.shifted", "before = found.calibrated"),
     ),
     *_of(
         "at4ctr/model/serving.py",

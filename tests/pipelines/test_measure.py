@@ -1,6 +1,7 @@
 """What a run says of its mean predictions, and of what a calibrator's ties cost."""
 
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from at4ctr import evaluation
 from at4ctr.evaluation import Predictions
 from pipelines import measure
 from tests.gates.evening import evening, logit
+from tests.model import toys
 
 
 def predictions(shift=0.0):
@@ -69,3 +71,17 @@ def test_ties_that_cost_auc_are_a_warning(caplog):
     caplog.clear()
     measure._warn_of_ties("click", {**metrics, "auc": metrics["uncalibrated"]["auc"]})
     assert not caplog.records
+
+
+@pytest.mark.parametrize("fitted", [{}, {"click": "platt"}])
+def test_what_was_before_the_calibrator_is_after_the_sampling_correction(fitted):
+    found = predictions()
+    later = Predictions(
+        found.labels, found.calibrated - 1, found.users, found.lengths, None, found.shifted
+    )
+    made = measure.measured(SimpleNamespace(calibrators=fitted), "click", later, toys.SCHEMA)
+    if not fitted:
+        assert made.before is None
+        return
+    np.testing.assert_array_equal(made.before, found.shifted)
+    assert made.metrics["uncalibrated"]["logloss"] < made.metrics["logloss"]
