@@ -87,8 +87,12 @@ MUTANTS = (
     ),
     *_of(
         "pipelines/night/learn.py",
-        WIRING,
+        "tests/pipelines/test_nightly_kinds.py -k devices_come",
         ('made.predictions(final, "validation")', 'made.predictions(final, "test")'),
+    ),
+    *_of(
+        "pipelines/night/learn.py",
+        WIRING,
         ('.predictions(model, "test")', '.predictions(model, "validation")'),
     ),
     *_of(

@@ -2,6 +2,7 @@
 
 import logging
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,7 +80,8 @@ def test_what_was_before_the_calibrator_is_after_the_sampling_correction(fitted)
     later = Predictions(
         found.labels, found.calibrated - 1, found.users, found.lengths, None, found.shifted
     )
-    made = measure.measured(SimpleNamespace(calibrators=fitted), "click", later, toys.SCHEMA)
+    model: Any = SimpleNamespace(calibrators=fitted)
+    made = measure.measured(model, "click", later, toys.SCHEMA)
     if not fitted:
         assert made.before is None
         return
