@@ -202,6 +202,12 @@ def test_a_loss_that_is_not_finite_stops_with_the_batch_named(store, tmp_path):
         assert all(np.isfinite(v.numpy()).all() for v in made.model.trainable_variables)
 
 
+def test_an_infinite_loss_that_is_not_finite_stops_too(store, tmp_path):
+    made = job.trainer(store, tmp_path, validate=None, **SMALL)
+    with pytest.raises(InputError, match="'click' is inf at step 1"):
+        made._finite({"click": float("inf")})
+
+
 @pytest.mark.parametrize("every", [1, 100])
 def test_weights_that_are_not_finite_are_never_saved(store, tmp_path, every):
     """A finite loss whose step ruins the weights: nothing after it may be resumed from."""

@@ -207,9 +207,14 @@ def test_the_parents_state_is_that_of_the_weights_it_serves(stores, trained, tmp
     assert newest
     assert warm.served(trained) == newest[0]
     scores = iter([0.6, 0.9, 0.7])
-    made = job.trainer(stores[0], tmp_path, **WIDE, auxiliaries={},
-                       config=dataclasses.replace(FIT, epochs=3),
-                       validate=lambda: {"auc": next(scores), "logloss": 0.5})  # fmt: skip
+    made = job.trainer(
+        stores[0],
+        tmp_path,
+        **WIDE,
+        auxiliaries={},
+        config=dataclasses.replace(FIT, epochs=3),
+        validate=lambda: {"click": {"auc": next(scores), "logloss": 0.5}},
+    )
     cursor = made.train()
     saved = tmp_path / "checkpoints"
     assert cursor.step > cursor.best_step

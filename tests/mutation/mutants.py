@@ -82,7 +82,7 @@ MUTANTS = (
     ),
     *_of(
         "at4ctr/config.py",
-        WIRING,
+        "tests/pipelines/test_labels.py -k true_probabilities",
         ("negative_rate=self.data.negative_rate,", "negative_rate=1.0,"),
     ),
     *_of(
@@ -105,7 +105,7 @@ MUTANTS = (
     ),
     *_of(
         "at4ctr/fit.py",
-        f"{FIT} -k not_finite_stops",
+        f"{FIT} -k 'not_finite_stops'",
         ("if not math.isfinite(value)", "if math.isnan(value)"),
     ),
     *_of(
