@@ -73,7 +73,7 @@ MUTANTS = (
     ),
     *_of(
         "at4ctr/model/serving.py",
-        WIRING,
+        "tests/calibration/test_graph.py -k sampling_correction",
         ("corrected = self.corrected(logits)", "corrected = logits"),
         (
             "self.corrected({k: tf.cast(v, tf.float64) for k, v in logits.items()})",
@@ -253,7 +253,7 @@ MUTANTS = (
     ),
     *_of(
         "at4ctr/data/preparation/vocabulary.py",
-        SHOWN,
+        f"{SHOWN} -k vocabulary_ends",
         ("{instances} WHERE split = 0", "{instances} WHERE split <= 1"),
     ),
     *_of(

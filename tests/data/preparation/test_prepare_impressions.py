@@ -151,3 +151,26 @@ def test_a_day_sees_strictly_earlier_days(tmp_path):
                 if y
             ]
             assert cuts == [c for u, _, c in expected[split] if u == users[row["user"]]]
+
+
+class Few(Toy):
+    """One user: a behaviour before the training rows, and one between them and validation."""
+
+    def load(self, engine, source):  # noqa: ARG002
+        def table(articles, times, **more):
+            size = len(articles)
+            return pa.table({
+                "reader": ["r"] * size, "article": articles,
+                "tags": pa.array([[]] * size, pa.list_(pa.string())),
+                "timestamp": times, "ord": np.arange(size), **more,
+            })  # fmt: skip
+
+        engine.register("log", table(["early", "between"], [1, 10], age=[1, 1]))
+        shown = table(["shown"] * 6, [5, 5, 15, 15, 20, 20], label_click=[0, 1] * 3, place=[1] * 6)
+        engine.register("impressions", shown)
+
+
+def test_the_vocabulary_ends_with_what_training_rows_see(tmp_path):
+    store = Store.open(prepare(Few(), tmp_path))
+    assert [store.counts(s)["rows"] for s in SPLITS] == [2, 2, 2]
+    assert set(store.vocabulary_path("item").read_text().split()) == {"early", "shown"}
