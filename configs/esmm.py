@@ -5,7 +5,7 @@ make train DATASET=retailrocket CONFIG=esmm
 L = L(click) + Σ_k L(click and k), each over every row (Eq. 3). The tower of a label k that is known
 within a click is a model of P(k | click) and is trained by the product alone. Deviations: the paper
 shares the embeddings alone, and here the first dense layers of ``shared_bottom`` are shared too;
-the backbone is the dataset's, where the paper pools the features of a field.
+the backbone is DIN, or DeepFM where the log has no history, where the paper pools each field.
 """
 
 from dataclasses import replace
@@ -23,6 +23,6 @@ def experiment(data: Options) -> Experiment:
             f"recipe esmm: {data.name} has no label that is known within another; expected one, "
             "such as conversion within click; choose DATASET=retailrocket, or another CONFIG"
         )
-    made = compose(data.RECIPE.partition("+")[0].partition("_")[0], data)
+    made = compose("din" if data.schema().history else "deepfm", data)
     tasks = {k: replace(t, over="all") if k in inner else t for k, t in made.tasks.items()}
     return replace(made, tasks=tasks)
