@@ -23,7 +23,8 @@ BINS = 20
 def curves(points: Sequence[dict[str, Any]], path: Path, *, simulated: bool) -> None:
     """Every loss against the step, one panel each, and the validation metrics below."""
     names = list(dict.fromkeys(k for p in points for k in p if k != "step"))
-    beside = {n for n in names if n.startswith("validation ") and n.endswith(".logloss")}
+    losses = [n for n in names if n.startswith("validation ") and n.endswith(".logloss")]
+    beside = losses[:1]  # another label's loss is over its known rows alone, and in training over B
     names = [n for n in names if n not in beside]
     figure, axes = plt.subplots(
         len(names),
@@ -67,7 +68,7 @@ def reliability(
         }
     figure, axis = plt.subplots(figsize=(5, 5), layout="constrained")
     top = 0.0
-    for number, (label, probability) in enumerate(shown.items()):
+    for number, (name, probability) in enumerate(shown.items()):
         bins = calibration.reliability(found.labels, probability, BINS)
         top = max(top, float(bins.upper.max()), float(bins.predicted.max()))
         axis.errorbar(
@@ -78,7 +79,7 @@ def reliability(
             color=f"C{1 - number}" if before is not None else "C0",
             markersize=4,
             capsize=2,
-            label=label,
+            label=name,
         )
     limits = (0.0, top * 1.05)
     axis.plot(limits, limits, color="0.7", linewidth=1, zorder=0)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from at4ctr.analysis import figures
+from at4ctr.analysis import figures, plots
 from at4ctr.analysis.figures import Line
 from at4ctr.analysis.relevance import Relevance
+from at4ctr.evaluation import Predictions
 
 LINES = [
     Line("din", [(0.1, [0.7, 0.72]), (1.0, [0.75, 0.74])]),
@@ -49,3 +50,13 @@ def test_labelled_and_repeatable(draw, said, tmp_path):
         assert first == second
         assert len(first) > 1000
     assert "<dc:date>" not in svg
+
+
+def test_a_picture_of_one_of_several_labels_has_its_name(tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(plots, "finish", lambda _figure, _path, title: titles.append(title))
+    labels = np.arange(200) % 2
+    found = Predictions(labels, labels - 0.5, np.arange(200), np.ones(200), None)
+    plots.reliability(found, tmp_path / "x.png", "conversion", simulated=False)
+    plots.reliability(found, tmp_path / "x.png", simulated=True, before=found.calibrated)
+    assert titles == ["Reliability, test, conversion", "Reliability, test (simulated log)"]
