@@ -96,11 +96,13 @@ class Outputs(NamedTuple):
     """What a head makes of every expert's ``Encoded``.
 
     The logit of a label that is known ``within`` another one is that of P(label | other).
+    ``inputs`` is empty outside training, where nothing reads it.
     """
 
     logits: Mapping[str, Tensor]  # label -> [B]
-    towers: Mapping[str, Tensor]  # label -> [B, W], the last hidden layer of its tower
-    extras: Mapping[str, Tensor] = MappingProxyType({})  # such as gates
+    towers: Mapping[str, tuple[Tensor, ...]]  # label -> its hidden layers, first to last, [B, W]
+    inputs: Mapping[str, Tensor] = MappingProxyType({})  # label -> [B, W], what its tower reads
+    gates: Mapping[str, Tensor] = MappingProxyType({})  # label -> [B, E], experts' weights, sum 1
 
 
 class Targets(NamedTuple):
@@ -274,8 +276,20 @@ class Backbone(Protocol):
     def __call__(self, x: Embedded, *, training: bool) -> Encoded: ...
 
 
+class Tower(NamedTuple):
+    """The widths of a label's tower: of what it reads, and of its hidden layers."""
+
+    input: int
+    layers: tuple[int, ...]
+
+
 class Head(Protocol):
-    """From the parts of every expert to one logit per label."""
+    """From the parts of every expert to one logit per label.
+
+    tower_widths: label -> widths of ``Outputs.inputs`` and ``Outputs.towers``.
+    """
+
+    tower_widths: Mapping[str, Tower]
 
     def __call__(
         self, x: Mapping[str, Encoded], *, training: bool, labels: tuple[str, ...]

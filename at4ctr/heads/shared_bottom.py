@@ -11,7 +11,7 @@ import tensorflow as tf
 from at4ctr.contracts import Activation, Encoded, HeadConfig, Interface, Outputs
 from at4ctr.errors import InputError
 from at4ctr.layers.mlp import MLP, Trunk
-from at4ctr.layers.towers import Logit, direct_of, parts_of, wide_of
+from at4ctr.layers.towers import Logit, direct_of, parts_of, tower_of, wide_of
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,17 @@ class SharedBottom(tf.Module):
             )
             self.towers[label] = tower
             self.logits[label] = Logit(tower.width + direct, (own, 999), f"logit_{label}")
+        self.tower_widths = {k: tower_of(t) for k, t in self.towers.items()}
 
     def __call__(
         self, x: Mapping[str, Encoded], *, training: bool, labels: tuple[str, ...]
     ) -> Outputs:
-        shared = self.bottom.join(parts_of(x), training=training)
+        shared = self.bottom.join(parts_of(x), training=training)[-1]
         direct, wide = direct_of(x), wide_of(x)
-        towers = {k: self.towers[k](shared, training=training) for k in labels}
-        hidden = {k: tf.concat([h, *direct], -1) if direct else h for k, h in towers.items()}
-        return Outputs({k: self.logits[k](h) + wide for k, h in hidden.items()}, hidden)
+        towers = {k: self.towers[k].layers(shared, training=training) for k in labels}
+        last = {k: tf.concat([h[-1], *direct], -1) for k, h in towers.items()}
+        logits = {k: self.logits[k](h) + wide for k, h in last.items()}
+        return Outputs(logits, towers, dict.fromkeys(labels, shared) if training else {})
 
     def bias(self, label: str) -> tf.Variable:
         return self.logits[label].bias

@@ -10,7 +10,7 @@ import tensorflow as tf
 from at4ctr.contracts import Activation, Encoded, HeadConfig, Interface, Outputs
 from at4ctr.errors import InputError
 from at4ctr.layers.mlp import Trunk
-from at4ctr.layers.towers import Logit, direct_of, parts_of, wide_of
+from at4ctr.layers.towers import Logit, direct_of, parts_of, tower_of, wide_of
 
 
 @dataclass(frozen=True)
@@ -51,17 +51,18 @@ class Single(tf.Module):
         width = self.trunk.width if self.trunk else 0
         width += sum(part.width for e in experts.values() for part in e.direct)
         self.logit = Logit(width, (seed, 999), "logit")
+        self.tower_widths = {label: tower_of(self.trunk)}
 
     def __call__(
         self, x: Mapping[str, Encoded], *, training: bool, labels: tuple[str, ...]
     ) -> Outputs:
         del labels  # it has one
-        hidden = [self.trunk.join(parts_of(x), training=training)] if self.trunk else []
-        tower = tf.concat([*hidden, *direct_of(x)], -1) if hidden or direct_of(x) else None
-        wide = wide_of(x)
-        logit = self.logit(tower) + wide
-        empty = tf.zeros([tf.shape(logit)[0], 0])
-        return Outputs({self.label: logit}, {self.label: empty if tower is None else tower})
+        parts = parts_of(x)
+        layers = self.trunk.join(parts, training=training) if self.trunk else ()
+        last = [*layers[-1:], *direct_of(x)]
+        logit = self.logit(tf.concat(last, -1) if last else None) + wide_of(x)
+        inputs = {self.label: tf.concat(parts, -1)} if training and parts else {}
+        return Outputs({self.label: logit}, {self.label: layers}, inputs)
 
     def bias(self, label: str) -> tf.Variable:
         assert label == self.label

@@ -183,20 +183,26 @@ class MLP(tf.Module):
         self.dropouts = [
             Dropout(dropout, seed * 1009 + i, f"dropout_{i}") for i in range(len(units))
         ]
-        self.width = units[-1]
+        self.units, self.width = tuple(units), units[-1]
 
     def __call__(self, x: Tensor, *, training: bool) -> Tensor:
+        return self.layers(x, training=training)[-1]
+
+    def layers(self, x: Tensor, *, training: bool) -> tuple[Tensor, ...]:
+        """The output of every layer, from the first to the last."""
         return self.after(self.dense[0](x), training=training)
 
-    def after(self, x: Tensor, *, training: bool) -> Tensor:
-        """All that follows the first dense layer, of its output."""
+    def after(self, x: Tensor, *, training: bool) -> tuple[Tensor, ...]:
+        """The output of every layer, of the product and bias of the first one."""
+        found = []
         for i, (activation, dropout) in enumerate(
             zip(self.activations, self.dropouts, strict=True)
         ):
             x = self.dense[i](x) if i else x
             x = activation(x, training) if isinstance(activation, Dice | PReLU) else activation(x)
             x = dropout(x, training)
-        return x
+            found.append(x)
+        return tuple(found)
 
 
 class Trunk(MLP):
@@ -213,20 +219,21 @@ class Trunk(MLP):
         dropout: float,
         seed: int,
     ) -> None:
-        width = sum(part.width for part in parts)
+        width = self.input = sum(part.width for part in parts)
         super().__init__(width, units, activation, seed=seed, dropout=dropout, name="trunk")
         self.affine = Affine(width)
         self.affine.gamma.assign([part.scale for part in parts for _ in range(part.width)])
 
-    def __call__(self, x: Tensor, *, training: bool) -> Tensor:
-        return super().__call__(self.affine(x), training=training)
+    def layers(self, x: Tensor, *, training: bool) -> tuple[Tensor, ...]:
+        return super().layers(self.affine(x), training=training)
 
-    def join(self, parts: Sequence[Tensor], *, training: bool) -> Tensor:
-        """Of parts [B, w] side by side. A part of one row, [1, w] statically, stands for every
-        row, and its product with the first kernel is computed once: exact."""
+    def join(self, parts: Sequence[Tensor], *, training: bool) -> tuple[Tensor, ...]:
+        """The output of every layer, of parts [B, w] side by side. A part of one row, [1, w]
+        statically, stands for every row, and its product with the first kernel is computed once:
+        exact."""
         once = [i for i, part in enumerate(parts) if part.shape[0] == 1]
         if len(once) in (0, len(parts)):
-            return self(tf.concat(parts, -1), training=training)
+            return self.layers(tf.concat(parts, -1), training=training)
         widths = [part.shape[-1] for part in parts]
         gamma, beta = (tf.split(v, widths) for v in (self.affine.gamma, self.affine.beta))
         kernel = tf.split(self.dense[0].kernel, widths)

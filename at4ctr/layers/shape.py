@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from at4ctr.contracts import Embedded, Tensor
+from at4ctr.contracts import Embedded, Tensor, Tower
 from at4ctr.errors import InputError
 from at4ctr.layers.segments import sums
 from at4ctr.schema import Schema
@@ -18,6 +20,7 @@ class Shape(NamedTuple):
     states: S of ``Encoded.states``, for auxiliaries: J where the backbone does not say otherwise.
     alike: a behaviour begins with the candidate's very features in the same order, so that the two
     can be multiplied element by element (``product``).
+    towers: label -> the widths of its tower, for auxiliaries.
     """
 
     profile: int
@@ -27,6 +30,7 @@ class Shape(NamedTuple):
     dimension: int
     alike: bool
     states: int
+    towers: Mapping[str, Tower] = MappingProxyType({})
 
     @classmethod
     def of(cls, schema: Schema, dimension: int) -> Shape:

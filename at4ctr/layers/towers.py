@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from at4ctr.contracts import Encoded, Tensor
-from at4ctr.layers.mlp import Dense
+from at4ctr.contracts import Encoded, Tensor, Tower
+from at4ctr.layers.mlp import MLP, Dense, Trunk
 
 
 def parts_of(x: Mapping[str, Encoded]) -> list[Tensor]:
@@ -26,6 +26,14 @@ def wide_of(x: Mapping[str, Encoded]) -> Tensor | float:
     for e in x.values():
         total = e.wide if isinstance(total, float) and total == 0.0 else total + e.wide
     return total
+
+
+def tower_of(layers: MLP | None) -> Tower:
+    """The widths of a tower; of none, of a head without hidden layers."""
+    if layers is None:
+        return Tower(0, ())
+    width = layers.input if isinstance(layers, Trunk) else layers.dense[0].kernel.shape[0]
+    return Tower(width, layers.units)
 
 
 class Logit(tf.Module):

@@ -161,7 +161,8 @@ def training_model(serving: ServingModel, schema: Schema, plan: Plan) -> Trainin
             )
     first = serving.backbone
     shape = Shape.of(schema, next(iter(plan.spaces.values())).dimension)
-    shape = shape._replace(states=getattr(first, "states", shape.history))
+    states, towers = getattr(first, "states", shape.history), serving.head.tower_widths
+    shape = shape._replace(states=states, towers=towers)
     auxiliaries = {
         name: (
             config.build(schema, shape, _seed(plan.seed, zlib.crc32(name.encode()))),

@@ -33,10 +33,15 @@ def test_it_equals_the_oracle(labels, names, activation, training):
     assert tuple(out.logits) == tuple(out.towers) == labels
     for label in labels:
         tower = toys.trunk(head.towers[label], shared, training=training)
-        tower = np.concatenate([tower, heads.direct(x)], 1)
-        expected = heads.linear(tower, toys.layer(head.logits[label].dense)) + heads.wide(x)
+        last = np.concatenate([tower, heads.direct(x)], 1)
+        expected = heads.linear(last, toys.layer(head.logits[label].dense)) + heads.wide(x)
         np.testing.assert_allclose(out.logits[label], expected, rtol=5e-5, atol=5e-6)
-        np.testing.assert_allclose(out.towers[label], tower, rtol=5e-5, atol=5e-6)
+        np.testing.assert_allclose(out.towers[label][-1], tower, rtol=5e-5, atol=5e-6)
+        widths = head.tower_widths[label]
+        assert widths.layers == tuple(h.shape[1] for h in out.towers[label]) == config.tower
+        if training:
+            np.testing.assert_allclose(out.inputs[label], shared, rtol=5e-5, atol=5e-6)
+            assert widths.input == shared.shape[1]
     if len(labels) == 2:
         a, b = (out.logits[label].numpy() for label in labels)
         assert (a != b).all()

@@ -31,11 +31,13 @@ def test_it_is_a_trunk_and_one_linear_layer(names, activation, training):
             deep = np.maximum(deep @ layer[0] + layer[1], 0)
     else:
         deep = toys.trunk(head.trunk, deep, training=training)
-    tower = np.concatenate([deep, heads.direct(x)], 1)
+    last = np.concatenate([deep, heads.direct(x)], 1)
     out = head(x, training=training, labels=("click",))
-    expected = heads.linear(tower, toys.layer(head.logit.dense)) + heads.wide(x)
+    expected = heads.linear(last, toys.layer(head.logit.dense)) + heads.wide(x)
     np.testing.assert_allclose(out.logits["click"], expected, rtol=2e-5, atol=2e-6)
-    np.testing.assert_allclose(out.towers["click"], tower, rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(out.towers["click"][-1], deep, rtol=2e-5, atol=2e-6)
+    assert head.tower_widths["click"] == (heads.parts(x).shape[1], head.trunk.units)
+    assert list(out.inputs) == ["click"] * training
 
 
 def test_without_parts_it_is_a_bias():
@@ -48,7 +50,9 @@ def test_without_parts_it_is_a_bias():
         {"fm": Encoded((), tf.zeros([2, 1, 1]), wide=wide)}, training=True, labels=("click",)
     )
     np.testing.assert_array_equal(out.logits["click"], [1.25, -1.75])
-    assert out.towers["click"].shape == (2, 0)
+    assert out.towers["click"] == ()
+    assert not out.inputs
+    assert head.tower_widths["click"] == (0, ())
 
 
 def test_it_serves_one_label():
