@@ -22,6 +22,7 @@ setup(
         "grpcio",
         "matplotlib",
         "numpy",
+        "optuna>=5",
         "protobuf",
         "pyarrow",
         "requests",
