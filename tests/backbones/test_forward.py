@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from at4ctr.backbones import din, widedeep
+from at4ctr.backbones import din, dnn, widedeep
 from at4ctr.errors import InputError
 from at4ctr.heads import single
 from tests.model import toys
@@ -14,6 +14,8 @@ DIN, WIDE = din.Config(), widedeep.Config()
 CONFIGS = {
     "din": DIN,
     "din_prelu": din.Config(attention=(7, 3)),
+    "dnn": dnn.Config(),
+    "dnn_fields": dnn.Config(pool_history=False),
     "widedeep": WIDE,
     "widedeep_pooled": widedeep.Config(pool_history=True),
     "widedeep_dice": widedeep.Config(pool_history=True),
@@ -34,6 +36,9 @@ def expected_logits(model, config, arrays, *, training: bool) -> np.ndarray:
         unit = body.attention
         stack = [toys.layer(unit.first), *toys.layers(unit.rest)]
         deep = [oracle.din_input(s, toys.layer(unit.project), stack) for s in samples]
+        return toys.logits(model, deep, training=training)
+    if isinstance(config, dnn.Config):
+        deep = [oracle.dnn_input(s, pool=config.pool_history) for s in samples]
         return toys.logits(model, deep, training=training)
     pairs = [oracle.widedeep_input(s, pool=config.pool_history) for s in samples]
     deep, wide = [d for d, _ in pairs], [w for _, w in pairs]
@@ -58,7 +63,7 @@ def test_a_served_score_does_not_depend_on_its_neighbours(name):
     toys.assert_each_alone(model, toys.batch(9, 6, seed=5))
 
 
-@pytest.mark.parametrize("config", [DIN, CONFIGS["widedeep_pooled"]])
+@pytest.mark.parametrize("config", [DIN, CONFIGS["dnn"], CONFIGS["widedeep_pooled"]])
 def test_longer_padding_with_garbage_never_matters(config):
     model, arrays = toys.serving(config), toys.batch(9, 6)
     dirty = toys.dirty(arrays)
@@ -102,7 +107,7 @@ def test_the_probability_is_shifted_by_ln_w():
 
 def test_a_schema_without_history_is_refused_where_one_is_needed():
     toys.serving(WIDE, toys.PLAIN)
-    for config in (DIN, CONFIGS["widedeep_pooled"]):
+    for config in (DIN, CONFIGS["dnn"], CONFIGS["widedeep_pooled"]):
         with pytest.raises(InputError, match="needs a history"):
             toys.serving(config, toys.PLAIN)
 

@@ -26,11 +26,7 @@ def test_it_is_a_trunk_and_one_linear_layer(names, activation, training):
     )
     toys.jitter(head)
     deep = heads.affine(heads.parts(x), head.trunk.affine)
-    if activation == "relu":
-        for layer in toys.layers(head.trunk):
-            deep = np.maximum(deep @ layer[0] + layer[1], 0)
-    else:
-        deep = toys.trunk(head.trunk, deep, training=training)
+    deep = toys.trunk(head.trunk, deep, training=training)
     last = np.concatenate([deep, heads.direct(x)], 1)
     out = head(x, training=training, labels=("click",))
     expected = heads.linear(last, toys.layer(head.logit.dense)) + heads.wide(x)

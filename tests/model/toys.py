@@ -191,4 +191,6 @@ def trunk(mlp: MLP, x: np.ndarray, *, training: bool) -> np.ndarray:
             x = oracle.dice(x, mean, variance, double(activation.alpha))
         elif isinstance(activation, PReLU):
             x = oracle.prelu(x, double(activation.alpha))
+        elif activation is tf.nn.relu:
+            x = np.maximum(x, 0.0)
     return x

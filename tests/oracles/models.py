@@ -119,6 +119,13 @@ def din_input(sample: Sample, project: Layer, layers: list[Layer]) -> np.ndarray
     return np.concatenate(parts)
 
 
+def dnn_input(sample: Sample, *, pool: bool) -> np.ndarray:
+    parts = [sample.profile, sample.context, sample.item]
+    if pool:
+        parts.append(sample.history.sum(0) / max(len(sample.history), 1))
+    return np.concatenate(parts)
+
+
 def widedeep_input(sample: Sample, *, pool: bool) -> tuple[np.ndarray, np.ndarray]:
     """What the deep and what the wide part reads."""
     deep, wide = [sample.profile, sample.context, sample.item], [sample.item]
