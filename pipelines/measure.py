@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from at4ctr import config, evaluation, runs
 from at4ctr.analysis import plots, segments
@@ -27,6 +29,7 @@ from at4ctr.schema import Schema
 log = logging.getLogger("at4ctr.measure")
 
 CALIBRATOR = "calibrator.json"  # in a run's folder, where one was fitted
+PREDICTIONS = "predictions.parquet"  # of the test rows, in a run's folder, where asked for
 AUC_LOST = 1e-3  # by a calibrator's ties, from which on it is worth a warning
 REMEDIES = {
     "training": "train longer (fit.epochs) or at a smaller fit.learning_rate, or fit a calibrator "
@@ -169,6 +172,29 @@ def _warn_of_ties(label: str, metrics: Mapping[str, Any]) -> None:
             label, 100 * metrics["ties"], 100 * before["ties"], before["auc"], metrics["auc"],
             AUC_LOST,
         )  # fmt: skip
+
+
+def keep(every: Mapping[str, Measured], folder: Path) -> None:
+    """``predictions.parquet``: label, user, response and logit of every test row, as measured.
+
+    Rows of a label are those where it is known, in the store's order. Users count from 0.
+    """
+    found = [(label, rows.found) for label, rows in every.items()]
+    sizes = [rows.labels.size for _, rows in found]
+    names = pa.array([label for label, _ in found])
+    table = pa.table(
+        {
+            "label": pa.DictionaryArray.from_arrays(
+                np.repeat(np.arange(len(found), dtype=np.int32), sizes), names
+            ),
+            "user": np.concatenate([rows.users for _, rows in found]),
+            "response": np.concatenate([rows.labels for _, rows in found]).astype(np.int8),
+            "logit": np.concatenate([rows.calibrated for _, rows in found]),
+        }
+    )
+    aside = folder / f".{PREDICTIONS}"
+    pq.write_table(table, aside, compression="zstd")
+    aside.replace(folder / PREDICTIONS)
 
 
 def draw(every: Mapping[str, Measured], folder: Path, *, simulated: bool) -> None:

@@ -40,6 +40,7 @@ flags.DEFINE_string("raw", "", "the raw log's file or folder; empty: data/raw/<d
 flags.DEFINE_string("set", "", "overrides, such as 'fit.batch_size=2048 data.history=200'")
 flags.DEFINE_string("snapshot", "", "repeat the experiment of this config.json instead")
 flags.DEFINE_boolean("export", True, "export and verify the model; without, only measure it")
+flags.DEFINE_boolean("predictions", False, "also keep every test prediction of the run")
 
 DATA, RUNS = Path("data"), Path("runs")
 
@@ -78,11 +79,14 @@ def experiment(dataset: str, recipe: str, raw: str, assignments: str) -> Experim
     return config.override(configs.recipe(recipe, options(dataset, raw, assignments)), chosen)
 
 
-def run(e: Experiment, recipe: str, store: Store, *, export: bool = True) -> Path:
+def run(
+    e: Experiment, recipe: str, store: Store, *, export: bool = True, predictions: bool = False
+) -> Path:
     """Runs an experiment, or takes up its unfinished run; the finished run's folder.
 
     Of several hosts (``cluster``) all train, and the chief alone writes, evaluates and exports.
     export: False leaves export and verification out, and the metrics say so.
+    predictions: keeps every test prediction in the run (`measure.keep`).
     """
     began = time.perf_counter()
     for name, expert in e.experts.items():
@@ -102,7 +106,7 @@ def run(e: Experiment, recipe: str, store: Store, *, export: bool = True) -> Pat
             raise
 
         def end() -> None:
-            metrics = finish(export)
+            metrics = finish(export, predictions)
             metrics["seconds"] = round(time.perf_counter() - began, 1)
             write_json(folder / runs.METRICS, metrics)
             runs.point_latest(RUNS, folder)
@@ -130,8 +134,8 @@ def snapshot_of(e: Experiment, recipe: str, store: Store) -> dict[str, Any]:
     return {**found, "form": runs.FORM}
 
 
-def _train(e: Experiment, store: Store, folder: Path) -> Callable[[bool], dict[str, Any]]:
-    """Trains; what is left to the chief: export or not -> the run's metrics."""
+def _train(e: Experiment, store: Store, folder: Path) -> Callable[[bool, bool], dict[str, Any]]:
+    """Trains; what is left to the chief: (export, keep predictions) -> the run's metrics."""
     made = Assembly(e, store)
     with cluster.strategy(e.fit.devices).scope():
         model = made.serving()
@@ -146,7 +150,7 @@ def _train(e: Experiment, store: Store, folder: Path) -> Callable[[bool], dict[s
         with stopping.deferred():
             cursor = trainer.train()
 
-    def finish(export: bool) -> dict[str, Any]:
+    def finish(export: bool, predictions: bool) -> dict[str, Any]:
         final = made.restored(folder)
         validated = made.predictions(final, "validation")
         choices = measure.calibrate(e.calibrator, final, validated, folder, e.seed)
@@ -161,6 +165,8 @@ def _train(e: Experiment, store: Store, folder: Path) -> Callable[[bool], dict[s
             measure.warn_of_validation(plain, choices)
         plots.curves(cursor.curves, folder / "curves.png", simulated=store.simulated)
         measure.draw(measured, folder, simulated=store.simulated)
+        if predictions:
+            measure.keep(measured, folder)
         if export:
             _export(e, store, folder, final, metrics)
         return metrics
@@ -215,11 +221,12 @@ def _train_as_asked() -> None:
         e, recipe, name = load_snapshot(Path(f.snapshot))
         changed = config.override(e, words(f.set))
         same = changed.data.preparation() == e.data.preparation()
-        run(changed, recipe, _shared_store(changed.data, name if same else None), export=f.export)
+        store = _shared_store(changed.data, name if same else None)
+        run(changed, recipe, store, export=f.export, predictions=f.predictions)
     else:
         recipe = f.config or configs.dataset(f.dataset).RECIPE
         e = experiment(f.dataset, recipe, f.raw, f.set)
-        run(e, recipe, _shared_store(e.data), export=f.export)
+        run(e, recipe, _shared_store(e.data), export=f.export, predictions=f.predictions)
 
 
 def _shared_store(data: Options, name: str | None = None) -> Store:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,6 +59,21 @@ def sweep(
     axis.minorticks_off()
     axis.set(xlabel=xlabel, ylabel="AUC")
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize="small")
+    finish(figure, path, title, svg=True)
+
+
+def labels(found: Mapping[str, Sequence[Line]], xlabel: str, path: Path, title: str) -> None:
+    """Test AUC of each label against a swept value, a panel a label, ± 1 sd over seeds."""
+    size = (4.2 * len(found), 3.6)
+    figure, axes = plt.subplots(1, len(found), figsize=size, layout="constrained", squeeze=False)
+    for axis, (label, lines) in zip(axes[0], found.items(), strict=True):
+        for number, line in enumerate(lines):
+            _line(axis, line, f"C{number}")
+        ticks = sorted({x for line in lines for x, _ in line.points})
+        axis.set(xlabel=xlabel, ylabel="test AUC", title=label)
+        axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
+        if len(lines) > 1:
+            axis.legend(frameon=False, fontsize="small")
     finish(figure, path, title, svg=True)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from at4ctr import runs
-from at4ctr.analysis import figures, tables
+from at4ctr.analysis import comparison, figures, tables
 from at4ctr.analysis.figures import Line
-from at4ctr.analysis.tables import NONE, Row, markdown, spread
+from at4ctr.analysis.tables import METRICS, NONE, Row, markdown, spread
+from pipelines.measure import PREDICTIONS
 from pipelines.tables import printed as _printed
 from pipelines.tables.page import Folders, Page, change, uncorrected
 from pipelines.tables.plans import Cell
@@ -31,6 +33,15 @@ COST_NOTE = (
 RATES_NOTE = (
     "Samples are nested: what is kept at a rate is kept at every larger one. The test split is not "
     "sampled and the probabilities are recalibrated (+ ln w); bars are ± 1 standard deviation."
+)
+CONSTANT_NOTE = (
+    "NE is the log loss over that of the constant base rate of the test rows: above 1 the model is "
+    "worse than a constant. Worse than a constant: {rows}."
+)
+DIFFERENCES_NOTE = (
+    "Differences are paired by seed and test row. The intervals are over seeds and users "
+    "(`at4ctr/analysis/comparison.py`). p is of each test alone; p (Holm) is adjusted for the "
+    "{tests} tests of this table; the intervals are not."
 )
 EXTERNAL_NOTE = (
     "Ours, in brackets ours − AQCL's; distance: the sum of the absolute differences, smallest "
@@ -61,6 +72,115 @@ def results(page: Page, rows: Sequence[Row], _: Folders) -> list[str]:
     if any(row.paper for row in rows):
         lines += ["", PAPER_NOTE]
     return lines
+
+
+def labels(page: Page, rows: Sequence[Row], folders: Folders) -> list[str]:
+    """Metrics of each label, and paired differences of its AUC and GAUC over seeds and users."""
+    names = list(
+        dict.fromkeys(k for r in rows for m in r.runs.values() for k in m.get("labels", ()))
+    )
+    lines = []
+    printed = [k for k in names if any(f"{k}.auc" in c.printed for c in page.plan.cells)]
+    for row, cell in zip(rows, page.plan.cells, strict=True):
+        cells = [row.label, tables.count(len(row.runs), page.seeds)]
+        for name in names:
+            cells.append(_label(row, name, "auc"))
+            if name in printed:
+                theirs = cell.printed.get(f"{name}.auc")
+                cells.append(NONE if theirs is None else f"{theirs:.4f}")
+            cells += [
+                _label(row, name, metric) for metric in ("gauc", "normalized_entropy", "pcoc")
+            ]
+        lines.append([*cells, spread(row.values("seconds").values(), 0)])
+    header = ["method", "runs"]
+    for name in names:
+        header.append(f"{name}: AUC")
+        header += ["paper's"] if name in printed else []
+        header += ["GAUC", "NE", "PCOC"]
+    found = [*markdown([*header, "s a run"], lines), "", *_constants(rows, names)]
+    if page.plan.axis:
+        figures.labels(_by_label(page, rows, names), page.plan.axis, page.picture, page.title)
+        found = [*page.shown, *found]
+    by_label = {row.label: row for row in rows}
+    pairs = [(r, by_label[r.base]) for r in rows if r.base in by_label]
+    return [*found, *_differences(page, pairs, names, folders)]
+
+
+def _label(row: Row, label: str, metric: str) -> str:
+    return spread(row.values(f"labels.{label}.{metric}").values())
+
+
+def _constants(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
+    """What stands below the table: who is worse than a constant, and what could be reached."""
+    worse = [
+        f"{row.label} ({name})"
+        for row in rows
+        for name in names
+        if (row.mean(f"labels.{name}.normalized_entropy") or 0.0) > 1
+    ]
+    lines = [CONSTANT_NOTE.format(rows=", ".join(worse) or "None of the rows")]
+    best = {name: rows[0].mean(f"labels.{name}.bayes_auc") for name in names}
+    known = [f"{name} {value:.4f}" for name, value in best.items() if value is not None]
+    if known:
+        lines.append(f"The best AUC that the true probabilities reach: {', '.join(known)}.")
+    return [*lines, ""]
+
+
+def _by_label(page: Page, rows: Sequence[Row], names: Sequence[str]) -> dict[str, list[Line]]:
+    """Label -> the lines of its AUC over the cells' x, one a group of cells."""
+    found: dict[str, list[Line]] = {}
+    for name in names:
+        for group, members in page.groups(rows).items():
+            points = [
+                (cell.x or 0.0, list(values.values()))
+                for row, cell in members
+                if (values := row.values(f"labels.{name}.auc"))
+            ]
+            found.setdefault(name, []).append(Line(group or name, points))
+    return found
+
+
+def _differences(
+    page: Page, pairs: Sequence[tuple[Row, Row]], names: Sequence[str], folders: Folders
+) -> list[str]:
+    cells = {cell.label: cell for cell in page.plan.cells}
+    scores = {row.label: _scores(folders[row.label]) for pair in pairs for row in pair}
+    found = []
+    for row, base in pairs:
+        for name in names:
+            ours, theirs = (
+                {
+                    seed: by_label[name]
+                    for seed, by_label in scores[r.label].items()
+                    if name in by_label
+                }
+                for r in (row, base)
+            )
+            for metric, estimate in comparison.differences(ours, theirs).items():
+                found.append((row, base, name, metric, estimate))
+    if not found:
+        return []
+    tests = [e.p for *_, e in found if e.p is not None]
+    adjusted = iter(tables.holm(tests))
+    lines = []
+    for row, base, name, metric, e in found:
+        interval = NONE if e.half is None else f"{e.mean - e.half:+.4f} … {e.mean + e.half:+.4f}"
+        p, holm = (NONE, NONE) if e.p is None else (f"{e.p:.2g}", f"{next(adjusted):.2g}")
+        key = f"{name}.{metric}"
+        both = [cells[r.label].printed.get(key) for r in (row, base)]
+        paper = NONE if None in both else f"{both[0] - both[1]:+.4f}"  # type: ignore[operator]
+        lines.append([
+            f"{row.label} − {base.label}", name, METRICS[metric], f"{e.mean:+.4f}", interval, p,
+            holm, str(e.seeds), paper,
+        ])  # fmt: skip
+    header = ["difference", "label", "metric", "mean", "95 % interval", "p", "p (Holm)", "seeds",
+              "paper's"]  # fmt: skip
+    return [*markdown(header, lines), "", DIFFERENCES_NOTE.format(tests=len(tests))]
+
+
+def _scores(runs_of: Mapping[int, Path]) -> dict[int, dict[str, comparison.Scores]]:
+    """Seed -> label -> the test predictions of its run."""
+    return {seed: comparison.read(folder / PREDICTIONS) for seed, folder in runs_of.items()}
 
 
 def cost(page: Page, rows: Sequence[Row], _: Folders) -> list[str]:
@@ -141,21 +261,23 @@ def tuning(page: Page, rows: Sequence[Row], _: Folders) -> list[str]:
     lines, undecided = [], []
     for method, members in groups.items():
         trials = [row for row, _ in members]
-        best = tables.best(trials, "validation.auc") if page.whole(trials) else None
+        best = tables.best(trials, page.plan.metric) if page.whole(trials) else None
         undecided += [method] if best is None else []
         for row, cell in members:
             mark = "**" if row is best else ""
-            value = f"{mark}{spread(row.values('validation.auc').values())}{mark}"
+            value = f"{mark}{spread(row.values(page.plan.metric).values())}{mark}"
             lines.append([method, f"`{cell.recipe}`", _setting(cell), value])
     budgets = sorted({len(members) for members in groups.values()})
     note = (
         f"{' to '.join(str(b) for b in budgets)} trials of every method, on one seed that no "
         "result uses; the best of each in bold. The choice is made on validation; test is not "
-        "shown. Nothing changes until the bold rows are copied into `configs/_tuned.py`."
+        f"shown. Nothing changes until the bold rows are copied into {page.plan.chosen}."
     )
     if undecided:
         note += f" Not decided, because trials are missing: {', '.join(undecided)}."
-    return [*markdown(["method", "recipe", "setting", "validation AUC"], lines), "", note]
+    of = page.plan.metric.removeprefix("validation.").removeprefix("labels.").removesuffix("auc")
+    header = ["method", "recipe", "setting", f"validation AUC{of and ' of ' + of.strip('.')}"]
+    return [*markdown(header, lines), "", note]
 
 
 def _setting(cell: Cell) -> str:

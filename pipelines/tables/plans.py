@@ -6,9 +6,10 @@ compared with its full Taobao log, Table 5 and Fig. 2 with its Industry log (``_
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from types import MappingProxyType
 from typing import Any
 
 from at4ctr.errors import InputError, unknown
@@ -29,6 +30,7 @@ class Cell:
     """One row: a recipe with overrides. base: label of the row it is compared with.
 
     paper: (AUC, half log loss) that Tables 2 to 4 print for Taobao; None where they print none.
+    printed: what another paper prints, by label and metric, such as ``conversion.auc``.
     x: the swept value, for figures and Table 5. group: which line of a figure, which method.
     """
 
@@ -37,6 +39,7 @@ class Cell:
     overrides: tuple[str, ...] = ()
     base: str | None = None
     paper: tuple[float, float] | None = None
+    printed: Mapping[str, float] = MappingProxyType({})
     x: float | None = None
     group: str = ""
 
@@ -47,7 +50,8 @@ class Plan:
 
     pairs: further (label, base) to compare. champion: compared with the best other row.
     notes: sentences of the report. defaults: overrides of every cell that the user's own may
-    change, where those of a cell stand.
+    change, where those of a cell stand. metric, chosen: by what trials are compared, and where
+    the best of them are written down. axis: of the cells' x, in the plan's picture.
     """
 
     name: str
@@ -58,6 +62,9 @@ class Plan:
     champion: str | None = None
     notes: tuple[str, ...] = ()
     defaults: tuple[str, ...] = ()
+    metric: str = "validation.auc"
+    chosen: str = "`configs/_tuned.py`"
+    axis: str = ""
 
 
 UIM_WEIGHTS = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -295,9 +302,12 @@ TABLES = ("2", "3", "4", "5", "external", "tuning")
 FIGURES = ("2", "3", "4", "5")
 
 
-def plan(dataset: str, table: str, figure: str, backbone: str) -> Plan:
-    """The plan of TABLE= or FIG=. backbone: '' is DBPMaN, and DIN where many settings are swept."""
-    for kind, value, known in (("TABLE", table, TABLES), ("FIG", figure, FIGURES)):
+def plan(dataset: str, table: str, figure: str, backbone: str, others: Sequence[str] = ()) -> Plan:
+    """The plan of TABLE= or FIG=. backbone: '' is DBPMaN, and DIN where many settings are swept.
+    others: names of further plans, for the message about an unknown one.
+    """
+    every = ((*TABLES, *others), (*FIGURES, *others))
+    for kind, value, known in (("TABLE", table, every[0]), ("FIG", figure, every[1])):
         if value and value not in known:
             raise unknown(kind, value, known)
     if table and figure:

@@ -40,7 +40,7 @@ class Job:
 
     def command(self) -> list[str]:
         given = [f"--{name}={value}" for name, value in self.arguments.items()]
-        return [sys.executable, "-m", "pipelines.train", "--noexport", *given]
+        return [sys.executable, "-m", "pipelines.train", "--noexport", "--predictions", *given]
 
 
 @dataclass

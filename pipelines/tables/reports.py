@@ -55,6 +55,7 @@ class Report:
         self.page.folder.mkdir(parents=True, exist_ok=True)
         kinds: dict[str, Body] = {
             "results": bodies.results,
+            "labels": bodies.labels,
             "cost": bodies.cost,
             "rates": bodies.rates,
             "sweep": bodies.sweep,

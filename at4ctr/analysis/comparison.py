@@ -1,0 +1,128 @@
+"""The difference between two models, with an interval over seeds and users.
+
+Other seeds give other models, and other users another test split. Rows of one user are alike, so
+users are drawn and not rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+from scipy import stats
+
+from at4ctr.errors import InputError
+from at4ctr.gates.resampling import Ranking, draws
+from at4ctr.metrics.ranking import group_areas
+
+REPLICATES = 320  # draws of the users
+
+
+class Scores(NamedTuple):
+    """Of the test rows of one label: responses 0 or 1, users and scores. [N] each."""
+
+    responses: npt.NDArray[np.integer]
+    users: npt.NDArray[np.integer]
+    scores: npt.NDArray[np.floating]
+
+
+class Estimate(NamedTuple):
+    """Of a mean difference: the half width of its 95 % interval, and the two-sided p of none.
+
+    half, p: None where there is one seed, whose spread nobody knows.
+    """
+
+    mean: float
+    half: float | None
+    p: float | None
+    seeds: int
+
+
+def read(path: Path) -> dict[str, Scores]:
+    """Label -> the scores of a run's ``predictions.parquet``. InputError where it is missing."""
+    if not path.exists():
+        raise InputError(
+            f"{path} does not exist; expected the test predictions of the run; delete the run's "
+            "folder and run the same command again"
+        )
+    table = pq.read_table(path)
+    labels = table["label"].combine_chunks()
+    codes, names = np.asarray(labels.indices), labels.dictionary.to_pylist()
+    columns = [table[name].to_numpy() for name in ("response", "user", "logit")]
+    return {
+        name: Scores(*(column[codes == code] for column in columns))
+        for code, name in enumerate(names)
+    }
+
+
+def differences(
+    ours: Mapping[int, Scores], base: Mapping[int, Scores], seed: int = 0
+) -> dict[str, Estimate]:
+    """``auc`` and ``gauc`` (users alike) of ours − base, over the seeds that both have.
+
+    The mean of S seeds has the variance s² / S + b². Here s is the standard deviation of the
+    seeds' differences, and b that of the mean difference over draws of the users, all seeds under
+    the same draw. The interval and p are Student's, of
+    (s²/S + b²)² / ((s²/S)² / (S − 1) + b⁴ / (U − 1)) degrees of freedom (Satterthwaite 1946), U the
+    number of users.
+
+    Args:
+        ours, base: seed -> scores of the same rows in the same order.
+        seed: of the draws.
+    """
+    seeds = sorted(ours.keys() & base.keys())
+    if not seeds:
+        return {}
+    first = ours[seeds[0]]
+    clicked = first.responses > 0
+    if not clicked.any() or clicked.all():
+        return {}
+    names, owner = np.unique(first.users, return_inverse=True)
+    pairs = [(ours[s], base[s]) for s in seeds]
+    ranked = [[Ranking(clicked, m.scores, owner, names.size) for m in pair] for pair in pairs]
+    one = np.ones((names.size, 1), np.float32)
+    auc = np.array([float((a.areas(one) - b.areas(one))[0]) for a, b in ranked])
+    areas = np.array(
+        [
+            group_areas(clicked, a.scores, owner).auc - group_areas(clicked, b.scores, owner).auc
+            for a, b in pairs
+        ]
+    )
+    has = ~np.isnan(areas[0])
+    drawn_auc, drawn_gauc = [], []
+    for weights in draws(names.size, REPLICATES, seed):
+        drawn_auc.append(np.mean([a.areas(weights) - b.areas(weights) for a, b in ranked], 0))
+        if has.any():
+            total = weights[has].sum(0)
+            sums = areas[:, has].mean(0) @ weights[has]
+            drawn_gauc.append(
+                np.divide(sums, total, out=np.full_like(sums, np.nan), where=total > 0)
+            )
+    found = {"auc": _estimate(auc, np.concatenate(drawn_auc), names.size)}
+    if has.any():
+        of_seed = areas[:, has].mean(1)
+        found["gauc"] = _estimate(of_seed, np.concatenate(drawn_gauc), int(has.sum()))
+    return found
+
+
+def _estimate(
+    values: npt.NDArray[np.floating], drawn: npt.NDArray[np.floating], users: int
+) -> Estimate:
+    """values [S]: by seed. drawn: their mean in each draw of the users, NaN where it has none."""
+    count, mean = len(values), float(values.mean())
+    drawn = drawn[~np.isnan(drawn)]
+    if count < 2 or len(drawn) < 2 or users < 2:
+        return Estimate(mean, None, None, count)
+    of_seeds, of_users = float(values.var(ddof=1)) / count, float(drawn.var(ddof=1))
+    variance = of_seeds + of_users
+    if not variance > 1e-24:  # equal but for rounding
+        return Estimate(mean, None, None, count)
+    freedom = variance**2 / (of_seeds**2 / (count - 1) + of_users**2 / (users - 1))
+    error = math.sqrt(variance)
+    half = float(stats.t.ppf(0.975, freedom)) * error
+    return Estimate(mean, half, float(2 * stats.t.sf(abs(mean) / error, freedom)), count)
