@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import tensorflow as tf
 
 from at4ctr.contracts import Activation, Encoded, HeadConfig, Interface, Outputs
-from at4ctr.errors import InputError
-from at4ctr.layers.mlp import MLP, Trunk
-from at4ctr.layers.towers import Logit, direct_of, parts_of, tower_of, wide_of
+from at4ctr.layers.mlp import Trunk
+from at4ctr.layers.towers import Towers, activation_of, parts_of, parts_required
 
 
 @dataclass(frozen=True)
@@ -28,11 +26,6 @@ class Config(HeadConfig):
     def build(
         self, experts: Mapping[str, Interface], labels: tuple[str, ...], seed: int
     ) -> SharedBottom:
-        if not any(e.parts for e in experts.values()):
-            raise InputError(
-                f"head shared_bottom has no layer to share: {', '.join(experts)} gives terms of a "
-                "logit alone; expected a backbone with parts; choose another one, or head=single"
-            )
         return SharedBottom(self, experts, labels, seed)
 
 
@@ -46,30 +39,20 @@ class SharedBottom(tf.Module):
         self, config: Config, experts: Mapping[str, Interface], labels: tuple[str, ...], seed: int
     ) -> None:
         super().__init__(name="shared_bottom")
+        activation, dropout = activation_of(config.activation, experts), config.dropout
+        parts = parts_required("shared_bottom", experts)
         first = next(iter(experts.values()))
-        activation, dropout = config.activation or first.activation, config.dropout
-        parts = [part for e in experts.values() for part in e.parts]
-        direct = sum(part.width for e in experts.values() for part in e.direct)
         self.bottom = Trunk(parts, config.bottom, activation, dropout, first.seed + 10)
-        self.towers, self.logits = {}, {}
-        for label in labels:
-            own = (seed + zlib.crc32(label.encode())) & 0x3FFFFFFF
-            tower = MLP(
-                self.bottom.width, config.tower, activation, seed=own, dropout=dropout, name=label
-            )
-            self.towers[label] = tower
-            self.logits[label] = Logit(tower.width + direct, (own, 999), f"logit_{label}")
-        self.tower_widths = {k: tower_of(t) for k, t in self.towers.items()}
+        self.towers = Towers(
+            experts, labels, self.bottom.width, config.tower, activation, dropout, seed
+        )
+        self.tower_widths = self.towers.widths
 
     def __call__(
         self, x: Mapping[str, Encoded], *, training: bool, labels: tuple[str, ...]
     ) -> Outputs:
         shared = self.bottom.join(parts_of(x), training=training)[-1]
-        direct, wide = direct_of(x), wide_of(x)
-        towers = {k: self.towers[k].layers(shared, training=training) for k in labels}
-        last = {k: tf.concat([h[-1], *direct], -1) for k, h in towers.items()}
-        logits = {k: self.logits[k](h) + wide for k, h in last.items()}
-        return Outputs(logits, towers, dict.fromkeys(labels, shared) if training else {})
+        return self.towers(dict.fromkeys(labels, shared), x, training=training)
 
     def bias(self, label: str) -> tf.Variable:
-        return self.logits[label].bias
+        return self.towers.bias(label)

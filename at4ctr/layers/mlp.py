@@ -35,12 +35,15 @@ def products_in(precision: Precision) -> Iterator[None]:
         _LOW.reset(token)
 
 
-def product(x: Tensor, kernel: Tensor) -> Tensor:
-    """x W of a dense layer, as ``products_in`` says. x [..., I], W [I, O] -> [..., O]."""
+def product(x: Tensor, kernel: Tensor, equation: str = "") -> Tensor:
+    """x W of a dense layer, as ``products_in`` says. x [..., I], W [I, O] -> [..., O].
+
+    equation: of another product, as ``tf.einsum`` reads it.
+    """
     low = _LOW.get()
-    if low is None:
-        return tf.linalg.matmul(x, kernel)
-    return tf.cast(tf.linalg.matmul(tf.cast(x, low), tf.cast(kernel, low)), x.dtype)
+    a, b = (x, kernel) if low is None else (tf.cast(x, low), tf.cast(kernel, low))
+    found = tf.einsum(equation, a, b) if equation else tf.linalg.matmul(a, b)
+    return found if low is None else tf.cast(found, x.dtype)
 
 
 class Dense(tf.Module):
@@ -117,6 +120,13 @@ class Affine(tf.Module):
         self.gamma = tf.Variable(tf.ones([width]), name="gamma")
         self.beta = tf.Variable(tf.zeros([width]), name="beta")
 
+    @classmethod
+    def of(cls, parts: Sequence[Part]) -> Affine:
+        """Over parts side by side; γ starts at each part's ``scale``."""
+        made = cls(sum(part.width for part in parts))
+        made.gamma.assign([part.scale for part in parts for _ in range(part.width)])
+        return made
+
     def __call__(self, x: Tensor) -> Tensor:
         return self.gamma * x + self.beta
 
@@ -178,7 +188,7 @@ class MLP(tf.Module):
         ]
         kinds = [activation] * (len(units) - 1) + [last or activation]
         self.activations = [
-            _activation(k, u, i) for i, (k, u) in enumerate(zip(kinds, units, strict=True))
+            build_activation(k, u, i) for i, (k, u) in enumerate(zip(kinds, units, strict=True))
         ]
         self.dropouts = [
             Dropout(dropout, seed * 1009 + i, f"dropout_{i}") for i in range(len(units))
@@ -195,14 +205,14 @@ class MLP(tf.Module):
     def after(self, x: Tensor, *, training: bool) -> tuple[Tensor, ...]:
         """The output of every layer, of the product and bias of the first one."""
         found = []
-        for i, (activation, dropout) in enumerate(
-            zip(self.activations, self.dropouts, strict=True)
-        ):
-            x = self.dense[i](x) if i else x
-            x = activation(x, training) if isinstance(activation, Dice | PReLU) else activation(x)
-            x = dropout(x, training)
+        for i, dense in enumerate(self.dense):
+            x = self.finish(i, dense(x) if i else x, training=training)
             found.append(x)
         return tuple(found)
+
+    def finish(self, i: int, x: Tensor, *, training: bool) -> Tensor:
+        """The output of layer i, of its product and bias."""
+        return self.dropouts[i](activate(self.activations[i], x, training), training)
 
 
 class Trunk(MLP):
@@ -221,30 +231,45 @@ class Trunk(MLP):
     ) -> None:
         width = self.input = sum(part.width for part in parts)
         super().__init__(width, units, activation, seed=seed, dropout=dropout, name="trunk")
-        self.affine = Affine(width)
-        self.affine.gamma.assign([part.scale for part in parts for _ in range(part.width)])
+        self.affine = Affine.of(parts)
 
     def layers(self, x: Tensor, *, training: bool) -> tuple[Tensor, ...]:
         return super().layers(self.affine(x), training=training)
 
     def join(self, parts: Sequence[Tensor], *, training: bool) -> tuple[Tensor, ...]:
-        """The output of every layer, of parts [B, w] side by side. A part of one row, [1, w]
-        statically, stands for every row, and its product with the first kernel is computed once:
-        exact."""
-        once = [i for i, part in enumerate(parts) if part.shape[0] == 1]
-        if len(once) in (0, len(parts)):
-            return self.layers(tf.concat(parts, -1), training=training)
-        widths = [part.shape[-1] for part in parts]
-        gamma, beta = (tf.split(v, widths) for v in (self.affine.gamma, self.affine.beta))
-        kernel = tf.split(self.dense[0].kernel, widths)
-        hidden = tf.convert_to_tensor(self.dense[0].bias)
-        for own in (once, [i for i in range(len(parts)) if i not in once]):
-            g, b, x = (tf.concat([v[i] for i in own], -1) for v in (gamma, beta, parts))
-            hidden += tf.linalg.matmul(g * x + b, tf.concat([kernel[i] for i in own], 0))
-        return self.after(hidden, training=training)
+        """The output of every layer, of parts as `joined` takes them."""
+        return self.after(self.first(parts), training=training)
+
+    def first(self, parts: Sequence[Tensor]) -> Tensor:
+        """Product and bias of the first layer, of the same parts."""
+        return joined(parts, self.affine, self.dense[0].kernel) + self.dense[0].bias
 
 
-def _activation(kind: Activation, units: int, index: int):  # type: ignore[no-untyped-def]
+def joined(parts: Sequence[Tensor], affine: Affine, kernel: Tensor) -> Tensor:
+    """(γ x + β) W, x the parts [B, w] side by side, W [Σw, O] -> [B, O].
+
+    A part of one row, [1, w] statically, stands for every row, and its product is computed once.
+    """
+    once = [i for i, part in enumerate(parts) if part.shape[0] == 1]
+    if len(once) in (0, len(parts)):
+        return product(affine(tf.concat(parts, -1)), kernel)
+    widths = [part.shape[-1] for part in parts]
+    gamma, beta = (tf.split(v, widths) for v in (affine.gamma, affine.beta))
+    kernels = tf.split(kernel, widths)
+    sums = []
+    for own in (once, [i for i in range(len(parts)) if i not in once]):
+        g, b, x = (tf.concat([v[i] for i in own], -1) for v in (gamma, beta, parts))
+        sums.append(tf.linalg.matmul(g * x + b, tf.concat([kernels[i] for i in own], 0)))
+    return sums[0] + sums[1]
+
+
+def activate(activation, x: Tensor, training: bool) -> Tensor:  # type: ignore[no-untyped-def]
+    """What `build_activation` gave, of x [B, units]."""
+    return activation(x, training) if isinstance(activation, Dice | PReLU) else activation(x)
+
+
+def build_activation(kind: Activation, units: int, index: int):  # type: ignore[no-untyped-def]
+    """A layer's activation. units: its width."""
     match kind:
         case "dice":
             return Dice(units, f"dice_{index}")

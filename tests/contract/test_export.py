@@ -22,6 +22,8 @@ from tests.contract import parts
 from tests.contract.parts import AUXILIARIES, BACKBONES, HEADS, SCHEMAS
 from tests.export import EMBEDDING, T, toy
 
+READ_EACH_OTHER = ("cross_stitch",)  # heads whose every network reads all others
+
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory):
@@ -111,7 +113,12 @@ def test_auxiliaries_leave_nothing_in_the_export(case, stores, bare, tmp_path):
     assert set(found["signatures"]) >= {"serving_default", "examples", "candidates"}
 
 
-@pytest.mark.parametrize("head", [h for h in HEADS if parts.serves(f"{h}, two", "din")])
+@pytest.mark.parametrize(
+    "head",
+    [h for h in HEADS if parts.serves(f"{h}, two", "din") and h not in READ_EACH_OTHER]
+    if parts.WHOLE
+    else ["shared_bottom", "ple"],
+)
 @pytest.mark.parametrize("backbone", ["din", "deepfm"] if parts.WHOLE else ["din"])
 def test_a_task_that_is_not_served_leaves_nothing_in_the_export(backbone, head, stores, tmp_path):
     """Neither trained, where every file is the same byte for byte, nor after a step."""
@@ -129,3 +136,15 @@ def test_a_task_that_is_not_served_leaves_nothing_in_the_export(backbone, head, 
         assert (folders["both"] / file).read_bytes() == (folders["alone"] / file).read_bytes(), file
     after = {k: exported(store, plan, tmp_path / f"{k} trained") for k, plan in plans.items()}
     assert after["both"] | {"folder": after["alone"]["folder"]} == after["alone"]
+
+
+@pytest.mark.parametrize("head", READ_EACH_OTHER)
+def test_of_networks_that_read_each_other_the_hidden_logit_alone_is_left_out(
+    head, stores, tmp_path
+):
+    plan = planned("din", head, click=Task(), conversion=Task(serve=False))
+    folder = written(built(stores["two"], plan), stores["two"], tmp_path)
+    names = json.loads((folder / saved_model.MANIFEST).read_text())["variables"]
+    logits = [name for name in names if "/logits/" in name]
+    assert any("click" in name for name in logits), names
+    assert not any("conversion" in name for name in logits), names

@@ -17,7 +17,7 @@ from tests.model import toys
 def test_the_folders_are_found():
     assert {"din", "widedeep"} <= set(BACKBONES)
     assert {"uim", "nip"} <= set(AUXILIARIES)
-    assert {"single", "shared_bottom"} <= set(HEADS)
+    assert {"single", "shared_bottom", "mmoe"} <= set(HEADS)
     served = {head for head in CALLED if parts.serves(head, "din")}
     assert {"single, one", "shared_bottom, one", "shared_bottom, two"} <= served
     assert "single, two" not in served
@@ -31,7 +31,7 @@ def test_every_pair_of_parts_is_tried():
     for backbone, name in product(BACKBONES, SETS):
         if name == parts.ALL or fits(backbone, SETS[name]):
             assert (("backbone", backbone), ("auxiliaries", name)) in found
-    for head, name in product(CALLED, SETS):
+    for head, name in product(CALLED, parts.WITH_HEADS):
         if parts.serves(head, "din"):
             assert (("head", head), ("auxiliaries", name)) in found
 

@@ -32,9 +32,10 @@ def test_it_equals_the_oracle(labels, names, activation, training):
     out = head(x, training=training, labels=labels)
     assert tuple(out.logits) == tuple(out.towers) == labels
     for label in labels:
-        tower = toys.trunk(head.towers[label], shared, training=training)
+        tower = toys.trunk(head.towers.of[label], shared, training=training)
         last = np.concatenate([tower, heads.direct(x)], 1)
-        expected = heads.linear(last, toys.layer(head.logits[label].dense)) + heads.wide(x)
+        logit = toys.layer(head.towers.logits.of[label].dense)
+        expected = heads.linear(last, logit) + heads.wide(x)
         np.testing.assert_allclose(out.logits[label], expected, rtol=5e-5, atol=5e-6)
         np.testing.assert_allclose(out.towers[label][-1], tower, rtol=5e-5, atol=5e-6)
         widths = head.tower_widths[label]
@@ -54,7 +55,8 @@ def test_a_tower_that_is_not_asked_for_is_not_read(label):
         out = head(x, training=False, labels=(label,))
     assert list(out.logits) == [label]
     (other,) = set(LABELS["two"]) - {label}
-    unread = [*head.towers[other].trainable_variables, *head.logits[other].trainable_variables]
+    towers = head.towers
+    unread = [*towers.of[other].trainable_variables, *towers.logits.of[other].trainable_variables]
     assert len(unread) == 8
     assert all(g is None for g in tape.gradient(out.logits[label], unread))
     both = head(x, training=False, labels=LABELS["two"])
@@ -63,10 +65,10 @@ def test_a_tower_that_is_not_asked_for_is_not_read(label):
 
 def test_another_label_leaves_a_towers_start():
     one, two = (CONFIG.build(heads.interfaces("a"), labels, 1) for labels in LABELS.values())
-    for own, same in ((one.bottom, two.bottom), (one.towers["click"], two.towers["click"])):
+    for own, same in ((one.bottom, two.bottom), (one.towers.of["click"], two.towers.of["click"])):
         for a, b in zip(own.variables, same.variables, strict=True):
             np.testing.assert_array_equal(a, b)
-    first, second = (two.towers[label].dense[0].kernel.numpy() for label in LABELS["two"])
+    first, second = (two.towers.of[label].dense[0].kernel.numpy() for label in LABELS["two"])
     assert (first != second).any()
 
 
@@ -75,7 +77,7 @@ def test_each_label_trains_the_bottom_and_its_own_tower():
     with tf.GradientTape(persistent=True) as tape:
         out = head(x, training=True, labels=LABELS["two"])
     for label in LABELS["two"]:
-        read = [*head.bottom.trainable_variables, *head.towers[label].trainable_variables]
+        read = [*head.bottom.trainable_variables, *head.towers.of[label].trainable_variables]
         for g in tape.gradient(out.logits[label], read):
             assert np.isfinite(g).all()
             assert g.numpy().any()
@@ -92,5 +94,5 @@ def test_dropout_acts_in_training_only():
 
 def test_experts_without_a_part_are_refused():
     faces = {"fm": Interface((), (Part(1),), "relu", 0)}
-    with pytest.raises(InputError, match=r"head shared_bottom has no layer to share: fm gives"):
+    with pytest.raises(InputError, match=r"head shared_bottom has no input: fm gives"):
         CONFIG.build(faces, LABELS["two"], 1)
