@@ -63,6 +63,7 @@ class Plan:
     encodings: Mapping[str, EncodingConfig] = field(default_factory=dict)
     negative_rate: float = 1.0
     half_bce: bool = False
+    uncertainty: bool = False
     seed: int = 0
 
     @classmethod
@@ -181,6 +182,7 @@ def training_model(serving: ServingModel, schema: Schema, plan: Plan) -> Trainin
         history=any(c.use_history for c in plan.auxiliaries.values() if c.weight),
         l2={name: space.l2 for name, space in plan.spaces.items()},
         half_bce=plan.half_bce,
+        uncertainty=plan.uncertainty,
     )
 
 
