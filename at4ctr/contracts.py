@@ -108,8 +108,9 @@ class Outputs(NamedTuple):
 class Targets(NamedTuple):
     """What a batch is trained towards.
 
-    A weight of 0 says that the label is unknown in that row, such as a conversion without a click;
-    the label is then 0.
+    It has every label and, as ``click_and_conversion``, every composed label. A weight of 0 says
+    that the label is unknown in that row, such as a conversion without a click; what the label is
+    there means nothing.
     """
 
     labels: Mapping[str, Tensor]  # label -> [B] float32, 0 or 1

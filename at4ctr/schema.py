@@ -28,9 +28,18 @@ _LABEL = re.compile("[a-z][a-z0-9_]*")
 GROUPS: tuple[Group, ...] = ("profile", "item", "context", "behaviour")
 
 
+NOT_KNOWN = -1  # a label
+OPEN = -2  # a label whose window has not ended: nor is it known whether the row will have it
+
+
 @dataclass(frozen=True)
 class Label:
     """One response of the log, 0 or 1, or unknown.
+
+    In a store and in a batch an unknown label is `NOT_KNOWN` or, of a row whose window to get it is
+    still open, `OPEN`. The two differ in what is composed of the label. A row without a click is
+    known to have no click with a conversion, unless its conversion is open: a clicked row of the
+    same time is unknown, so that known ones would be negatives alone.
 
     within: the label without which this one is unknown. A conversion is known within a click: its
         model is P(conversion | click), and a row without a click says nothing about it.

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from at4ctr.contracts import Targets, Tensor
 from at4ctr.errors import InputError, unknown
-from at4ctr.schema import Label
+from at4ctr.schema import OPEN, Label
 
 WEIGHT = "weight"  # of a row, in a reader's batch
 Over = Literal["within", "all"]
@@ -83,7 +83,7 @@ def responses(labels: Iterable[Label], columns: Mapping[str, np.ndarray]) -> dic
     """What an evaluation compares predictions with: each label, and each composed label [N].
 
     columns: label -> 0, 1 or, where unknown, below 0 [N]. Probabilities give probabilities.
-    A row without the outer label is known to have no composed label.
+    A row without the outer label is known to have no composed label, unless the label is `OPEN`.
     """
     found, whole = dict[str, np.ndarray](), dict[str, np.ndarray]()
     for label in labels:
@@ -92,34 +92,31 @@ def responses(labels: Iterable[Label], columns: Mapping[str, np.ndarray]) -> dic
             whole[label.name] = own
             continue
         outer = whole[label.within]
-        whole[label.name] = np.where(outer > 0, np.where(own < 0, own, outer * own), outer)
+        product = np.where(outer > 0, np.where(own < 0, own, outer * own), outer)
+        whole[label.name] = np.where((outer == 0) & (own == OPEN), own, product)
         found[composed_name(label)] = whole[label.name]
     return found
 
 
 def targets(labels: Iterable[Label], batch: Mapping[str, Tensor]) -> Targets:
-    """The targets of a reader's batch, whose labels are 0, 1 or, where unknown, negative."""
-    values, weights = {}, {}
+    """The targets of a reader's batch, whose labels are 0, 1 or, where unknown, negative.
+
+    They are those of each label and, as ``click_and_conversion``, of each composed label. A row
+    without the outer label is known to have no composed label, unless the label is `OPEN`.
+    """
+    values, known, whole = dict[str, Tensor](), dict[str, Tensor](), dict[str, str]()
     for label in labels:
         raw = tf.cast(batch[label.column], tf.float32)
-        known = tf.cast(raw >= 0, tf.float32)
-        values[label.name] = tf.maximum(raw, 0.0)
-        weights[label.name] = known * batch[WEIGHT] if WEIGHT in batch else known
-    return Targets(values, weights)
-
-
-def composed_targets(labels: Iterable[Label], found: Targets) -> Targets:
-    """Of each label, whether a row has it and all that it is known within.
-
-    A row without one of these is known not to have them all.
-    """
-    values, weights = dict[str, Tensor](), dict[str, Tensor]()
-    for label in labels:
-        y, w = found.labels[label.name], found.weights[label.name]
+        own, has = tf.maximum(raw, 0.0), raw >= 0
+        values[label.name], known[label.name] = own, has
+        name = whole[label.name] = composed_name(label)
         if label.within is not None:
-            outer = values[label.within]
-            y, w = y * outer, tf.where(outer > 0, w, weights[label.within])
-        values[label.name], weights[label.name] = y, w
+            outer = whole[label.within]
+            none = (values[outer] == 0) & (raw != OPEN)
+            values[name], known[name] = values[outer] * own, known[outer] & (none | has)
+    weights = {name: tf.cast(has, tf.float32) for name, has in known.items()}
+    if WEIGHT in batch:
+        weights = {name: weight * batch[WEIGHT] for name, weight in weights.items()}
     return Targets(values, weights)
 
 
@@ -134,14 +131,14 @@ def loss(
     A row whose label is unknown has the weight 0 and no gradient.
     """
     labels = tuple(labels)
-    every, whole = composed(labels, logits), composed_targets(labels, found)
-    losses = {}
+    every, losses = composed(labels, logits), {}
     for label in labels:
         if label.name not in tasks:
             continue
         over_all = label.within is not None and tasks[label.name].over == "all"
-        truth, logit = (whole, every[label.name]) if over_all else (found, logits[label.name])
-        y, w = truth.labels[label.name], truth.weights[label.name]
+        name = composed_name(label) if over_all else label.name
+        logit = every[label.name] if over_all else logits[label.name]
+        y, w = found.labels[name], found.weights[name]
         rows = tf.nn.sigmoid_cross_entropy_with_logits(labels=y, logits=logit)
         size = tf.cast(tf.size(rows), tf.float32)
         losses[label.name] = tf.math.divide_no_nan(tf.reduce_sum(w * rows), size)

@@ -14,6 +14,7 @@ from tests.model.toys import LABELS
 
 LIKE = Label("like")
 THREE = (*LABELS, Label("return", within="conversion"))
+BOTH = "click_and_conversion"
 
 
 def grid(limit: float, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -92,13 +93,13 @@ def test_a_surely_wrong_composed_label_costs_80():
             LABELS,
             {"conversion": Task(over="all")},
             logits,
-            Targets(*({k: tf.ones([1]) for k in logits} for _ in range(2))),
+            Targets(*({k: tf.ones([1]) for k in (*logits, BOTH)} for _ in range(2))),
         )["conversion"]
     for slope in tape.gradient(total, both_of):
         np.testing.assert_allclose(slope, [-1.0], rtol=1e-5)
 
 
-CLICK, CONVERSION = [1, 0, 1, 1, 0, 1], [0, -1, 1, -1, -1, 1]  # row 3: not known yet
+CLICK, CONVERSION = [1, 0, 1, 1, 0, 1], [0, -1, 1, -1, -1, 1]  # row 3: not known
 LOGITS = {"click": [0.3, -1.0, 2.0, 0.1, 1.5, -0.7], "conversion": [1.1, 0.4, -0.6, 2.2, -3.0, 0.9]}
 ROWS = {"click": CLICK, "conversion": CONVERSION}
 
@@ -180,6 +181,30 @@ def test_a_label_without_a_task_is_not_learned():
     batch = {f"label_{k}": tf.constant(v, tf.float32) for k, v in ROWS.items()}
     found = tasks.loss(LABELS, {"click": Task()}, logits, tasks.targets(LABELS, batch))
     assert list(found) == ["click"]
+
+
+def test_an_open_window_hides_what_is_composed_of_its_label():
+    """Clicked or not, of training's targets and of evaluation's responses alike."""
+    rows = {"click": [1, 0, 1, 0, 1, 1], "conversion": [1, -2, -2, -1, 0, -1]}
+    rows["return"] = [0, -2, -2, -1, -2, -1]
+    found = tasks.targets(
+        THREE, {f"label_{k}": tf.constant(v, tf.float32) for k, v in rows.items()}
+    )
+    seen = tasks.responses(THREE, {k: np.array(v, np.int8) for k, v in rows.items()})
+    expected = {
+        "conversion": [1, None, None, None, 0, None],
+        BOTH: [1, None, None, 0, 0, None],
+        "return": [0, None, None, None, None, None],
+        "conversion_and_return": [0, None, None, 0, None, None],
+    }
+    assert set(found.labels) == set(found.weights) == set(seen) == {"click", *expected}
+    for name, values in expected.items():
+        known = [v is not None for v in values]
+        np.testing.assert_array_equal(found.weights[name].numpy() > 0, known, err_msg=name)
+        np.testing.assert_array_equal(seen[name] >= 0, known, err_msg=name)
+        wanted = [v for v in values if v is not None]
+        np.testing.assert_array_equal(found.labels[name].numpy()[known], wanted, err_msg=name)
+        np.testing.assert_array_equal(seen[name][known], wanted, err_msg=name)
 
 
 def test_names_of_composed_labels():

@@ -152,7 +152,8 @@ class Options(ABC):
         Numbers of users and items are attributes, and those of the context stand with its features.
         ``weights_<feature>``, a list, stands beside each weighted feature.
         ``impressions``: the user's id, the item and context features, ``timestamp``, ``ord``,
-        of every label ``label_<name>`` 0, 1 or, where it is not known, NULL; ``truth_<name>``
+        of every label ``label_<name>`` 0, 1 or, where it is not known, NULL, or `schema.OPEN`
+        where it is known within another one and its window is open; ``truth_<name>``
         DOUBLE, its true probability, where the log knows it; ``weight`` where `Schema.weighted`;
         profile features where they are known, and with `min_behaviours` 0 all, as their users need
         not be in ``log``.

@@ -37,7 +37,7 @@ from at4ctr.schema import Schema
 if TYPE_CHECKING:
     from at4ctr.contracts import Numbers
 
-FORMAT = 4
+FORMAT = 5
 MANIFEST = "manifest.json"
 _HEADER = (
     threading.Lock()
@@ -62,8 +62,9 @@ class Users:
     behaviours: [E] arrays: ``item`` (row in ``dims/item``), every behaviour feature and, where the
         schema has times, ``timestamp`` int64 in seconds.
     counts: [U] how many instances a user has.
-    instances: [N] arrays: ``cut``, ``item``, ``label_<name>`` (int8, -1 where it is not known),
-        ``u31``, every context feature and number, ``weight`` where rows have one,
+    instances: [N] arrays: ``cut``, ``item``, ``label_<name>`` (int8; `schema.NOT_KNOWN` or
+        `schema.OPEN` where it is not known), ``u31``, every context feature and number, ``weight``
+        where rows have one,
         ``truth_<name>`` where asked for, ``timestamp`` as of behaviours, and ``user_row`` (row in
         ``dims/user``, of which ``users`` holds the first) where users have versions.
     """

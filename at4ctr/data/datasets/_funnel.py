@@ -5,8 +5,9 @@ of an impression is every earlier event of its user, whatever its type.
 
 What to know of such labels: a training row's label looks as far ahead as its window, so that the
 labels of the last training rows were not yet known at the first second of validation. Rows whose
-click window does not end within the log are left out; a conversion whose window does not is
-unknown even where it has happened, or all known ones there would be positive.
+click window does not end within the log are left out. A conversion whose window does not is open,
+even where it has happened or nothing was clicked, as all known ones there would be positive or
+all rows of the composed label negative.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from at4ctr.data.dataset import Options, Source
 from at4ctr.data.engines.base import name, quoted
 from at4ctr.data.periods import SPLIT, bound_by_shares, demand_shares
 from at4ctr.errors import InputError
-from at4ctr.schema import Label
+from at4ctr.schema import OPEN, Label
 
 if TYPE_CHECKING:
     from at4ctr.data.engines.base import Engine
@@ -34,7 +35,7 @@ class Funnel(Options):
 
     click_hours: a view is clicked if its user does so with the item within so many hours after it.
     conversion_days: a clicked view converts if its user buys the item within so many days after
-        the view; otherwise it does not. Nothing is known of a view without a click, nor of one
+        the view; otherwise it does not. It is unknown of a view without a click, and open in one
         whose window does not end within the log.
     test_share, validation_share: of the time from the first view to the last, the end is test and
         what lies before it is validation.
@@ -88,8 +89,8 @@ class Funnel(Options):
         kept = engine.run(
             "impressions",
             f"""CREATE TABLE impressions AS SELECT {columns}, "timestamp", ord, label_click,
-            (CASE WHEN label_click = 1 AND "timestamp" + {conversion} <= {last}
-                THEN {converted} END)::TINYINT AS label_conversion
+            (CASE WHEN "timestamp" + {conversion} > {last} THEN {OPEN}
+                WHEN label_click = 1 THEN {converted} END)::TINYINT AS label_conversion
             FROM (SELECT *, (CASE WHEN clicked <= "timestamp" + {click} THEN 1 ELSE 0 END)::TINYINT
                 AS label_click FROM views WHERE "timestamp" + {click} <= {last}) v""",
         )

@@ -1,7 +1,7 @@
 """What ``log`` and ``impressions`` hold beside ids: labels, weights and numbers, checked and typed.
 
-A label is known only where the label that it is known within is 1: elsewhere it becomes NULL. A
-number that is NaN is missing.
+A label is known only where the label that it is known within is 1: elsewhere it becomes NULL, or
+stays `OPEN`. A number that is NaN is missing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from at4ctr.data.dataset import Options
 from at4ctr.data.engines.base import name
 from at4ctr.errors import InputError
-from at4ctr.schema import Feature, Number, Schema, weights_name
+from at4ctr.schema import OPEN, Feature, Number, Schema, weights_name
 
 if TYPE_CHECKING:
     from at4ctr.data.engines.base import Engine
@@ -90,7 +90,10 @@ def _labels(schema: Schema) -> Iterator[tuple[str, str]]:
         column = name(label.column)
         if label.within is not None:
             known = within[label.within]
-            yield label.column, f"(CASE WHEN {known} THEN {column} END)::TINYINT"
+            yield (
+                label.column,
+                f"(CASE WHEN {known} OR {column} = {OPEN} THEN {column} END)::TINYINT",
+            )
             within[label.name] = f"{known} AND {column} = 1"
         else:
             within[label.name] = f"{column} = 1"
@@ -101,7 +104,10 @@ def _demand_labels(engine: Engine, schema: Schema) -> None:
     for number, label in enumerate(schema.labels):
         _demand_there(relation, there, label.column, f"label {label.name!r}")
         wrong = f"{name(label.column)}::DOUBLE NOT IN (0, 1)"
-        if number:
+        if label.within is not None:
+            wrong = f"{name(label.column)}::DOUBLE NOT IN (0, 1, {OPEN})"
+            expected = f"0, 1, NULL where it is not known, or {OPEN} where its window is open"
+        elif number:
             expected = "0, 1 or, where it is not known, NULL"
         else:
             wrong = f"coalesce({wrong}, true)"

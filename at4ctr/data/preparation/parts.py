@@ -18,10 +18,9 @@ from at4ctr.data.engines.base import name
 from at4ctr.data.preparation.attributes import Late
 from at4ctr.data.preparation.columns import truth
 from at4ctr.data.preparation.sql import code, number, u31
-from at4ctr.schema import UNKNOWN, Number, Schema
+from at4ctr.schema import NOT_KNOWN, UNKNOWN, Number, Schema
 
 GROUP = 1024  # users in a row group
-NOT_KNOWN = -1  # a label
 PART_USERS, PART_ROWS = 64 * GROUP, 18_000_000  # what bounds a part, and its memory
 
 

@@ -35,8 +35,9 @@ def labelled(events, click, conversion):
             return int(((after >= begin) & (after <= begin + window)).any())
 
         clicked = within("addtocart", click)
-        known = clicked and row.second + conversion <= last
-        bought = within("transaction", conversion) if known else -1
+        bought = within("transaction", conversion) if clicked else -1
+        if row.second + conversion > last:
+            bought = -2
         found.append((row.visitorid, row.second, line, row.itemid, clicked, bought))
     names = ["visitor", "second", "line", "item", "click", "conversion"]
     return pd.DataFrame(found, columns=names).sort_values(["visitor", "second", "line"])
