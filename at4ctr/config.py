@@ -23,7 +23,7 @@ from at4ctr.gates import anomaly, verdict
 from at4ctr.heads import single
 from at4ctr.layers import embedder
 from at4ctr.model.build import ExpertConfig, Plan, label_tasks
-from at4ctr.tasks import Task, composed_name
+from at4ctr.tasks import Task, composed_name, derived
 
 ITSELF = "\0"  # in a tree of overrides: the name of the part below which more is set
 REGISTRIES = ("backbones", "heads", "encodings", "auxiliaries", "perturbations")
@@ -97,7 +97,8 @@ class Experiment:
 
     @property
     def evaluated(self) -> tuple[str, ...]:
-        """The labels that have metrics: those that are served, and what is composed of them."""
+        """The labels that have metrics: those that are served, what is composed of them, and a
+        derived label such as ``click_without_conversion``."""
         schema = self.data.schema()
         learned = label_tasks(schema, self.tasks)
         served = [x for x in schema.labels if x.name in learned and learned[x.name].serve]
@@ -108,7 +109,7 @@ class Experiment:
             elif x.within in whole:
                 whole.add(x.name)
                 names.append(composed_name(x))
-        return tuple(names)
+        return (*names, *(name for name in derived(schema.labels) if name in learned))
 
     @property
     def plan(self) -> Plan:

@@ -165,12 +165,12 @@ class Pico(tf.Module):
             mean = tf.math.divide_no_nan(tf.reduce_sum(weights * rows), size)
             total += config.alpha * mean
         if config.beta:
-            pair = [view.outputs.towers[k][config.layer] for k in self.towers]
+            one, other = (view.outputs.towers[k][config.layer] for k in self.towers)
             if config.negatives:
                 temperature = self.temperature(logits, related, weights)
-                found = inter_task_contrast(*pair, temperature, config.normalise)
+                found = inter_task_contrast(one, other, temperature, config.normalise)
             else:
-                found = inter_task_product(*pair, config.normalise)
+                found = inter_task_product(one, other, config.normalise)
             total += config.beta * found
         return total
 

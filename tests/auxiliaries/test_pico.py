@@ -40,8 +40,8 @@ def seen(model, rows=7, clicked=CLICKED, bought=BOUGHT, known=KNOWN):
 
 
 def relevance(view, task):
-    inputs = [view.outputs.inputs[k].numpy() for k in ("click", "conversion")]
-    return oracle.relevance(*inputs, toys.layers(task.relevance))
+    one, other = (view.outputs.inputs[k].numpy() for k in ("click", "conversion"))
+    return oracle.relevance(one, other, toys.layers(task.relevance))
 
 
 @pytest.mark.parametrize(

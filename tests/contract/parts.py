@@ -81,6 +81,12 @@ def labelled(head: str, names: Iterable[str]) -> bool:
     return head.endswith("two") or not any(map(pairs_labels, names))
 
 
+def labels_for(names: Iterable[str]) -> dict[str, Any]:
+    """Of ``toys.serving``: as few labels as the auxiliaries need, with a head for them."""
+    head = "shared_bottom, two" if any(map(pairs_labels, names)) else "single, one"
+    return Case("", head, "none").settings
+
+
 @cache
 def pairs_labels(name: str) -> bool:
     """Whether an auxiliary reads two towers, and so refuses a head of one."""

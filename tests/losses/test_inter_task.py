@@ -48,9 +48,7 @@ def test_k_copies_of_a_batch_cost_ln_k_more():
     a, c, t = drawn(16)
     once = float(inter_task_contrast(a, c, t))
     for k in (2, 8):
-        found = float(
-            inter_task_contrast(*(np.tile(x, (k,) + (1,) * (x.ndim - 1)) for x in (a, c, t)))
-        )
+        found = float(inter_task_contrast(np.tile(a, (k, 1)), np.tile(c, (k, 1)), np.tile(t, k)))
         assert found == pytest.approx(once + np.log(k), rel=1e-5)
         product = float(inter_task_product(np.tile(a, (k, 1)), np.tile(c, (k, 1))))
         assert product == pytest.approx(float(inter_task_product(a, c)), rel=1e-5)
