@@ -197,6 +197,8 @@ def test_an_open_window_hides_what_is_composed_of_its_label():
         BOTH: [1, None, None, 0, 0, None],
         "return": [0, None, None, None, None, None],
         "conversion_and_return": [0, None, None, 0, None, None],
+        "click_without_conversion": [0, None, None, 0, 1, None],
+        "conversion_without_return": [1, None, None, 0, None, None],
     }
     assert set(found.labels) == set(found.weights) == set(seen) == {"click", *expected}
     for name, values in expected.items():
