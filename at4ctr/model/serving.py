@@ -186,8 +186,8 @@ class ServingModel(tf.keras.Model):
         names = self.served
         if self.without is not None:
             names = tuple(dict.fromkeys((*names, tasks.without_name(self.without))))
-        found = {k: tf.cast(v, tf.float64) for k, v in self._logits(batch, names).items()}
-        every = self.corrected(found)
+        logits = self._logits(batch, names)
+        every = self.corrected({k: tf.cast(v, tf.float64) for k, v in logits.items()})
         shifted = {name: every[name] for name in names}
         fitted = self.calibrators
         calibrated = {k: fitted[k].logits(v) if k in fitted else v for k, v in shifted.items()}

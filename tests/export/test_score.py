@@ -8,35 +8,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from at4ctr.backbones import din
-from at4ctr.heads import shared_bottom
 from at4ctr.metrics import sigmoid
-from at4ctr.model.build import Plan, serving_model
 from at4ctr.tasks import Task
 from export import client, saved_model
 from export.verify import run
-from tests.export import EMBEDDING, rich
+from tests.export import rich
 from tests.oracles import derived
 
 NAME, WEIGHT = "click_without_conversion", 0.02
 
 
 @pytest.fixture(scope="module")
-def model(rich_store):
-    made = serving_model(
-        rich_store.schema,
-        {t.name: rich_store.rows(t.name) for t in rich_store.schema.tables},
-        Plan.of(
-            din.Config(),
-            EMBEDDING,
-            head=shared_bottom.Config(bottom=(16,), tower=(8,)),
-            tasks={"click": Task(serve=False), "conversion": Task(), NAME: Task()},
-            negative_rate=rich.RATE,
-            seed=3,
-        ),
-        rich_store.numbers(),
-        rich_store.vectors(),
-    )
+def model(rich_built):
+    made = rich_built({"click": Task(serve=False), "conversion": Task(), NAME: Task()})
     made.score_weight = WEIGHT
     return made
 
