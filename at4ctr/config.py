@@ -23,7 +23,7 @@ from at4ctr.gates import anomaly, verdict
 from at4ctr.heads import single
 from at4ctr.layers import embedder
 from at4ctr.model.build import ExpertConfig, Plan, label_tasks
-from at4ctr.tasks import Task, composed_name
+from at4ctr.tasks import Task, composed_name, derived
 
 ITSELF = "\0"  # in a tree of overrides: the name of the part below which more is set
 REGISTRIES = ("backbones", "heads", "encodings", "auxiliaries", "perturbations")
@@ -37,6 +37,8 @@ class Experiment:
     spaces: name -> the options of an embedding space; auxiliaries read the first one.
     head: from all experts to one logit per label.
     tasks: label -> how it is learned; {} learns every label of the dataset by default settings.
+    weighting: of the labels' losses: ``fixed`` by their tasks' weights, or ``uncertainty``, which
+        also learns a weight of each (``model.training``).
     auxiliaries: name -> a loss that only training has.
     perturbations: name -> what changes a training batch before it is embedded.
     encodings: name -> options of how numbers become vectors; by default their own.
@@ -54,6 +56,7 @@ class Experiment:
     )
     head: HeadConfig = field(default_factory=single.Config)
     tasks: Mapping[str, Task] = field(default_factory=dict)
+    weighting: Literal["fixed", "uncertainty"] = "fixed"
     auxiliaries: Mapping[str, Any] = field(default_factory=dict)
     perturbations: Mapping[str, Any] = field(default_factory=dict)
     encodings: Mapping[str, Any] = field(default_factory=dict)
@@ -94,7 +97,8 @@ class Experiment:
 
     @property
     def evaluated(self) -> tuple[str, ...]:
-        """The labels that have metrics: those that are served, and what is composed of them."""
+        """The labels that have metrics: those that are served, what is composed of them, and a
+        derived label such as ``click_without_conversion``."""
         schema = self.data.schema()
         learned = label_tasks(schema, self.tasks)
         served = [x for x in schema.labels if x.name in learned and learned[x.name].serve]
@@ -105,7 +109,7 @@ class Experiment:
             elif x.within in whole:
                 whole.add(x.name)
                 names.append(composed_name(x))
-        return tuple(names)
+        return (*names, *(name for name in derived(schema.labels) if name in learned))
 
     @property
     def plan(self) -> Plan:
@@ -120,12 +124,15 @@ class Experiment:
             encodings=self.encodings,
             negative_rate=self.data.negative_rate,
             half_bce=self.fit.half_bce,
+            uncertainty=self.weighting == "uncertainty",
             seed=self.seed,
         )
 
     def __post_init__(self) -> None:
         if self.calibrator not in typing.get_args(Asked):
             raise unknown("calibrator", self.calibrator, typing.get_args(Asked))
+        if self.weighting not in ("fixed", "uncertainty"):
+            raise unknown("weighting", self.weighting, ("fixed", "uncertainty"))
         if not 0 <= self.seed < 2**31:
             raise InputError(f"seed is {self.seed}; expected 0 to 2147483647")
         self._demand_watch()

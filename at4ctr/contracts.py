@@ -108,7 +108,8 @@ class Outputs(NamedTuple):
 class Targets(NamedTuple):
     """What a batch is trained towards.
 
-    It has every label and, as ``click_and_conversion``, every composed label. A weight of 0 says
+    It has every label, every composed one (``click_and_conversion``) and every derived one
+    (``click_without_conversion``). A weight of 0 says
     that the label is unknown in that row, such as a conversion without a click; what the label is
     there means nothing.
     """

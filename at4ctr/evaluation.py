@@ -26,6 +26,7 @@ class Predictions:
     truth: the label's true probability, where the log is simulated with it.
     shifted: logit after the sampling correction alone, which a calibrator is fitted to.
     ids: model ids of the user and of the item features of one value, by name.
+    rows: their positions in the split, increasing.
     """
 
     labels: np.ndarray
@@ -35,6 +36,7 @@ class Predictions:
     truth: np.ndarray | None
     shifted: np.ndarray | None = None
     ids: Mapping[str, np.ndarray] = field(default_factory=dict)
+    rows: np.ndarray | None = None
 
     @property
     def probability(self) -> np.ndarray:
@@ -66,7 +68,8 @@ class Predictor:
 
     def __call__(self, reader: Reader, batches: int | None = None) -> dict[str, Predictions]:
         """Label -> predictions of each served label in the schema's order, each followed by its
-        composed label (``click_and_conversion``).
+        composed label (``click_and_conversion``) and, where it is learned, the derived one
+        (``click_without_conversion``).
 
         batches: only the first so many of epoch 0.
         """
@@ -92,7 +95,7 @@ class Predictor:
             if f"shifted {label}" not in whole:
                 continue  # a label that is not served
             known = truth >= 0
-            rows = slice(None) if known.all() else np.flatnonzero(known)
+            rows = np.flatnonzero(known)
             every[label] = Predictions(
                 truth[rows],
                 whole[f"calibrated {label}"][rows],
@@ -101,6 +104,7 @@ class Predictor:
                 truths[label][rows] if label in truths else None,
                 whole[f"shifted {label}"][rows],
                 {name: whole[name][rows] for name in ids},
+                rows,
             )
         return every
 

@@ -232,11 +232,12 @@ class Schema:
                     "underscores after a letter, and not total or l2, which are other losses; "
                     "rename it"
                 )
-            if label.within is not None and f"{label.within}_and_{label.name}" in known:
-                raise InputError(
-                    f"schema: label {label.within}_and_{label.name} has the name of an answer that "
-                    f"{label.name!r} gives; expected names that differ; rename it"
-                )
+            for word in ("and", "without"):
+                if label.within is not None and f"{label.within}_{word}_{label.name}" in known:
+                    raise InputError(
+                        f"schema: label {label.within}_{word}_{label.name} has the name of an "
+                        f"answer that {label.name!r} gives; expected names that differ; rename it"
+                    )
             if label.sampled and label.within is not None:
                 raise InputError(
                     f"schema: label {label.name!r} is sampled and known within {label.within!r}; "

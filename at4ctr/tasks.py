@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -79,8 +79,58 @@ def composed_name(label: Label) -> str:
     return label.name if label.within is None else f"{label.within}_and_{label.name}"
 
 
+def without_name(label: Label) -> str:
+    """What is called the label of rows that have the outer label and not this one:
+    ``click_without_conversion``."""
+    return f"{label.within}_without_{label.name}"
+
+
+def derived(labels: Iterable[Label]) -> dict[str, Label]:
+    """``click_without_conversion`` -> conversion, of each label within another one."""
+    return {without_name(label): label for label in labels if label.within is not None}
+
+
+def unsampled(own: Tensor, sampled: Tensor, shift: Tensor) -> Tensor:
+    """The logit of P(c) in the whole log, of a label c that only rows with the sampled label have.
+
+    The sampled log keeps the sampled label's negatives at the rate w, so that with both
+    probabilities c' and p' in that log P(c) = c' Z, Z = 1 / (p' + (1 − p')/w). As 1/c' = 1 + e^−b
+    and 1/Z = 1 + k σ(−a), k = 1/w − 1, ln P(c)/(1 − P(c)) = −ln(e^−b + (1 + e^−b) k σ(−a)), which
+    is exact and finite wherever a and b are.
+
+    Args:
+        own: b = ln c'/(1 − c') [B], any floating type.
+        sampled: a = ln p'/(1 − p') [B], the same type.
+        shift: ln w, at most 0, a scalar.
+
+    Returns:
+        [B], the type of both.
+    """
+    k = tf.math.log(tf.math.expm1(-tf.cast(shift, own.dtype)))  # −inf where w is 1
+    kept = k + tf.math.log_sigmoid(-sampled)
+    return -tf.reduce_logsumexp(tf.stack([-own, kept, kept - own]), 0)
+
+
+def score(conversion: Any, without: Any, weight: float) -> Any:
+    """(s + P(z | y) − s P(y and not z)) / (1 + s): what CTnoCVR ranks candidates by.
+
+    Zhang et al., SIGIR 2022, sweep the "score weight" s and never define it. The form is that of
+    their public code (``tools/train_cgc.py``). s = 0 gives P(z | y) itself.
+
+    Args:
+        conversion: P(z | y), tensors or arrays of any shape.
+        without: P(y and not z), the same shape.
+        weight: s, at least 0.
+
+    Returns:
+        The same shape, in [0, 1].
+    """
+    return (weight + conversion - weight * without) / (1.0 + weight)
+
+
 def responses(labels: Iterable[Label], columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What an evaluation compares predictions with: each label, and each composed label [N].
+    """What an evaluation compares predictions with [N]: each label, each composed label, and each
+    ``click_without_conversion``.
 
     columns: label -> 0, 1 or, where unknown, below 0 [N]. Probabilities give probabilities.
     A row without the outer label is known to have no composed label, unless the label is `OPEN`.
@@ -94,7 +144,8 @@ def responses(labels: Iterable[Label], columns: Mapping[str, np.ndarray]) -> dic
         outer = whole[label.within]
         product = np.where(outer > 0, np.where(own < 0, own, outer * own), outer)
         whole[label.name] = np.where((outer == 0) & (own == OPEN), own, product)
-        found[composed_name(label)] = whole[label.name]
+        found[composed_name(label)] = both = whole[label.name]
+        found[without_name(label)] = np.where(both < 0, both, outer - both)
     return found
 
 
@@ -102,7 +153,8 @@ def targets(labels: Iterable[Label], batch: Mapping[str, Tensor]) -> Targets:
     """The targets of a reader's batch, whose labels are 0, 1 or, where unknown, negative.
 
     They are those of each label and, as ``click_and_conversion``, of each composed label. A row
-    without the outer label is known to have no composed label, unless the label is `OPEN`.
+    without the outer label is known to have no composed label, unless the label is `OPEN`. Where
+    that is known, so is ``click_without_conversion`` (CTnoCVR, Table 1).
     """
     values, known, whole = dict[str, Tensor](), dict[str, Tensor](), dict[str, str]()
     for label in labels:
@@ -114,6 +166,8 @@ def targets(labels: Iterable[Label], batch: Mapping[str, Tensor]) -> Targets:
             outer = whole[label.within]
             none = (values[outer] == 0) & (raw != OPEN)
             values[name], known[name] = values[outer] * own, known[outer] & (none | has)
+            rest = without_name(label)
+            values[rest], known[rest] = values[outer] - values[name], known[name]
     weights = {name: tf.cast(has, tf.float32) for name, has in known.items()}
     if WEIGHT in batch:
         weights = {name: weight * batch[WEIGHT] for name, weight in weights.items()}
@@ -130,16 +184,14 @@ def loss(
 
     A row whose label is unknown has the weight 0 and no gradient.
     """
-    labels = tuple(labels)
-    every, losses = composed(labels, logits), {}
-    for label in labels:
-        if label.name not in tasks:
-            continue
-        over_all = label.within is not None and tasks[label.name].over == "all"
-        name = composed_name(label) if over_all else label.name
-        logit = every[label.name] if over_all else logits[label.name]
-        y, w = found.labels[name], found.weights[name]
+    declared = {label.name: label for label in labels}
+    every, losses = composed(declared.values(), logits), {}
+    for name, task in tasks.items():
+        truth, logit = name, logits[name]
+        if task.over == "all" and name in declared and declared[name].within is not None:
+            truth, logit = composed_name(declared[name]), every[name]
+        y, w = found.labels[truth], found.weights[truth]
         rows = tf.nn.sigmoid_cross_entropy_with_logits(labels=y, logits=logit)
         size = tf.cast(tf.size(rows), tf.float32)
-        losses[label.name] = tf.math.divide_no_nan(tf.reduce_sum(w * rows), size)
+        losses[name] = tf.math.divide_no_nan(tf.reduce_sum(w * rows), size)
     return losses

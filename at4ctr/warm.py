@@ -19,6 +19,7 @@ trained, that is the newest one.
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -116,6 +117,7 @@ def start(
     serving, before = model.serving, parent.model.serving
     _demand_same_parts(serving, before)
     _demand_constant_rate(optimizer)
+    _demand_same_rate(serving, before)
     old, new = _variables(parent.model), _variables(model)
     fresh = _demand_same_variables(old, new)
     _demand_rows(serving, new, vocabularies, "the night")
@@ -232,6 +234,16 @@ def _demand_same_parts(new: ServingModel, old: ServingModel) -> None:
             found = f"{part} changed from {before[part]} to {after[part]}"
     if found:
         raise _refused(found)
+
+
+def _demand_same_rate(new: ServingModel, old: ServingModel) -> None:
+    """A derived label's logit would move by another amount in each row (`tasks.unsampled`)."""
+    before, after = (math.exp(float(model.shift.numpy())) for model in (old, new))
+    if new.without is not None and before != after:
+        raise _refused(
+            f"data.negative_rate was {before:.6g} and is {after:.6g}, and no constant moves the "
+            f"logit of {new.towers[-1]} with it"
+        )
 
 
 def _parts(model: ServingModel) -> dict[str, str]:

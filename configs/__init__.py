@@ -38,7 +38,17 @@ def datasets() -> dict[str, type[Options]]:
 
 
 def recipe(name: str, data: Options) -> Experiment:
-    """The experiment that ``configs/<name>.py`` makes for a dataset, or ``backbone+task+task``."""
+    """The experiment that ``configs/<name>.py`` makes for a dataset, or ``backbone+task+task``.
+
+    ``<recipe>+<name>`` is the recipe's, as ``extended`` of ``configs/<name>.py`` changes it.
+    """
+    first, *others = name.split("+")
+    for other in dict.fromkeys(others):
+        if other in modules("configs"):
+            extended = getattr(importlib.import_module(f"configs.{other}"), "extended", None)
+            if extended is not None and others.count(other) == 1:
+                rest = "+".join([first, *(n for n in others if n != other)])
+                return extended(recipe(rest, data))
     if name in modules("configs"):
         made = getattr(importlib.import_module(f"configs.{name}"), "experiment", None)
         if made is None:

@@ -35,6 +35,7 @@ from export.streams import ignoring_closed_pipes
 PORTS = {"grpc": 8500, "rest": 8501}
 GOLDEN = Path("assets.extra") / "golden"
 PROBABILITY = "probability"  # an output, or what its name begins with, before _ and a label
+SCORE = "score"  # an output that ranks
 FILE = "golden:"  # before the path of a stored request
 TOLERANCE = 1e-5  # of TensorFlow's kernels, which round by the machine and the batch
 
@@ -226,7 +227,8 @@ def load(text: str) -> dict[str, Any]:
 
 
 def table(answer: Arrays, server: str, label: str = "") -> list[str]:
-    """A line of probabilities per row; of several labels below a line of their names.
+    """A line of probabilities, and of the score where there is one, per row; of several columns
+    below a line of their names.
 
     label: the one whose probabilities alone are wanted.
     """
@@ -236,7 +238,7 @@ def table(answer: Arrays, server: str, label: str = "") -> list[str]:
             f"{server} answers {', '.join(answer) or 'nothing'}; expected a probability; ask a "
             "model that make train exported"
         )
-    names = [f"{PROBABILITY}_{label}"] if label else known
+    names = [f"{PROBABILITY}_{label}"] if label else [*known, *({SCORE} & set(answer))]
     if names[0] not in known:
         raise _unknown_label(server, label, known)
     head = ["\t".join(names)] if len(names) > 1 else []

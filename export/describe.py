@@ -67,11 +67,17 @@ def page(
 def _outputs(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Each answer and what it is, in the manifest's order."""
     labels = {label["name"]: label for label in manifest["schema"]["labels"]}
+    derived = {f"{x['within']}_without_{name}": x for name, x in labels.items() if x["within"]}
     named = len(manifest["labels"]) > 1
     known = {}
     for name in manifest["labels"]:
-        within, after = labels[name]["within"], f"_{name}" if named else ""
-        fitted = manifest["calibrators"].get(name)
+        after, fitted = f"_{name}" if named else "", manifest["calibrators"].get(name)
+        if name in derived:
+            outer, inner = derived[name]["within"], derived[name]["name"]
+            known[f"probability{after}"] = f"P({outer} and not {inner}), for the unsampled log"
+            known[f"logit{after}"] = "before the calibration and the correction for sampling"
+            continue
+        within = labels[name]["within"]
         logit = f"logit{after}{_shifted(manifest['logit_shift'] if labels[name]['sampled'] else 0)}"
         formula = f"the fitted {fitted} map of {logit}" if fitted else f"σ({logit})"
         of = f"P({name} | {within})" if within else f"P({name})"
@@ -79,6 +85,13 @@ def _outputs(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         known[f"logit{after}"] = f"before the calibration (probability{after} = {formula})"
         if within:
             known[f"probability_{within}_and_{name}"] = f"P({within} and {name})"
+    if manifest["score"]:
+        inner, weight = manifest["score"]["labels"][0], manifest["score"]["weight"]
+        outer = labels[inner]["within"]
+        known["score"] = (
+            f"(s + P({inner} | {outer}) − s P({outer} and not {inner})) / (1 + s), s = {weight:g}: "
+            "ranks candidates, and is no probability"
+        )
     return ((name, known[name]) for name in manifest["outputs"])
 
 

@@ -142,6 +142,9 @@ def _manifest(
         "schema": front.schema.to_json(),
         "labels": list(model.served),
         "outputs": outputs,
+        "score": {"labels": list(model.fused), "weight": model.score_weight}
+        if model.score_weight
+        else None,
         "history": front.history,
         "reads_history": front.reads_past,
         "logit_shift": shift,

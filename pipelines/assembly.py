@@ -20,7 +20,7 @@ from at4ctr.evaluation import Predictions, Scored
 from at4ctr.model.build import serving_model, training_model
 from at4ctr.model.serving import ServingModel
 from at4ctr.model.training import TrainingModel
-from pipelines import measure
+from pipelines import fusion, measure
 
 Validate = Callable[[], Mapping[str, Mapping[str, Any]]]
 
@@ -94,7 +94,8 @@ class Assembly:
         return evaluation.Predictor(model)(rows, population.ROWS // evaluation.BATCH)
 
     def restored(self, folder: Path) -> ServingModel:
-        """A run's best weights and calibrators in a fresh serving model, outside any strategy.
+        """A run's best weights, calibrators and score weight in a fresh serving model, outside any
+        strategy.
 
         Raises InputError as `restore` does.
         """
@@ -102,7 +103,7 @@ class Assembly:
 
 
 def restore(model: ServingModel, folder: Path, remedy: str) -> ServingModel:
-    """Gives an untrained model the best weights and the calibrators of a run or a night.
+    """Gives an untrained model the best weights, calibrators and score weight of a run or a night.
 
     Raises InputError, which ends with the remedy, where the weights are missing or damaged.
     """
@@ -113,4 +114,5 @@ def restore(model: ServingModel, folder: Path, remedy: str) -> ServingModel:
         )
     checkpoints.restore(best, tf.train.Checkpoint(model=model))
     measure.recalibrate(model, folder)
+    fusion.restore(model, folder)
     return model

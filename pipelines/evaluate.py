@@ -9,7 +9,7 @@ from absl import flags
 
 from at4ctr import runs
 from at4ctr.errors import InputError
-from pipelines import measure, train
+from pipelines import fusion, measure, train
 from pipelines.assembly import Assembly
 from pipelines.main import main
 
@@ -27,7 +27,10 @@ def _main() -> None:
     e, _, name = train.load_snapshot(folder / runs.SNAPSHOT)
     store = train.open_store(e.data, name)
     made = Assembly(e, store)
-    metrics = measure.metrics_of(measure.measure(made.restored(folder), made.reader("test")))
+    model = made.restored(folder)
+    measured = measure.measure(model, made.reader("test"))
+    metrics = measure.metrics_of(measured)
+    metrics |= fusion.metrics(model, {k: m.found for k, m in measured.items()})
     print(json.dumps(metrics | {"simulated": store.simulated}, indent=2))
 
 

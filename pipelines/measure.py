@@ -247,5 +247,7 @@ def summary(metrics: dict[str, Any], folder: Path) -> str:
         if any(name in m for m in labels.values()):
             lines.append(f"  {name:20s}" + "".join(f" {v:>{widths[k]}s}" for k, v in cells.items()))
     exports = sorted((folder / "export").glob("[0-9]*"), key=lambda p: int(p.name))
+    if "score" in metrics:
+        lines.append("  score: s = {weight:g}".format(**metrics["score"]))
     lines += [f"model: {export}" for export in exports[-1:]]
     return "\n".join([*lines, f"run:   {folder}"])

@@ -27,7 +27,7 @@ from at4ctr.errors import InputError
 from at4ctr.model.serving import ServingModel
 from export import saved_model
 from export.verify import verify
-from pipelines import measure
+from pipelines import fusion, measure
 from pipelines.assembly import Assembly
 from pipelines.main import main
 from pipelines.words import split
@@ -154,8 +154,12 @@ def _train(e: Experiment, store: Store, folder: Path) -> Callable[[bool, bool], 
         final = made.restored(folder)
         validated = made.predictions(final, "validation")
         choices = measure.calibrate(e.calibrator, final, validated, folder, e.seed)
+        curve = fusion.choose(final, validated, choices, folder)
         measured = measure.measure(final, made.reader("test"))
         metrics = measure.metrics_of(measured)
+        metrics |= fusion.metrics(final, {k: m.found for k, m in measured.items()})
+        if curve:
+            metrics["score"]["validation"] = curve
         metrics |= measure.facts(trainer, cursor, store, exported=export)
         metrics["calibrator"] = {label: choice.to_json() for label, choice in choices.items()}
         metrics["training_sample"] = measure.means_of_sample(made.training_sample(final))

@@ -16,6 +16,7 @@ from at4ctr.data.dataset import Options
 from at4ctr.data.datasets import taobao
 from at4ctr.errors import InputError
 from at4ctr.folders import modules
+from at4ctr.tasks import Task
 from configs import recipe
 
 
@@ -31,7 +32,8 @@ def datasets() -> list[str]:
 DATASETS = datasets()
 RECIPES = modules("configs")
 FUNNELS = [name for name in DATASETS if len(configs.dataset(name)().schema().labels) > 1]
-CASES = [(r, d) for r in RECIPES for d in DATASETS if r != "esmm" or d in FUNNELS]
+FUNNEL = ("esmm", "ctnocvr")  # recipes of a label within another one
+CASES = [(r, d) for r in RECIPES for d in DATASETS if r not in FUNNEL or d in FUNNELS]
 
 
 @dataclass(frozen=True)
@@ -270,6 +272,43 @@ def test_a_snapshot_names_parts_by_their_registry_and_file():
     assert value["head"]["type"] == "heads/single"
     text = json.dumps(value)
     assert "at4ctr." not in text.replace("at4ctr.json", "")
+
+
+@pytest.mark.parametrize("name", ["ctnocvr", "din+uim+ctnocvr", "din+ctnocvr+uim", "esmm+ctnocvr"])
+def test_ctnocvr_adds_a_label_to_any_recipe(name):
+    data = configs.dataset("retailrocket")()
+    made = recipe(name, data)
+    rest = "+".join(n for n in name.split("+") if n != "ctnocvr")
+    bare = recipe(rest or "din", data)
+    assert made.tasks["click_without_conversion"] == Task(serve=False)
+    assert made.tasks["conversion"] == replace(bare.tasks["conversion"], weight=0.5)
+    assert replace(made, tasks=bare.tasks) == bare
+    assert made.evaluated == (*bare.evaluated, "click_without_conversion")
+    changed = override(made, ["tasks.click_without_conversion.weight=2"])
+    assert changed.tasks["click_without_conversion"].weight == 2.0
+    assert from_json(to_json(changed)) == changed
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "said"),
+    [
+        ("ctnocvr", "taobao", "no label that is known within another; expected"),
+        ("din+ctnocvr+ctnocvr", "retailrocket", "names 'ctnocvr' twice"),
+    ],
+)
+def test_ctnocvr_without_sense_is_refused(name, dataset, said):
+    with pytest.raises(InputError, match=said):
+        recipe(name, configs.dataset(dataset)())
+
+
+def test_a_weighting_of_another_name_is_refused():
+    made = recipe("esmm", configs.dataset("retailrocket")())
+    assert override(made, ["weighting=uncertainty"]).plan.uncertainty
+    assert not made.plan.uncertainty
+    with pytest.raises(InputError, match="did you mean uncertainty"):
+        override(made, ["weighting=uncertain"])
+    with pytest.raises(InputError, match="did you mean uncertainty"):
+        replace(made, weighting="uncertaint")
 
 
 def test_esmm_learns_what_is_within_a_click_over_all_rows():

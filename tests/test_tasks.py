@@ -8,9 +8,10 @@ import tensorflow as tf
 from at4ctr import tasks
 from at4ctr.contracts import Targets
 from at4ctr.errors import InputError
-from at4ctr.schema import Label
+from at4ctr.schema import OPEN, Label
 from at4ctr.tasks import Task, both
 from tests.model.toys import LABELS
+from tests.oracles import derived as oracle
 
 LIKE = Label("like")
 THREE = (*LABELS, Label("return", within="conversion"))
@@ -196,6 +197,8 @@ def test_an_open_window_hides_what_is_composed_of_its_label():
         BOTH: [1, None, None, 0, 0, None],
         "return": [0, None, None, None, None, None],
         "conversion_and_return": [0, None, None, 0, None, None],
+        "click_without_conversion": [0, None, None, 0, 1, None],
+        "conversion_without_return": [1, None, None, 0, None, None],
     }
     assert set(found.labels) == set(found.weights) == set(seen) == {"click", *expected}
     for name, values in expected.items():
@@ -224,3 +227,71 @@ def test_names_of_composed_labels():
 def test_a_task_without_sense_is_refused(settings, said):
     with pytest.raises(InputError, match=said):
         Task(**settings)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rate", [1.0, 0.1, 0.003])
+def test_the_derived_label_is_corrected_exactly_for_the_sampling(rate, dtype):
+    grid = [(p, z) for p in (1e-6, 0.01, 0.4, 0.97) for z in (1e-4, 0.2, 0.9)]
+    found = np.array([oracle.in_sampled_log(p, z, rate) for p, z in grid])
+    a, b = (tf.constant(np.log(x) - np.log1p(-x), dtype) for x in found.T)
+    logit = tasks.unsampled(b, a, tf.constant(np.log(rate), tf.float32)).numpy()
+    truth = np.array([p * (1 - z) for p, z in grid])
+    wanted = np.log(truth) - np.log1p(-truth)
+    np.testing.assert_allclose(logit, wanted, rtol=3e-5 if dtype == "float32" else 2e-6)
+
+
+@pytest.mark.parametrize("shift", [0.0, -5.0])
+def test_the_correction_of_the_derived_label_is_finite(shift):
+    a, b = (tf.constant(x, tf.float32) for x in grid(200.0, 21))
+    found = tasks.unsampled(b, a, tf.constant(shift))
+    assert np.isfinite(found).all()
+    if not shift:
+        np.testing.assert_allclose(found, b, rtol=1e-6)
+
+
+def test_a_click_without_a_conversion_is_known_where_the_composed_label_is():
+    """CTnoCVR, Table 1, and rows that are not known: row 3 clicked, row 6 of an open window."""
+    rows = {"click": [*CLICK, 0], "conversion": [*CONVERSION, OPEN]}
+    batch = {f"label_{k}": tf.constant(v, tf.float32) for k, v in rows.items()}
+    found = tasks.targets(LABELS, batch)
+    name = "click_without_conversion"
+    assert tasks.without_name(LABELS[1]) == name
+    known = np.array([1, 1, 1, 0, 1, 1, 0])
+    np.testing.assert_array_equal(found.weights[name], known)
+    np.testing.assert_array_equal(found.labels[name] * known, [1, 0, 0, 0, 0, 0, 0])
+    columns = {k: np.array(v) for k, v in rows.items()}
+    responses = tasks.responses(LABELS, columns)[name]
+    np.testing.assert_array_equal(responses >= 0, known == 1)
+    np.testing.assert_array_equal(responses[known == 1], [1, 0, 0, 0, 0])
+    truths = {"click": np.array([0.4]), "conversion": np.array([0.1])}
+    assert tasks.responses(LABELS, truths)[name] == pytest.approx([0.36])
+
+
+def test_the_loss_of_the_derived_label_is_over_all_rows_where_it_is_known():
+    logits = {**LOGITS, "click_without_conversion": [0.5, -2.0, 1.0, 0.3, -0.1, -1.2]}
+    batch = {f"label_{k}": tf.constant(v, tf.float32) for k, v in ROWS.items()}
+    chosen = {k: Task(over="all") for k in logits}
+    given = {k: tf.constant(v, tf.float32) for k, v in logits.items()}
+    found = tasks.loss(LABELS, chosen, given, tasks.targets(LABELS, batch))
+    rows = entropy(np.array([1, 0, 0, 0, 0, 0]), sigmoid(logits["click_without_conversion"]))
+    expected = rows[[0, 1, 2, 4, 5]].sum() / 6
+    assert float(found["click_without_conversion"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_score_is_ctnocvrs():
+    p, c = np.random.default_rng(0).random((2, 50))
+    for weight in (0.0, 1e-4, 0.05):
+        np.testing.assert_allclose(tasks.score(p, c, weight), oracle.score(p, c, weight))
+        found = tasks.score(tf.constant(p), tf.constant(c), weight)
+        np.testing.assert_allclose(found, oracle.score(p, c, weight))
+    np.testing.assert_array_equal(tasks.score(p, c, 0.0), p)
+
+
+@pytest.mark.parametrize("copies", [2, 8])
+def test_repeated_rows_leave_every_loss(copies):
+    """Losses are means, so that 512 rows and 4,096 begin alike."""
+    once = learned(LOGITS, ROWS, conversion=Task(over="all"))
+    again = learned(*({k: v * copies for k, v in x.items()} for x in (LOGITS, ROWS)),
+                    conversion=Task(over="all"))  # fmt: skip
+    assert again == pytest.approx(once, rel=1e-6)

@@ -18,6 +18,7 @@ from at4ctr.errors import InputError
 from at4ctr.fit import Fit
 from at4ctr.heads import shared_bottom, single
 from at4ctr.schema import Schema
+from at4ctr.tasks import Task
 from tests.data import toy_store
 from tests.model import job, toys
 
@@ -135,6 +136,19 @@ def test_of_several_labels_the_sampled_ones_bias_moves_alone():
     after = model(arrays)
     np.testing.assert_allclose(after["click"] - before["click"], 0.75, atol=1e-6)
     np.testing.assert_array_equal(after["conversion"], before["conversion"])
+
+
+def test_with_a_derived_label_no_constant_moves_its_logit():
+    tasks = {k: Task() for k in ("click", "conversion", "click_without_conversion")}
+    old, same, new = (
+        toys.serving(
+            deepfm.Config(), toys.TWO, head=shared_bottom.Config(), tasks=tasks, negative_rate=w
+        )
+        for w in (0.5, 0.5, 0.25)
+    )
+    warm._demand_same_rate(same, old)
+    with pytest.raises(InputError, match=r"negative_rate was 0\.5 and is 0\.25, and no constant"):
+        warm._demand_same_rate(new, old)
 
 
 def test_a_nights_own_checkpoint_comes_before_the_parents(stores, trained, tmp_path):

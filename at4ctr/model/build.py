@@ -33,7 +33,7 @@ from at4ctr.layers.shape import Shape
 from at4ctr.model.serving import Expert, ServingModel
 from at4ctr.model.training import TrainingModel
 from at4ctr.schema import Schema
-from at4ctr.tasks import Task
+from at4ctr.tasks import Task, derived, without_name
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class Plan:
     encodings: Mapping[str, EncodingConfig] = field(default_factory=dict)
     negative_rate: float = 1.0
     half_bce: bool = False
+    uncertainty: bool = False
     seed: int = 0
 
     @classmethod
@@ -131,6 +132,7 @@ def serving_model(
         tuple(label for label in schema.labels if label.name in chosen),
         tuple(name for name in names if chosen[name].serve),
         logit_shift(plan.negative_rate),
+        next((x for name, x in derived(schema.labels).items() if name in chosen), None),
     )
 
 
@@ -143,7 +145,7 @@ def training_model(serving: ServingModel, schema: Schema, plan: Plan) -> Trainin
         if serving.space_of[name] == first_space
     }
     for name in plan.auxiliaries:
-        if name in {label.name for label in serving.labels}:
+        if name in serving.towers:
             raise InputError(
                 f"auxiliary {name!r} has the name of a label; expected names that differ; rename "
                 "the label"
@@ -181,16 +183,33 @@ def training_model(serving: ServingModel, schema: Schema, plan: Plan) -> Trainin
         history=any(c.use_history for c in plan.auxiliaries.values() if c.weight),
         l2={name: space.l2 for name, space in plan.spaces.items()},
         half_bce=plan.half_bce,
+        uncertainty=plan.uncertainty,
     )
 
 
 def label_tasks(schema: Schema, chosen: Mapping[str, Task]) -> dict[str, Task]:
-    """The task of each label that is learned, in the schema's order."""
-    known = [label.name for label in schema.labels]
+    """The task of each label that is learned, in the schema's order.
+
+    A derived label, such as ``click_without_conversion``, is learned only where it is named.
+    """
+    known, more = [label.name for label in schema.labels], derived(schema.labels)
     for name in chosen:
-        if name not in known:
-            raise unknown("label of a task", name, known)
+        if name not in known and name not in more:
+            raise unknown("label of a task", name, [*known, *more])
     found = {name: chosen.get(name, Task()) for name in known if not chosen or name in chosen}
+    asked = [name for name in more if name in chosen]
+    if len(asked) > 1:
+        raise InputError(
+            f"the experiment learns {' and '.join(asked)}; expected at most one of that kind, "
+            f"as a version has one score; leave tasks.{asked[-1]} out"
+        )
+    for name in asked:
+        if more[name].name not in found:
+            raise InputError(
+                f"the experiment learns {name!r} and not {more[name].name!r}, which the score "
+                f"also reads; expected both; add tasks.{more[name].name}"
+            )
+        found[name] = chosen[name]
     for label in schema.labels:
         if label.name in found and label.within is not None and label.within not in found:
             raise InputError(
@@ -229,7 +248,7 @@ def _demand_correctable(schema: Schema, names: Iterable[str], rate: float) -> No
     right: set[str] = set()
     for label in schema.labels:
         if label.sampled or label.within in right:
-            right.add(label.name)
+            right |= {label.name, without_name(label)}
     for name in names:
         if rate < 1 and name not in right:
             raise InputError(

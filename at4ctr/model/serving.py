@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -47,16 +47,26 @@ class ServingModel(tf.keras.Model):
         labels: tuple[Label, ...],
         served: tuple[str, ...],
         shift: float,
+        without: Label | None = None,
     ) -> None:
-        """labels: of every tower. served: those that `answer` gives."""
+        """labels: those of the schema that have a tower. served: those that `answer` gives.
+        without: the conversion of a tower of ``click_without_conversion``.
+        """
         super().__init__(name="serving")
         self.spaces, self.head = dict(spaces), head
         self.backbones = {name: expert.backbone for name, expert in experts.items()}
         self.space_of = {name: expert.space for name, expert in experts.items()}
         self.reads = {name: expert.reads_history for name, expert in experts.items()}
-        self.labels, self.served = labels, served
+        self.labels, self.served, self.without = labels, served, without
+        self.score_weight = 0.0  # s of a finished model, chosen on validation
         self.shift = tf.Variable(shift, trainable=False, dtype=tf.float32, name="logit_shift")
         self.calibrators: dict[str, graph.Logistic | graph.Piecewise] = {}
+
+    @property
+    def towers(self) -> tuple[str, ...]:
+        """Every label that has a tower, the derived one last."""
+        names = tuple(label.name for label in self.labels)
+        return names if self.without is None else (*names, tasks.without_name(self.without))
 
     @property
     def embedder(self) -> Embedder:
@@ -100,7 +110,7 @@ class ServingModel(tf.keras.Model):
             name: backbone(spaces[self.space_of[name]], training=training)
             for name, backbone in self.backbones.items()
         }
-        wanted = tuple(label.name for label in self.labels) if labels is None else labels
+        wanted = self.towers if labels is None else labels
         return Forward(spaces, experts, self.head(experts, training=training, labels=wanted))
 
     def call(self, batch: Mapping[str, Tensor], training: bool = False) -> Mapping[str, Tensor]:
@@ -111,7 +121,8 @@ class ServingModel(tf.keras.Model):
         """What is exported, [B] each: calibrated probabilities and uncalibrated logits.
 
         One served label gives ``probability`` and ``logit``. Several give ``probability_<label>``
-        and ``logit_<label>``, and ``probability_<a>_and_<b>`` where b is known within a.
+        and ``logit_<label>``, and ``probability_<a>_and_<b>`` where b is known within a. A model
+        with a score weight above 0 also gives ``score`` (`tasks.score`).
 
         A batch with ``owner`` [B] has a row of profile and history for each of H users. Where the
         graph knows that H is 1 and every backbone ``shares``, what depends on the user alone is
@@ -119,34 +130,65 @@ class ServingModel(tf.keras.Model):
         """
         if "owner" in batch and not self._shares(batch):
             batch = self._by_row(batch)
-        logits = self.forward(batch, training=False, labels=self.served).outputs.logits
+        fused = self.fused if self.score_weight else ()
+        names = dict.fromkeys((*self.served, *fused))
+        logits = self._logits(batch, names)
         corrected = self.corrected(logits)
+        every = {name: self._probability(name, corrected[name]) for name in names}
+        answers = self._named(every, logits)
+        if fused:
+            conversion, without = (every[name] for name in fused)
+            answers["score"] = tasks.score(conversion, without, self.score_weight)
+        return answers
+
+    @property
+    def fused(self) -> tuple[str, ...]:
+        """The two labels that `tasks.score` reads, () where no derived label is learned."""
+        return () if self.without is None else (self.without.name, tasks.without_name(self.without))
+
+    def _logits(self, batch: Mapping[str, Tensor], labels: Iterable[str]) -> dict[str, Tensor]:
+        """Of the labels, and of what their correction for sampling reads."""
+        wanted = set(labels)
+        if wanted - {label.name for label in self.labels}:
+            wanted |= {label.name for label in self.labels if label.sampled}
+        names = tuple(name for name in self.towers if name in wanted)
+        return dict(self.forward(batch, training=False, labels=names).outputs.logits)
+
+    def _named(
+        self, every: Mapping[str, Tensor], logits: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The answers of the served labels, from probabilities and logits of at least these."""
         if len(self.served) == 1:
             (name,) = self.served
-            return {"probability": self._probability(name, corrected[name]), "logit": logits[name]}
+            return {"probability": every[name], "logit": logits[name]}
         found: dict[str, Tensor] = {}
         whole: dict[str, Tensor] = {}  # label -> probability of it and all that it is known within
         for label in self.labels:
-            if label.name in logits:
-                own = found[label.name] = self._probability(label.name, corrected[label.name])
+            if label.name in self.served:
+                own = found[label.name] = every[label.name]
                 if label.within is None:
                     whole[label.name] = own
                 elif label.within in whole:
                     whole[label.name] = whole[label.within] * own
                     found[tasks.composed_name(label)] = whole[label.name]
+        found |= {name: every[name] for name in self.served if name not in found}
         answers = {f"probability_{name}": value for name, value in found.items()}
-        return answers | {f"logit_{name}": value for name, value in logits.items()}
+        return answers | {f"logit_{name}": logits[name] for name in self.served}
 
     def scores(self, batch: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         """What a model is measured by: kind -> label -> logits [B] in float64, where no probability
         saturates.
 
         ``shifted``: after the sampling correction. ``calibrated``: of the served probability, after
-        the label's fitted calibrator; the same where it has none. Both have each served label, and
-        ``<a>_and_<b>`` where b is known within a.
+        the label's fitted calibrator; the same where it has none. Both have each served label,
+        ``<a>_and_<b>`` where b is known within a, and ``<a>_without_<b>`` where it is learned.
         """
-        logits = self.forward(batch, training=False, labels=self.served).outputs.logits
-        shifted = self.corrected({k: tf.cast(v, tf.float64) for k, v in logits.items()})
+        names = self.served
+        if self.without is not None:
+            names = tuple(dict.fromkeys((*names, tasks.without_name(self.without))))
+        logits = self._logits(batch, names)
+        every = self.corrected({k: tf.cast(v, tf.float64) for k, v in logits.items()})
+        shifted = {name: every[name] for name in names}
         fitted = self.calibrators
         calibrated = {k: fitted[k].logits(v) if k in fitted else v for k, v in shifted.items()}
         return {"shifted": self._composed(shifted), "calibrated": self._composed(calibrated)}
@@ -157,11 +199,17 @@ class ServingModel(tf.keras.Model):
         return {**logits, **{tasks.composed_name(x): whole[x.name] for x in inner}}
 
     def corrected(self, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The logits after the sampling correction: + ln w of the sampled label alone."""
-        sampled = {label.name for label in self.labels if label.sampled}
-        return {
-            k: v + tf.cast(self.shift, v.dtype) if k in sampled else v for k, v in logits.items()
-        }
+        """The logits after the sampling correction: + ln w of the sampled label, and
+        `tasks.unsampled` of a label derived within it."""
+        found = dict(logits)
+        rest = "" if self.without is None else tasks.without_name(self.without)
+        for label in self.labels:
+            if label.sampled and label.name in logits:
+                own = logits[label.name]
+                found[label.name] = own + tf.cast(self.shift, own.dtype)
+                if rest in logits:
+                    found[rest] = tasks.unsampled(logits[rest], own, self.shift)
+        return found
 
     def _probability(self, label: str, logit: Tensor) -> Tensor:
         return self.calibrators.get(label, tf.sigmoid)(logit)

@@ -16,10 +16,15 @@ from at4ctr.tasks import Task
 
 
 class TrainingModel(tf.keras.Model):
-    """L = Σ_k λ_k L_k + Σ_a λ_a L_a + Σ_s l2_s · ‖touched rows of space s‖².
+    """L = Σ_k λ_k L_k + Σ_a λ_a L_a + Σ_e l2_e · ‖touched rows of space e‖².
 
-    k runs over labels (``tasks.loss``), a over auxiliaries (AT4CTR, Eq. 12), s over embedding
+    k runs over labels (``tasks.loss``), a over auxiliaries (AT4CTR, Eq. 12), e over embedding
     spaces (``touched_l2``).
+
+    With ``uncertainty`` the first sum is Σ_k [exp(−s_k) λ_k L_k + s_k / 2], s_k = ln σ_k² trainable
+    from 0 (Kendall, Gal and Cipolla, CVPR 2018, the approximation of §3.2 for classification). A
+    label's share of the loss then tends to λ_k exp(−s_k) L_k = 1/2. Its L_k stays unweighted in
+    the curves, and ``weight of <label>`` is exp(−s_k). A label whose λ_k is 0 has none.
     """
 
     def __init__(
@@ -32,6 +37,7 @@ class TrainingModel(tf.keras.Model):
         history: bool = True,
         l2: Mapping[str, float] | None = None,
         half_bce: bool = False,
+        uncertainty: bool = False,
     ) -> None:
         """auxiliaries: name -> (auxiliary, λ). perturbations: applied in order of their names.
         history: whether an auxiliary reads the history. l2: of each space. half_bce: halves every
@@ -45,6 +51,8 @@ class TrainingModel(tf.keras.Model):
         self.perturbations = dict(sorted(perturbations.items()))
         self.history, self.half = history, 0.5 if half_bce else 1.0
         self.l2 = {space: weight for space, weight in (l2 or {}).items() if weight}
+        weighed = [k for k, task in label_tasks.items() if uncertainty and task.weight]
+        self.log_variances = {k: tf.Variable(0.0, name=f"log_variance_{k}") for k in weighed}
 
     def view(self, batch: Mapping[str, Tensor]) -> View:
         """A training pass, as the auxiliaries read it."""
@@ -66,6 +74,11 @@ class TrainingModel(tf.keras.Model):
         view = self.view(batch)
         found = tasks.loss(self.serving.labels, self.label_tasks, view.outputs.logits, view.targets)
         terms = [self.half * self.label_tasks[name].weight * loss for name, loss in found.items()]
+        for i, name in enumerate(found.copy()):
+            if name in self.log_variances:
+                s = tf.convert_to_tensor(self.log_variances[name])
+                found[f"weight of {name}"] = tf.exp(-s)
+                terms[i] = tf.exp(-s) * terms[i] + 0.5 * s
         for name, auxiliary in self.auxiliaries.items():
             found[name] = auxiliary.loss(view)
             terms.append(self.weights_of[name] * found[name])

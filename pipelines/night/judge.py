@@ -38,8 +38,8 @@ def judged(
     very evening, the incumbent's those of an evening before: NE and PCOC favour the candidate by
     what a day's drift costs a calibrator; AUC does not, as calibration reverses no order.
 
-    Each label of ``model_gate.labels`` is judged on the rows where it is known. The checks of all
-    but the first label have its name before their own.
+    Each label of ``model_gate.labels``, by default each that the version answers, is judged on the
+    rows where it is known. The checks of all but the first label have its name before their own.
     """
     e = settings.experiment
     model = learn.finished(e, store, ids, folder)
@@ -53,9 +53,10 @@ def judged(
             why = str(error)
             log.warning("no incumbent: %s", why)
     first = next(iter(candidate))
+    answered = [k for k in candidate if k in model.served or k not in model.towers]
     verdicts = {label: _verdict(settings, store.schema, rows, (incumbent or {}).get(label))
                 for label, rows in candidate.items()
-                if label in (settings.model_gate.labels or candidate)}  # fmt: skip
+                if label in (settings.model_gate.labels or answered)}  # fmt: skip
     verdict = together(verdicts)
     measured = {label: measure.Measured(rows, None, {}, {}) for label, rows in candidate.items()}
     before: dict[str, dict[str, Any]] = {}

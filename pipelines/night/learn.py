@@ -27,7 +27,7 @@ from at4ctr.schema import FIRST_ID, UNKNOWN, Schema, history_name
 from export import saved_model
 from export.publishing.publish import RetryError
 from export.verify import verify
-from pipelines import assembly, measure
+from pipelines import assembly, fusion, measure
 from pipelines.assembly import Assembly
 from pipelines.night.parents import Parent
 
@@ -44,7 +44,8 @@ def rows(schema: Schema, vocabularies: warm.Vocabularies) -> dict[str, int]:
 
 
 def fitted(e: Experiment, store: Store, ids: Path, parent: Parent | None, folder: Path) -> None:
-    """Trains into ``folder/checkpoints``, or goes on with it, and fits the calibrator.
+    """Trains into ``folder/checkpoints``, or goes on with it, and fits the calibrator and, on the
+    same rows, the score weight.
 
     ids: the night's state. Writes ``training.json``. No choice by validation: the weights are those
     after the last step, whose optimizer state the next night goes on from.
@@ -63,6 +64,7 @@ def fitted(e: Experiment, store: Store, ids: Path, parent: Parent | None, folder
     final = finished(e, store, ids, folder)
     validated = {} if e.calibrator == "none" else made.predictions(final, "validation")
     choices = measure.calibrate(e.calibrator, final, validated, folder, e.seed)
+    fusion.choose(final, validated, choices, folder)
     if validated:
         measure.warn_of_validation(validated, choices)
     told |= measure.facts(trainer, cursor, store, exported=True)

@@ -14,7 +14,7 @@ from functools import cache
 from itertools import combinations, product
 from typing import Any, NamedTuple
 
-from at4ctr.contracts import Interface
+from at4ctr.contracts import Interface, Tower
 from at4ctr.errors import InputError
 from at4ctr.folders import modules
 from at4ctr.layers.shape import Shape
@@ -61,9 +61,11 @@ class Case(NamedTuple):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the auxiliaries; of ``ALL`` those that the backbone can serve."""
+        """Of the auxiliaries; of ``ALL`` those that the backbone and the head can serve."""
         found = SETS[self.auxiliaries]
-        return tuple(n for n in found if self.auxiliaries != ALL or fits(self.backbone, [n]))
+        if self.auxiliaries != ALL:
+            return found
+        return tuple(n for n in found if fits(self.backbone, [n]) and labelled(self.head, [n]))
 
 
 @cache
@@ -75,6 +77,28 @@ def fits(backbone: str, names: Iterable[str]) -> bool:
     """Whether the backbone gives all that the auxiliaries need of it."""
     given = set(getattr(body(backbone), "gives", ()))
     return all(set(AUXILIARIES[n].needs) <= given for n in names)
+
+
+def labelled(head: str, names: Iterable[str]) -> bool:
+    """Whether a head, as a ``Case`` names it, has as many labels as the auxiliaries need."""
+    return head.endswith("two") or not any(map(pairs_labels, names))
+
+
+def labels_for(names: Iterable[str]) -> dict[str, Any]:
+    """Of ``toys.serving``: as few labels as the auxiliaries need, with a head for them."""
+    head = "shared_bottom, two" if any(map(pairs_labels, names)) else "single, one"
+    return Case("", head, "none").settings
+
+
+@cache
+def pairs_labels(name: str) -> bool:
+    """Whether an auxiliary reads two towers, and so refuses a head of one."""
+    shape = Shape.of(toys.SCHEMA, toys.D)._replace(towers={"click": Tower(8, (8,))})
+    try:
+        AUXILIARIES[name].build(toys.SCHEMA, shape, 0)
+    except InputError:
+        return True
+    return False
 
 
 @cache
@@ -99,7 +123,10 @@ def auxiliaries(names: Iterable[str]) -> dict[str, Any]:
 def every() -> tuple[Case, ...]:
     """The whole product without what is refused."""
     found = (Case(*parts) for parts in product(BACKBONES, CALLED, SETS))
-    return tuple(c for c in found if fits(c.backbone, c.names) and serves(c.head, c.backbone))
+    return tuple(
+        c for c in found if fits(c.backbone, c.names) and serves(c.head, c.backbone)
+        and labelled(c.head, c.names)
+    )  # fmt: skip
 
 
 def pairs(case: Case) -> set[tuple[tuple[str, str], ...]]:

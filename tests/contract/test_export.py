@@ -120,12 +120,16 @@ def test_auxiliaries_leave_nothing_in_the_export(case, stores, bare, tmp_path):
     else ["shared_bottom", "ple"],
 )
 @pytest.mark.parametrize("backbone", ["din", "deepfm"] if parts.WHOLE else ["din"])
-def test_a_task_that_is_not_served_leaves_nothing_in_the_export(backbone, head, stores, tmp_path):
+@pytest.mark.parametrize("hidden", ["conversion", "click_without_conversion"])
+def test_a_task_that_is_not_served_leaves_nothing_in_the_export(
+    hidden, backbone, head, stores, tmp_path
+):
     """Neither trained, where every file is the same byte for byte, nor after a step."""
     store = stores["two"]
+    served = {name: Task() for name in ("click", "conversion") if name != hidden}
     plans = {
-        "both": planned(backbone, head, click=Task(), conversion=Task(serve=False)),
-        "alone": planned(backbone, head, click=Task()),
+        "both": planned(backbone, head, **served, **{hidden: Task(serve=False)}),
+        "alone": planned(backbone, head, **served),
     }
     folders = {k: written(built(store, plan), store, tmp_path / k) for k, plan in plans.items()}
     files = {p.relative_to(folders["alone"]) for p in folders["alone"].rglob("*") if p.is_file()}

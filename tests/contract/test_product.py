@@ -29,10 +29,13 @@ def test_every_pair_of_parts_is_tried():
         if parts.serves(head, backbone):
             assert (("backbone", backbone), ("head", head)) in found
     for backbone, name in product(BACKBONES, SETS):
+        paired = any(map(parts.pairs_labels, SETS[name])) and name != parts.ALL
+        if paired and not parts.serves("shared_bottom, two", backbone):
+            continue
         if name == parts.ALL or fits(backbone, SETS[name]):
             assert (("backbone", backbone), ("auxiliaries", name)) in found
     for head, name in product(CALLED, parts.WITH_HEADS):
-        if parts.serves(head, "din"):
+        if parts.serves(head, "din") and (name == parts.ALL or parts.labelled(head, SETS[name])):
             assert (("head", head), ("auxiliaries", name)) in found
 
 
@@ -109,7 +112,7 @@ def remedy(part: str) -> str:
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("name", ["none", *AUXILIARIES])
+@pytest.mark.parametrize("name", ["none", *(n for n in AUXILIARIES if not parts.pairs_labels(n))])
 def test_without_a_history_it_works_or_is_refused_in_a_sentence(backbone, name):
     arrays = toys.tensors(toys.batch(6, schema=toys.PLAIN))
     refused = None
@@ -151,17 +154,17 @@ def test_pooling_without_a_history_names_its_own_switch(backbone):
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_a_task_leaves_the_l2_penalty_alone(backbone):
     """It is over what the backbone reads, whatever else was looked up."""
-    arrays = toys.tensors(toys.batch(9, 20))
+    arrays = toys.tensors(toys.batch(9, 20, schema=toys.TWO))
 
     def l2(*names: str) -> float:
-        serving = toys.serving(BACKBONES[backbone])
-        toys.jitter(serving)
-        return float(
-            toys.training(serving, parts.auxiliaries(names), l2=1.0).losses_of(arrays)["l2"]
-        )
+        settings = parts.labels_for(names)
+        serving = toys.serving(BACKBONES[backbone], **settings)
+        toys.jitter(serving.embedder)
+        model = toys.training(serving, parts.auxiliaries(names), settings["schema"], l2=1.0)
+        return float(model.losses_of(arrays)["l2"])
 
     alone = l2()
     assert alone > 0
     for name in AUXILIARIES:
-        if fits(backbone, [name]):
+        if fits(backbone, [name]) and parts.serves("shared_bottom, two", backbone):
             assert l2(name) == alone, name

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from at4ctr.auxiliaries import nip, uim
+from tests.contract import parts
 from tests.contract.parts import AUXILIARIES, BACKBONES, fits
 from tests.model import toys
 
@@ -22,7 +23,9 @@ def gradients(config, arrays) -> tuple[dict[str, float], list[np.ndarray]]:
     """All losses, and the gradients of their sum at all variables."""
     name = next(n for n, c in AUXILIARIES.items() if type(c) is type(config))
     backbone = next(b for b in ("din", *BACKBONES) if fits(b, [name]))
-    model = toys.training(toys.serving(BACKBONES[backbone]), {name: config}, l2=0.1)
+    settings = parts.labels_for([name])
+    serving = toys.serving(BACKBONES[backbone], **settings)
+    model = toys.training(serving, {name: config}, settings["schema"], l2=0.1)
     toys.jitter(model)
     with tf.GradientTape() as tape:
         losses = model.losses_of(toys.tensors(arrays))
@@ -33,7 +36,9 @@ def gradients(config, arrays) -> tuple[dict[str, float], list[np.ndarray]]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_batch_without_rows_has_losses_of_0_and_gradients_of_0(name):
-    losses, found = gradients(CASES[name], toys.take(toys.batch(9, 20), slice(0, 0)))
+    schema = parts.labels_for([name.split()[0]])["schema"]
+    arrays = toys.take(toys.batch(9, 20, schema=schema), slice(0, 0))
+    losses, found = gradients(CASES[name], arrays)
     assert set(losses.values()) == {0.0}
     assert all(not g.any() for g in found)
 
@@ -42,8 +47,12 @@ def test_a_batch_without_rows_has_losses_of_0_and_gradients_of_0(name):
 @pytest.mark.parametrize("label", [0.0, 1.0])
 @pytest.mark.parametrize("name", CASES)
 def test_a_batch_of_one_row_is_finite(name, label, row):
-    arrays = toys.take(toys.batch(9, 20), slice(row, row + 1))
-    losses, found = gradients(CASES[name], {**arrays, "label_click": np.full(1, label, np.float32)})
+    schema = parts.labels_for([name.split()[0]])["schema"]
+    arrays = toys.take(toys.batch(9, 20, schema=schema), slice(row, row + 1))
+    arrays |= {
+        x.column: np.full(1, label - bool(i), np.float32) for i, x in enumerate(schema.labels)
+    }
+    losses, found = gradients(CASES[name], arrays)
     assert np.isfinite(list(losses.values())).all()
     assert all(np.isfinite(g).all() for g in found)
 

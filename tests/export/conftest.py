@@ -2,7 +2,10 @@
 
 import dataclasses
 import signal
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ from at4ctr.data.preparation.prepare import prepare
 from at4ctr.data.store import Store
 from at4ctr.heads import shared_bottom
 from at4ctr.model.build import Plan, serving_model
+from at4ctr.tasks import Task
 from export import saved_model
 from tests.data import rich_log
 from tests.export import EMBEDDING, rich
@@ -48,8 +52,12 @@ def rich_store(tmp_path_factory) -> Store:
 
 
 @pytest.fixture(scope="session")
-def rich_model(rich_store):
-    """Not trained. Conversions have a fitted calibrator."""
+def rich_built(rich_store):
+    """Tasks -> a model that is not trained."""
+    return partial(_rich_built, rich_store)
+
+
+def _rich_built(rich_store: Store, tasks: Mapping[str, Task] = MappingProxyType({})) -> Any:
     made = serving_model(
         rich_store.schema,
         {t.name: rich_store.rows(t.name) for t in rich_store.schema.tables},
@@ -57,6 +65,7 @@ def rich_model(rich_store):
             din.Config(),
             EMBEDDING,
             head=shared_bottom.Config(bottom=(16,), tower=(8,)),
+            tasks=tasks,
             negative_rate=rich.RATE,
             seed=3,
         ),
@@ -66,6 +75,13 @@ def rich_model(rich_store):
     starts: list[Any] = list(made.embedder.encodings.values())  # too small to be seen
     for variable in (v for encoding in starts for v in encoding.trainable_variables):
         variable.assign(20 * variable)
+    return made
+
+
+@pytest.fixture(scope="session")
+def rich_model(rich_built):
+    """Conversions have a fitted calibrator."""
+    made = rich_built()
     made.calibrate({"conversion": rich.FITTED})
     return made
 

@@ -22,11 +22,14 @@ from at4ctr.fit import Fit
 from at4ctr.heads import shared_bottom
 from at4ctr.layers import embedder
 from at4ctr.schema import Feature, Label, Schema, Table
+from at4ctr.tasks import Task
 from pipelines import train
 from pipelines.assembly import Assembly
+from tests.oracles import derived
 from tests.oracles import metrics as oracle
 
 USERS, ITEMS, ROWS, RATE = 50, 40, 400_000, 0.1
+DERIVED = "click_without_conversion"
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ def done(tmp_path_factory):
         widedeep.Config(),
         embedder.Config(dimension=4),
         head=shared_bottom.Config(bottom=(16,), tower=(8,)),
+        tasks={"click": Task(), "conversion": Task(), DERIVED: Task(serve=False)},
         fit=Fit(batch_size=1024, epochs=3, learning_rate=0.01, decay="linear",
                 watch="click_and_conversion.logloss"),
     )  # fmt: skip
@@ -95,14 +99,15 @@ def done(tmp_path_factory):
 
 
 LABELS = ("click", "conversion", "click_and_conversion")
+EVERY = (*LABELS, DERIVED)
 
 
-@pytest.mark.parametrize("label", LABELS)
+@pytest.mark.parametrize("label", EVERY)
 def test_predictions_match_the_true_probabilities_though_negatives_were_sampled(done, label):
     """The mean of the predictions against that of the true probabilities: within 2 %."""
     made, folder, metrics = done
     found = made.predictions(made.restored(folder), "test")
-    assert list(found) == list(metrics["labels"]) == list(LABELS)
+    assert list(found) == list(metrics["labels"]) == list(EVERY)
     rows, written = found[label], metrics["labels"][label]
     assert rows.truth is not None
     assert rows.probability.mean() / rows.truth.mean() == pytest.approx(1, abs=0.02)
@@ -135,7 +140,7 @@ def test_each_label_is_measured_on_the_rows_where_it_is_known(done):
 
 def test_the_run_has_a_picture_and_an_output_of_each_label(done):
     _, folder, _ = done
-    for end in ("", "_conversion", "_click_and_conversion"):
+    for end in ("", "_conversion", "_click_and_conversion", f"_{DERIVED}"):
         assert {f"reliability{end}.png", f"segments{end}.png", f"segments{end}.md"} <= {
             p.name for p in folder.iterdir()
         }
@@ -144,6 +149,25 @@ def test_the_run_has_a_picture_and_an_output_of_each_label(done):
     text = json.dumps(answers)
     for label in LABELS:
         assert f"probability_{label}" in text
+    assert f"probability_{DERIVED}" not in text
+
+
+def test_the_score_has_its_weight_from_validation_and_is_exported_where_it_is_above_0(done):
+    made, folder, metrics = done
+    score, model = metrics["score"], made.restored(folder)
+    assert score["label"] == "conversion"
+    assert (
+        model.score_weight
+        == score["weight"]
+        == float(max(score["validation"], key=score["validation"].get))
+    )
+    found = made.predictions(model, "test")
+    bought, clicked = found["conversion"], found["click"].labels == 1
+    rest = found[DERIVED].probability[clicked]
+    value = derived.score(bought.probability, rest, score["weight"])
+    assert score["auc"] == pytest.approx(oracle.auc(bought.labels, value), abs=1e-9)
+    exported = json.loads((next((folder / "export").iterdir()) / "MANIFEST.json").read_text())
+    assert ("score" in exported["outputs"]) == bool(score["weight"])
 
 
 @pytest.mark.parametrize(

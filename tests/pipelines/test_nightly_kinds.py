@@ -60,13 +60,16 @@ sys.exit(nightly.main(sys.argv[1:]))
 """
 
 
+ONE = ("probability", "probability_click")  # of the click, of one label or several
+
+
 def served(folder, store, history, rows):
     """What an export says of the first rows that judge a night, asked in raw ids."""
     raw = requests(Front(store, history), store, "test", rows)
     answer = tf.saved_model.load(str(folder)).signatures["serving_default"]
     specs = answer.structured_input_signature[1]
     found = answer(**{k: tf.constant(raw[k], spec.dtype) for k, spec in specs.items()})
-    return found["probability"].numpy().ravel()
+    return next(v for k, v in found.items() if k in ONE).numpy().ravel()
 
 
 def saved(path):
@@ -141,10 +144,16 @@ def test_devices_come_and_go_and_the_incumbent_answers_with_its_own_calibrator(
 
 @pytest.fixture
 def hashed(tmp_path, monkeypatch):
-    """A mapping whose items and genres are hashed and whose users are texts, and five days of
-    it."""
+    """A mapping of two labels whose items and genres are hashed and whose users are texts, and five
+    days of it."""
     text = MAPPING.replace('Table("item")', 'Table("item", buckets=31)')
     text = text.replace('Table("genre", "string")', 'Table("genre", "string", buckets=5)')
+    text = text.replace('"clicked"}', '"clicked", "order": "ordered"}')
+    text = text.replace("import Feature,", "import Feature, Label,").replace(
+        'history=("item", "genres"),',
+        'history=("item", "genres"),\n            '
+        'labels=(Label("click", sampled=True), Label("order", within="click")),',
+    )
     for name in ("shown.*", "done-*", "catalogue.*"):
         text = text.replace(f'"{name}"', f'"part-{name}"')
     (tmp_path / "recipes").mkdir()
@@ -164,12 +173,14 @@ def shop(root, number, rows=600):
     folder.mkdir(parents=True)
     at = np.sort(CALENDAR.begin(dated(number)) + rng.integers(0, DAY, (2, rows)), axis=1)
     user, item = rng.integers(0, 50 + 3 * number, (2, rows)), rng.integers(0, 40, (2, rows))
+    clicked = (rng.random(rows) < np.where((user + item)[0] % 2, 0.1, 0.6)).astype(int)
     shown = {
         "who": [f"é {k}" for k in user[0]],
         "sku": item[0],
         "rank": rng.integers(5, size=rows),
         "at": at[0] * 1000,
-        "clicked": (rng.random(rows) < np.where((user + item)[0] % 2, 0.1, 0.6)).astype(int),
+        "clicked": clicked,
+        "ordered": clicked * (rng.random(rows) < np.where(item[0] % 4, 0.7, 0.2)),
     }
     done = {
         "who": [f"é {k}" for k in user[1]],
@@ -186,9 +197,12 @@ def shop(root, number, rows=600):
     (folder / "_SUCCESS").touch()
 
 
-def test_a_mapped_log_with_hashed_ids_and_texts(hashed, monkeypatch, capsys):
+def test_a_mapped_log_with_two_labels_hashed_ids_and_texts(hashed, monkeypatch, capsys):
     recipe = nights.RECIPE.replace("data.window=false", "")
-    chain = {**nights.CHAIN, "set": recipe, "config": "din", "dataset": "hashedlog"}
+    gate = nights.GATE.replace("clicks=50", "clicks=10").replace("pcoc=0.5", "pcoc=0.8")
+    gate = gate.replace("auc_loss=0.1 entropy_rise=0.2", "auc_loss=0.5 entropy_rise=1")
+    chain = {**nights.CHAIN, "model_gate": gate, "set": recipe, "config": "din"}
+    chain["dataset"] = "hashedlog"
     code, value = call(capsys, flags(hashed, FIRST, data=str(hashed / "data"), **chain))
     assert (code, value["outcome"]) == (12, "HOLD")
     assert call(capsys, flags(hashed, FIRST, bless=True, reason="the first"))[0] == 0
@@ -203,6 +217,22 @@ def test_a_mapped_log_with_hashed_ids_and_texts(hashed, monkeypatch, capsys):
     export = hashed / "serving/ctr" / str(first["version"])
     np.testing.assert_allclose(served(export, store, 5, 150), found, rtol=2e-6)
     assert len(np.unique(found)) > 100
+
+    code, value = call(capsys, flags(hashed, SECOND))
+    assert (code, value["outcome"]) == (0, "PUBLISHED")
+    checks = json.loads((folder / "gate.json").read_text())["checks"]
+    of = {label: {c["name"].removeprefix(f"{label} ") for c in checks if c["name"].startswith(label)}
+          for label in ("order", "click_and_order")}  # fmt: skip
+    assert of["order"]
+    assert of["order"] == of["click_and_order"]
+    assert of["order"] < {c["name"] for c in checks} | of["order"]
+    candidate = json.loads((folder / "metrics.json").read_text())["candidate"]["labels"]
+    rows = {label: candidate[label]["rows"] for label in ("click", "order", "click_and_order")}
+    assert rows["order"] == candidate["click"]["positives"]
+    assert rows["click_and_order"] == rows["click"]
+    page = (folder / "report.html").read_text()
+    assert "By label" in page
+    assert "probability_click_and_order" in (folder / "export/1/manifest.json").read_text()
 
 
 @pytest.mark.parametrize(

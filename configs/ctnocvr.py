@@ -1,0 +1,35 @@
+"""CTnoCVR: a click without a conversion as one more label (Zhang et al., SIGIR 2022).
+
+make train DATASET=retailrocket CONFIG=ctnocvr
+
+L = L(click) + λ₁ L(conversion | click) + λ₂ L(click and no conversion) (Eq. 6, whose second term
+reads the conversion). λ₁ is 0.5, the best of Figure 3a. The paper does not name its λ₂; it is 1.
+The new label has a tower of its own and is not served: ``score`` reads it where validation chooses
+so. ``CONFIG=<recipe>+ctnocvr`` adds it to any recipe, such as ``din+uim`` or ``esmm``. Deviation:
+the backbone is DIN, or DeepFM where the log has no history, where the paper sums each field.
+"""
+
+from dataclasses import replace
+
+from at4ctr.config import Experiment
+from at4ctr.data.dataset import Options
+from at4ctr.errors import InputError
+from at4ctr.tasks import Task, without_name
+from configs._compose import compose
+
+
+def experiment(data: Options) -> Experiment:
+    return extended(compose("din" if data.schema().history else "deepfm", data))
+
+
+def extended(made: Experiment) -> Experiment:
+    """The experiment with the label of the first conversion."""
+    inner = [label for label in made.data.schema().labels if label.within is not None]
+    if not inner:
+        raise InputError(
+            f"recipe ctnocvr: {made.data.name} has no label that is known within another; expected "
+            "one, such as conversion within click; choose DATASET=retailrocket, or another CONFIG"
+        )
+    first = inner[0]
+    tasks = {**made.tasks, first.name: replace(made.tasks[first.name], weight=0.5)}
+    return replace(made, tasks={**tasks, without_name(first): Task(serve=False)})
