@@ -308,7 +308,7 @@ def test_a_weighting_of_another_name_is_refused():
     with pytest.raises(InputError, match="did you mean uncertainty"):
         override(made, ["weighting=uncertain"])
     with pytest.raises(InputError, match="did you mean uncertainty"):
-        replace(made, weighting="uncertaint")
+        replace(made, weighting="uncertaint")  # type: ignore[arg-type]
 
 
 def test_esmm_learns_what_is_within_a_click_over_all_rows():

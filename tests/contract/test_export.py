@@ -128,8 +128,8 @@ def test_a_task_that_is_not_served_leaves_nothing_in_the_export(
     store = stores["two"]
     served = {name: Task() for name in ("click", "conversion") if name != hidden}
     plans = {
-        "both": planned(backbone, head, **served, **{hidden: Task(serve=False)}),
-        "alone": planned(backbone, head, **served),
+        "both": planned(backbone, head, (), **served, **{hidden: Task(serve=False)}),
+        "alone": planned(backbone, head, (), **served),
     }
     folders = {k: written(built(store, plan), store, tmp_path / k) for k, plan in plans.items()}
     files = {p.relative_to(folders["alone"]) for p in folders["alone"].rglob("*") if p.is_file()}
