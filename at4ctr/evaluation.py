@@ -26,6 +26,7 @@ class Predictions:
     truth: the label's true probability, where the log is simulated with it.
     shifted: logit after the sampling correction alone, which a calibrator is fitted to.
     ids: model ids of the user and of the item features of one value, by name.
+    gate: [E] the mean weight of each expert over all rows, where the head has experts.
     """
 
     labels: np.ndarray
@@ -35,6 +36,7 @@ class Predictions:
     truth: np.ndarray | None
     shifted: np.ndarray | None = None
     ids: Mapping[str, np.ndarray] = field(default_factory=dict)
+    gate: np.ndarray | None = None
 
     @property
     def probability(self) -> np.ndarray:
@@ -72,12 +74,17 @@ class Predictor:
         """
         schema = reader.schema
         kept: dict[str, list[np.ndarray]] = {}
+        gates: dict[str, np.ndarray] = {}  # sums over rows
         now = [f for f in schema.group("item") if f.length is None]
         ids = [f.name for f in (schema.user_id, *now) if f.length is None]
         for batch in reader.dataset(0).take(-1 if batches is None else batches):
             found = {name: batch[name] for name in ("user_index", "history_length", *ids)}
             found |= {k: v for k, v in batch.items() if k.startswith(("label_", "truth_"))}
-            for kind, values in self._scores(batch).items():
+            scores = self._scores(batch)
+            for label, weights in scores.pop("gates", {}).items():
+                total = weights.numpy().sum(0, dtype=np.float64)
+                gates[label] = gates.get(label, 0.0) + total
+            for kind, values in scores.items():
                 found |= {f"{kind} {label}": z for label, z in values.items()}
             for name, value in found.items():
                 kept.setdefault(name, []).append(value.numpy())
@@ -101,6 +108,7 @@ class Predictor:
                 truths[label][rows] if label in truths else None,
                 whole[f"shifted {label}"][rows],
                 {name: whole[name][rows] for name in ids},
+                gates[label] / len(truth) if label in gates else None,
             )
         return every
 

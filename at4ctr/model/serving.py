@@ -143,13 +143,15 @@ class ServingModel(tf.keras.Model):
 
         ``shifted``: after the sampling correction. ``calibrated``: of the served probability, after
         the label's fitted calibrator; the same where it has none. Both have each served label, and
-        ``<a>_and_<b>`` where b is known within a.
+        ``<a>_and_<b>`` where b is known within a. ``gates``, of a head with experts: [B, E], the
+        weights of each served label.
         """
-        logits = self.forward(batch, training=False, labels=self.served).outputs.logits
-        shifted = self.corrected({k: tf.cast(v, tf.float64) for k, v in logits.items()})
+        outputs = self.forward(batch, training=False, labels=self.served).outputs
+        shifted = self.corrected({k: tf.cast(v, tf.float64) for k, v in outputs.logits.items()})
         fitted = self.calibrators
         calibrated = {k: fitted[k].logits(v) if k in fitted else v for k, v in shifted.items()}
-        return {"shifted": self._composed(shifted), "calibrated": self._composed(calibrated)}
+        found = {"shifted": self._composed(shifted), "calibrated": self._composed(calibrated)}
+        return found | ({"gates": dict(outputs.gates)} if outputs.gates else {})
 
     def _composed(self, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
         whole = tasks.composed(self.labels, logits)

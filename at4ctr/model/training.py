@@ -65,7 +65,7 @@ class TrainingModel(tf.keras.Model):
         """Every loss by name, unweighted, and their weighted ``total``; scalars."""
         view = self.view(batch)
         found = tasks.loss(self.serving.labels, self.label_tasks, view.outputs.logits, view.targets)
-        terms = [self.half * self.label_tasks[name].weight * loss for name, loss in found.items()]
+        terms = self._terms(found)
         for name, auxiliary in self.auxiliaries.items():
             found[name] = auxiliary.loss(view)
             terms.append(self.weights_of[name] * found[name])
@@ -84,6 +84,18 @@ class TrainingModel(tf.keras.Model):
         for term in terms[1:]:
             total += term
         return {**found, "total": total}
+
+    def label_loss(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Σ_k λ_k L_k of a batch as it is: no perturbation, dropout or auxiliary; a scalar."""
+        with without_dropout():
+            logits = self.serving.forward(batch, training=True).outputs.logits
+        targets = tasks.targets(self.serving.labels, batch)
+        found = tasks.loss(self.serving.labels, self.label_tasks, logits, targets)
+        return tf.add_n(self._terms(found))
+
+    def _terms(self, losses: Mapping[str, Tensor]) -> list[Tensor]:
+        """λ_k L_k of each label."""
+        return [self.half * self.label_tasks[name].weight * loss for name, loss in losses.items()]
 
     def _encode(self, x: Embedded, expert: str) -> Encoded:
         with without_dropout():
