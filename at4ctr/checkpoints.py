@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,20 +106,29 @@ class Keeper:
     """What a training leaves in a folder: ``step-<n>`` with all that resuming needs, ``best-<n>``
     with the served weights of the best validation, ``best`` with those of a finished training.
 
+    optimizers: by name, of the model's weights and of what else learns.
     share: of the time, at most, that ``save_if_due`` takes for checkpoints.
     """
 
     def __init__(
-        self, folder: Path, model: Any, optimizer: tf.keras.optimizers.Optimizer, share: float
+        self,
+        folder: Path,
+        model: Any,
+        optimizers: Mapping[str, tf.keras.optimizers.Optimizer],
+        share: float,
     ) -> None:
-        self.folder, self.model, self.optimizer, self.share = folder, model, optimizer, share
+        self.folder, self.model, self.optimizers, self.share = folder, model, optimizers, share
         self._due = 0.0
 
     def whole(self) -> tf.train.Checkpoint:
-        return tf.train.Checkpoint(model=self.model, optimizer=self.optimizer)
+        return tf.train.Checkpoint(model=self.model, **self.optimizers)
 
     def served(self) -> tf.train.Checkpoint:
         return tf.train.Checkpoint(model=self.model.serving)
+
+    def _trained(self) -> list[tf.Variable]:
+        slots = [v for optimizer in self.optimizers.values() for v in optimizer.variables]
+        return [*self.model.variables, *slots]
 
     def find(self) -> tuple[str, dict] | None:
         """Name and cursor of the checkpoint to resume from, as ``newest``."""
@@ -136,7 +146,7 @@ class Keeper:
     def save(self, step: int, cursor: dict) -> None:
         """Writes a checkpoint; InputError for weights from which no training could go on."""
         began = time.perf_counter()
-        for v in (*self.model.variables, *self.optimizer.variables):
+        for v in self._trained():
             if v.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(v))):
                 raise InputError(
                     f"{v.name} is not finite after step {step}, which is not saved; expected "
@@ -173,7 +183,7 @@ class Keeper:
         writes: the checkpoints kept and one being written, the best weights and an export."""
         self.folder.mkdir(parents=True, exist_ok=True)
         there = sum(p.stat().st_size for p in self.folder.rglob("*") if p.is_file())
-        trained = sum(map(_bytes, (*self.model.variables, *self.optimizer.variables)))
+        trained = sum(map(_bytes, self._trained()))
         served = sum(map(_bytes, self.model.serving.variables))
         size = min(saves, KEPT + 1) * trained + (2 + validated) * served - there
         demand_room(self.folder, size, "checkpoints, the best weights and their export")

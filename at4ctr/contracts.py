@@ -288,7 +288,8 @@ class Tower(NamedTuple):
 class Head(Protocol):
     """From the parts of every expert to one logit per label.
 
-    tower_widths: label -> widths of ``Outputs.inputs`` and ``Outputs.towers``.
+    tower_widths: label -> widths of ``Outputs.inputs`` and ``Outputs.towers``. A head that fills
+    ``Outputs.gates`` has ``expert_names`` too: label -> the names of its experts, in their order.
     """
 
     tower_widths: Mapping[str, Tower]
@@ -302,6 +303,21 @@ class Head(Protocol):
     def bias(self, label: str) -> tf.Variable:
         """The constant of a label's logit: adding c to it adds c to every logit of that label."""
         ...
+
+
+class Searched(Protocol):
+    """A head with structure weights, which learn on validation rows between training steps.
+
+    After every ``every``-th training step `at4ctr.fit` takes one step of Adam at the rate ``rate``
+    on ``searched``, by the labels' losses on a batch of the validation split. The variables are not
+    trainable, so that the training optimizer leaves them alone. () searches nothing.
+    """
+
+    every: int
+    rate: float
+
+    @property
+    def searched(self) -> tuple[tf.Variable, ...]: ...
 
 
 class Auxiliary(Protocol):

@@ -27,6 +27,7 @@ class Predictions:
     shifted: logit after the sampling correction alone, which a calibrator is fitted to.
     ids: model ids of the user and of the item features of one value, by name.
     rows: their positions in the split, increasing.
+    gate: [E] the mean weight of each expert over all rows, where the head has experts.
     """
 
     labels: np.ndarray
@@ -37,6 +38,7 @@ class Predictions:
     shifted: np.ndarray | None = None
     ids: Mapping[str, np.ndarray] = field(default_factory=dict)
     rows: np.ndarray | None = None
+    gate: np.ndarray | None = None
 
     @property
     def probability(self) -> np.ndarray:
@@ -75,12 +77,17 @@ class Predictor:
         """
         schema = reader.schema
         kept: dict[str, list[np.ndarray]] = {}
+        gates: dict[str, np.ndarray] = {}  # sums over rows
         now = [f for f in schema.group("item") if f.length is None]
         ids = [f.name for f in (schema.user_id, *now) if f.length is None]
         for batch in reader.dataset(0).take(-1 if batches is None else batches):
             found = {name: batch[name] for name in ("user_index", "history_length", *ids)}
             found |= {k: v for k, v in batch.items() if k.startswith(("label_", "truth_"))}
-            for kind, values in self._scores(batch).items():
+            scores = self._scores(batch)
+            for label, weights in scores.pop("gates", {}).items():
+                total = weights.numpy().sum(0, dtype=np.float64)
+                gates[label] = gates.get(label, 0.0) + total
+            for kind, values in scores.items():
                 found |= {f"{kind} {label}": z for label, z in values.items()}
             for name, value in found.items():
                 kept.setdefault(name, []).append(value.numpy())
@@ -105,6 +112,7 @@ class Predictor:
                 whole[f"shifted {label}"][rows],
                 {name: whole[name][rows] for name in ids},
                 rows,
+                gates[label] / len(truth) if label in gates else None,
             )
         return every
 

@@ -21,6 +21,7 @@ from at4ctr.layers.mlp import PRODUCTS, Precision, products_in
 from at4ctr.model.training import TrainingModel
 from at4ctr.population import Population
 from at4ctr.progress import Progress
+from at4ctr.search import Search
 
 log = logging.getLogger(__name__)
 
@@ -123,8 +124,10 @@ class Trainer:
         config: Fit,
         folder: Path,
         validate: Callable[[], Mapping[str, Mapping[str, Any]]] | None,
+        make_search: MakeReader | None = None,
     ) -> None:
-        """make_reader: of the training rows, as ``Feed`` asks for it."""
+        """make_reader, make_search: of the training rows and of the validation rows that structure
+        weights learn on, as ``Feed`` asks for it. make_search: None where there are none."""
         if config.watch and validate is None:
             raise InputError(
                 f"fit.watch is {config.watch} and there is no validation row, so no weights can be "
@@ -143,10 +146,17 @@ class Trainer:
             decay,
             scale_loss=config.precision == "mixed_float16",
         )
+        self.search = Search.of(model, make_search, config.batch_size, config.shards, self.strategy)
         self._names: tuple[str, ...] = ()  # of the losses, once the step is traced
         self.cursor = Cursor(shards=self.feed.shards)
+        learning = {"optimizer": self.optimizer}
+        if self.search:
+            learning["search"] = self.search.optimizer
         self.kept = checkpoints.Keeper(
-            folder / "checkpoints", model, self.optimizer, config.checkpoint_share
+            folder / "checkpoints",
+            model,
+            learning,
+            config.checkpoint_share,
         )
         compiled = tf.function(self._run, jit_compile=False, reduce_retracing=True)
         self._step = lambda batch: compiled(batch, tf.constant(float(stopping.wanted())))
@@ -186,6 +196,8 @@ class Trainer:
     def resume(self) -> bool:
         """Continues from the newest whole checkpoint; True if there was one."""
         self.optimizer.build(self.model.trainable_variables)
+        if self.search:
+            self.search.build()
         found = cluster.chief_does(self.kept.find)
         if found is None:
             return False
@@ -250,6 +262,8 @@ class Trainer:
             traced = True
             c.batch += 1
             c.step += 1
+            if self.search:
+                self._finite(self.search.after(c.step))
             progress.update(c.step, losses, wait)
             if c.step % self.config.log_every == 0 or c.batch == steps:
                 self._log({"step": c.step, **losses})

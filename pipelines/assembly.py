@@ -41,16 +41,24 @@ class Assembly:
         split: Split,
         batch_size: int = evaluation.BATCH,
         context: tf.distribute.InputContext | None = None,
+        *,
+        learn: bool = False,
     ) -> Reader:
-        """A split as the experiment reads it: training shuffled and down-sampled, others whole."""
-        e, training = self.experiment, split == "train"
+        """A split as the experiment reads it: training shuffled and down-sampled, others whole.
+
+        learn: another split than training, shuffled and down-sampled likewise.
+        """
+        e = self.experiment
+        training = learn or split == "train"
         return Reader(
             self.store,
             split,
             batch_size=batch_size,
             history=e.data.history,
             negative_rate=e.data.negative_rate if training else 1.0,
-            unknown_rate=e.data.unknown_rate if training and e.data.protocol == "strict" else 0.0,
+            unknown_rate=e.data.unknown_rate
+            if split == "train" and e.data.protocol == "strict"
+            else 0.0,
             seed=e.seed,
             shuffle=training,
             drop_remainder=training,
@@ -71,9 +79,10 @@ class Assembly:
 
     def trainer(self, model: TrainingModel, folder: Path, validate: Validate | None) -> fit.Trainer:
         """Within the strategy's scope that made the model."""
-        return fit.Trainer(
-            model, partial(self.reader, "train"), self.experiment.fit, folder, validate
-        )
+        validated = bool(self.store.counts("validation")["rows"])
+        search = partial(self.reader, "validation", learn=True) if validated else None
+        make = partial(self.reader, "train")
+        return fit.Trainer(model, make, self.experiment.fit, folder, validate, search)
 
     def predictions(self, model: Scored, split: Split) -> dict[str, Predictions]:
         """By label, of all rows of a split, whatever w is; {} of a split without rows."""

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,12 +45,14 @@ REMEDIES = {
 
 
 class Measured(NamedTuple):
-    """Of one label. before: logits [N] without fitted calibrators; None where there are none."""
+    """Of one label. before: logits [N] without fitted calibrators; None where there are none.
+    gates: expert -> its mean weight; {} of a head without experts."""
 
     found: Predictions
     before: np.ndarray | None
     parts: dict[str, dict[str, Trust]]
     metrics: dict[str, Any]
+    gates: Mapping[str, float] = MappingProxyType({})
 
 
 def calibrate(
@@ -136,8 +139,16 @@ def measure(model: ServingModel, test: Reader) -> dict[str, Measured]:
 
 
 def metrics_of(every: Mapping[str, Measured]) -> dict[str, Any]:
-    """The metrics of all labels, as a run keeps them (`evaluation.by_label`)."""
-    return evaluation.by_label({label: found.metrics for label, found in every.items()})
+    """The metrics of all labels, as a run keeps them (`evaluation.by_label`), and ``gates``: label
+    -> expert -> its mean weight, of a head with experts."""
+    found = evaluation.by_label({label: found.metrics for label, found in every.items()})
+    gates = gates_of(every)
+    return found | ({"gates": gates} if gates else {})
+
+
+def gates_of(every: Mapping[str, Measured]) -> dict[str, dict[str, float]]:
+    """The mean gate of each label that has one."""
+    return {label: dict(found.gates) for label, found in every.items() if found.gates}
 
 
 def measured(model: ServingModel, label: str, found: Predictions, schema: Schema) -> Measured:
@@ -148,8 +159,12 @@ def measured(model: ServingModel, label: str, found: Predictions, schema: Schema
     logged as a warning, and so is an AUC that the calibrator lowers by ties.
     """
     metrics = evaluation.report(found)
+    gates = {}
+    if found.gate is not None:
+        names = getattr(model.head, "expert_names", {})[label]
+        gates = dict(zip(names, found.gate.tolist(), strict=True))
     if not metrics["rows"]:
-        return Measured(found, None, {}, metrics)
+        return Measured(found, None, {}, metrics, gates)
     parts = segments.report(found, segments.ids(schema, found.ids))
     metrics["segments"] = segments.to_json(parts)
     before = None
@@ -159,7 +174,7 @@ def measured(model: ServingModel, label: str, found: Predictions, schema: Schema
         metrics["uncalibrated"] = {k: v for k, v in values.items() if k != "activeness"}
         _warn_of_ties(label, metrics)
     warn_if_far("test", label, metrics)
-    return Measured(found, before, parts, metrics)
+    return Measured(found, before, parts, metrics, gates)
 
 
 def _warn_of_ties(label: str, metrics: Mapping[str, Any]) -> None:
@@ -199,8 +214,11 @@ def keep(every: Mapping[str, Measured], folder: Path) -> None:
 
 def draw(every: Mapping[str, Measured], folder: Path, *, simulated: bool) -> None:
     """``reliability.png``, ``segments.png`` and the table ``segments.md`` of the first label; of
-    another one its name follows, as in ``reliability_conversion.png``."""
-    for number, (label, (found, before, parts, _)) in enumerate(every.items()):
+    another one its name follows, as in ``reliability_conversion.png``. ``gates.png`` of a head with
+    experts."""
+    if gates := gates_of(every):
+        plots.gates(gates, folder / "gates.png", simulated=simulated)
+    for number, (label, (found, before, parts, _, _)) in enumerate(every.items()):
         if not found.labels.size:
             continue
         end = f"_{label}" if number else ""

@@ -124,6 +124,24 @@ def segments(
     finish(figure, path, _title("Calibration by segment", label, simulated=simulated))
 
 
+def gates(found: Mapping[str, Mapping[str, float]], path: Path, *, simulated: bool) -> None:
+    """The mean weight of each expert for each label; blank where a label does not read it."""
+    experts = list(dict.fromkeys(name for weights in found.values() for name in weights))
+    values = np.array([[w.get(name, np.nan) for name in experts] for w in found.values()])
+    size = (2.5 + 1.1 * len(experts), 1.8 + 0.5 * len(found))
+    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    image = axis.imshow(values, vmin=0, vmax=1, cmap="Blues", aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            ink = "white" if value > 0.6 else "black"
+            axis.text(column, row, f"{value:.2f}", ha="center", va="center", color=ink)
+    axis.set_xticks(range(len(experts)), experts)
+    axis.set_yticks(range(len(found)), list(found))
+    axis.set(xlabel="expert", ylabel="label")
+    figure.colorbar(image, label="mean weight")
+    finish(figure, path, _title("Mean gates, test", "", simulated=simulated))
+
+
 def _title(what: str, label: str, *, simulated: bool) -> str:
     return what + (f", {label}" if label else "") + (" (simulated log)" if simulated else "")
 

@@ -132,7 +132,7 @@ class ServingModel(tf.keras.Model):
             batch = self._by_row(batch)
         fused = self.fused if self.score_weight else ()
         names = dict.fromkeys((*self.served, *fused))
-        logits = self._logits(batch, names)
+        logits = self._outputs(batch, names).logits
         corrected = self.corrected(logits)
         every = {name: self._probability(name, corrected[name]) for name in names}
         answers = self._named(every, logits)
@@ -146,13 +146,13 @@ class ServingModel(tf.keras.Model):
         """The two labels that `tasks.score` reads, () where no derived label is learned."""
         return () if self.without is None else (self.without.name, tasks.without_name(self.without))
 
-    def _logits(self, batch: Mapping[str, Tensor], labels: Iterable[str]) -> dict[str, Tensor]:
+    def _outputs(self, batch: Mapping[str, Tensor], labels: Iterable[str]) -> Outputs:
         """Of the labels, and of what their correction for sampling reads."""
         wanted = set(labels)
         if wanted - {label.name for label in self.labels}:
             wanted |= {label.name for label in self.labels if label.sampled}
         names = tuple(name for name in self.towers if name in wanted)
-        return dict(self.forward(batch, training=False, labels=names).outputs.logits)
+        return self.forward(batch, training=False, labels=names).outputs
 
     def _named(
         self, every: Mapping[str, Tensor], logits: Mapping[str, Tensor]
@@ -182,16 +182,19 @@ class ServingModel(tf.keras.Model):
         ``shifted``: after the sampling correction. ``calibrated``: of the served probability, after
         the label's fitted calibrator; the same where it has none. Both have each served label,
         ``<a>_and_<b>`` where b is known within a, and ``<a>_without_<b>`` where it is learned.
+        ``gates``, of a head with experts: [B, E], the weights of each of these labels with a tower.
         """
         names = self.served
         if self.without is not None:
             names = tuple(dict.fromkeys((*names, tasks.without_name(self.without))))
-        logits = self._logits(batch, names)
-        every = self.corrected({k: tf.cast(v, tf.float64) for k, v in logits.items()})
+        outputs = self._outputs(batch, names)
+        every = self.corrected({k: tf.cast(v, tf.float64) for k, v in outputs.logits.items()})
         shifted = {name: every[name] for name in names}
         fitted = self.calibrators
         calibrated = {k: fitted[k].logits(v) if k in fitted else v for k, v in shifted.items()}
-        return {"shifted": self._composed(shifted), "calibrated": self._composed(calibrated)}
+        found = {"shifted": self._composed(shifted), "calibrated": self._composed(calibrated)}
+        gates = {name: gate for name, gate in outputs.gates.items() if name in names}
+        return found | ({"gates": gates} if gates else {})
 
     def _composed(self, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
         whole = tasks.composed(self.labels, logits)

@@ -73,12 +73,9 @@ class TrainingModel(tf.keras.Model):
         """Every loss by name, unweighted, and their weighted ``total``; scalars."""
         view = self.view(batch)
         found = tasks.loss(self.serving.labels, self.label_tasks, view.outputs.logits, view.targets)
-        terms = [self.half * self.label_tasks[name].weight * loss for name, loss in found.items()]
-        for i, name in enumerate(found.copy()):
-            if name in self.log_variances:
-                s = tf.convert_to_tensor(self.log_variances[name])
-                found[f"weight of {name}"] = tf.exp(-s)
-                terms[i] = tf.exp(-s) * terms[i] + 0.5 * s
+        terms = self._terms(found)
+        for name, s in self.log_variances.items():
+            found[f"weight of {name}"] = tf.exp(-tf.convert_to_tensor(s))
         for name, auxiliary in self.auxiliaries.items():
             found[name] = auxiliary.loss(view)
             terms.append(self.weights_of[name] * found[name])
@@ -97,6 +94,22 @@ class TrainingModel(tf.keras.Model):
         for term in terms[1:]:
             total += term
         return {**found, "total": total}
+
+    def label_loss(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Σ_k λ_k L_k of a batch as it is: no perturbation, dropout or auxiliary; a scalar."""
+        with without_dropout():
+            logits = self.serving.forward(batch, training=True).outputs.logits
+        targets = tasks.targets(self.serving.labels, batch)
+        found = tasks.loss(self.serving.labels, self.label_tasks, logits, targets)
+        return tf.add_n(self._terms(found))
+
+    def _terms(self, losses: Mapping[str, Tensor]) -> list[Tensor]:
+        """λ_k L_k of each label or, of learned weights, e^−s_k λ_k L_k + s_k / 2."""
+        terms = {k: self.half * self.label_tasks[k].weight * loss for k, loss in losses.items()}
+        for name, variable in self.log_variances.items():
+            s = tf.convert_to_tensor(variable)
+            terms[name] = tf.exp(-s) * terms[name] + 0.5 * s
+        return list(terms.values())
 
     def _encode(self, x: Embedded, expert: str) -> Encoded:
         with without_dropout():

@@ -133,7 +133,7 @@ def pairs(case: Case) -> set[tuple[tuple[str, str], ...]]:
     """The pairs of a case that the sample must hold."""
     found = set(combinations(zip(Case._fields, case, strict=True), 2))
     own = (("head", case.head), ("auxiliaries", case.auxiliaries))
-    return found if case.auxiliaries in WITH_HEADS else found - {own}
+    return {p for p in found if case.auxiliaries in WITH_HEADS or p != own}
 
 
 @cache

@@ -104,9 +104,10 @@ def test_the_bias_of_a_label_is_the_constant_of_its_logit(case):
 
 def remedy(part: str) -> str:
     """What a part that cannot do without a history tells its user to do."""
+    fields = {f.name for f in dataclasses.fields((BACKBONES | AUXILIARIES)[part])}
     if part in BACKBONES:
-        return "choose a backbone without one"
-    fields = {f.name for f in dataclasses.fields(AUXILIARIES[part])}
+        pools = "pool_history" in fields
+        return "set backbone.pool_history=false" if pools else "choose a backbone without one"
     own = f"set auxiliaries.{part}.use_history=false" if "use_history" in fields else ""
     return own or f"leave {part} out"
 

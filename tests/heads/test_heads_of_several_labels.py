@@ -1,5 +1,6 @@
 """Heads with experts, and heads whose networks read each other, against their literal forms."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import tensorflow as tf
 
 from at4ctr.contracts import Interface, Part
 from at4ctr.errors import InputError
-from at4ctr.heads import aitm, cross_stitch, mmoe, ple, single_dnn
+from at4ctr.heads import aitm, autoheri, cross_stitch, mmoe, ple, single_dnn
 from at4ctr.layers.mlp import Dice
 from at4ctr.optimizers import LazyAdam
 from tests import heads
@@ -21,10 +22,11 @@ SIZES: dict[str, Any] = {"expert": (7, 5), "tower": (4, 3)}
 MMOE = mmoe.Config(experts=3, **SIZES)
 CGC = ple.Config(own=(2,), shared=(1,), **SIZES)
 PLE = ple.Config(own=(1, 2), shared=(2, 1), **SIZES)
-NETS = {
+NETS: dict[str, Any] = {
     "single_dnn": single_dnn.Config(units=(6, 3)),
     "cross_stitch": cross_stitch.Config(units=(6, 3)),
     "aitm": aitm.Config(units=(6, 3)),
+    "autoheri": autoheri.Config(units=(6, 3)),
 }
 ALL = {"mmoe": MMOE, "cgc": CGC, "ple": PLE, **NETS}
 
@@ -116,8 +118,7 @@ def test_the_experts_of_a_label_stand_before_the_shared_ones():
     ("name", "bottom"), [(n, b) for n in NETS for b in ((), (5,)) if n != "single_dnn" or not b]
 )
 def test_networks(name, bottom, training):
-    shared = {"bottom": bottom} if bottom else {}
-    head, x = build(type(NETS[name])(units=(6, 3), **shared))
+    head, x = build(dataclasses.replace(NETS[name], bottom=bottom) if bottom else NETS[name])
     out = head(x, training=training, labels=LABELS)
     networks = head.towers if name == "aitm" else head.networks
     start = dict.fromkeys(LABELS, heads.parts(x))
@@ -128,17 +129,25 @@ def test_networks(name, bottom, training):
     layers = {
         k: [h if bottom else heads.affine(h, networks.of[k].affine)] for k, h in start.items()
     }
-    for i in range(2):
-        for k in LABELS:
-            net = networks.of[k]
-            z = models.dense(layers[k][-1], toys.layer(net.dense[i]))
-            layers[k].append(activated(z, net.activations[i], slice(None), training=training))
-        if name == "cross_stitch":
-            alpha = toys.double(head.stitches[i])
-            rows = zip(*(layers[k][-1] for k in LABELS), strict=True)
-            mixed = [oracle.stitched(alpha, list(row)) for row in rows]
-            for j, k in enumerate(LABELS):
-                layers[k][-1] = np.array([row[j] for row in mixed])
+    order = [(i, k) for i in range(2) for k in LABELS]
+    if name == "autoheri":
+        order = [(i, k) for k in LABELS for i in range(2)]
+    for i, k in order:
+        net = networks.of[k]
+        z = models.dense(layers[k][-1], toys.layer(net.dense[i]))
+        if name == "autoheri" and k == "conversion":
+            edges, below = head.edges[k], layers["click"][1:]
+            chances = models.sigmoid(toys.double(edges.structure)[:, i])
+            maps = np.split(toys.double(edges.kernels[i]), [6])
+            z = z + sum(p * h @ m for p, h, m in zip(chances, below, maps, strict=True))
+        layers[k].append(activated(z, net.activations[i], slice(None), training=training))
+        if name != "cross_stitch" or k != LABELS[-1]:
+            continue
+        alpha = toys.double(head.stitches[i])
+        rows = zip(*(layers[k][-1] for k in LABELS), strict=True)
+        mixed = [oracle.stitched(alpha, list(row)) for row in rows]
+        for j, k in enumerate(LABELS):
+            layers[k][-1] = np.array([row[j] for row in mixed])
     if name == "aitm":
         transfer = head.transfers["conversion"]
         passed = toys.trunk(transfer.passed, layers["click"][-1], training=training)
@@ -175,7 +184,7 @@ def test_labels_that_are_not_asked_for_are_left_out(name, label):
     (other,) = set(LABELS) - {label}
     logits = head.logits if name in NETS else head.towers.logits
     unread = list(logits.of[other].trainable_variables)
-    if name == "single_dnn" or (name, label) == ("aitm", "click"):
+    if name == "single_dnn" or (name in ("aitm", "autoheri") and label == "click"):
         networks = head.towers if name == "aitm" else head.networks
         unread += networks.of[other].trainable_variables
     if name in ("mmoe", "cgc", "ple"):

@@ -64,8 +64,8 @@ def trainer(
     head = SEVERAL if head is HEAD and len(store.schema.labels) > 1 else head
     embedding = embedder.Config(dimension=4)
 
-    def reader(split: Any, size: int, context: Any = None) -> Reader:
-        training = split == "train"
+    def reader(split: Any, size: int, context: Any = None, *, learn: bool = False) -> Reader:
+        training = learn or split == "train"
         rate = negative_rate if training else 1.0
         return Reader(
             store,
@@ -92,12 +92,14 @@ def trainer(
     if validate == "store":
         predict, split = evaluation.Predictor(serving), reader("validation", 64)
         validate = lambda: {k: evaluation.report(v) for k, v in predict(split).items()}  # noqa: E731
-    return Trainer(model, partial(reader, "train"), config, folder, validate)
+    search = None if validate is None else partial(reader, "validation", learn=True)
+    return Trainer(model, partial(reader, "train"), config, folder, validate, search)
 
 
 def fingerprint(made: Trainer) -> dict[str, Any]:
-    """Every bit of the model's and the optimizer's variables, and where training stands."""
-    variables = [*made.model.variables, *made.optimizer.variables]
+    """Every bit of the model's and the optimizers' variables, and where training stands."""
+    slots = [v for optimizer in made.kept.optimizers.values() for v in optimizer.variables]
+    variables = [*made.model.variables, *slots]
     digests = [hashlib.sha256(v.numpy().tobytes()).hexdigest()[:12] for v in variables]
     names = [f"{i} {v.name}" for i, v in enumerate(variables)]
     cursor = made.cursor
