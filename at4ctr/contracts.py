@@ -195,6 +195,7 @@ class AuxiliaryConfig(Protocol):
 
     def demand_rows(self, rows: int) -> None:
         """Raises InputError where a step of so many rows on each device makes no sense."""
+        del rows
 
     @abstractmethod
     def build(self, schema: Any, shape: Any, seed: int) -> Auxiliary:

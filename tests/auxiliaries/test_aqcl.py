@@ -1,6 +1,7 @@
 """ICL and AQCL from a batch of ids to their losses, against the paper's equations."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,8 +81,8 @@ def test_aqcl_is_eq_3_with_the_shares_of_eq_6_and_shows_its_codebook():
     z, augmented = (projected(model, task, a) for a in (arrays, thin))
     codebook = toys.double(task.codebook)
     alpha = oracle.share(arrays["behaviours"], MEAN, 0.7, 1.5)
-    expected = oracle.quantised(z, augmented, codebook, alpha, K, 0.2, 0.3)
-    assert float(found.loss) == pytest.approx(expected, rel=2e-4)
+    loss = oracle.quantised(z, augmented, codebook, alpha, K, 0.2, 0.3)
+    assert float(found.loss) == pytest.approx(loss, rel=2e-4)
     units = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (z, codebook)]
     scores = units[0] @ units[1].T
     assigned = oracle.transport(scores, 0.1, 3).argmax(1)
@@ -128,6 +129,7 @@ def test_only_the_contrast_reaches_the_model():
 
 def test_a_collapsed_codebook_is_seen():
     model, task = build(AQCL)
+    task.codebook.assign(projected(model, task, ARRAYS)[:T])  # each nearest to a row of its own
     healthy = task.loss(toys.view(model, ARRAYS)).monitors
     task.codebook.assign(tf.ones_like(task.codebook))
     found = task.loss(toys.view(model, ARRAYS)).monitors
@@ -158,7 +160,7 @@ def test_experts_of_several_spaces_see_the_same_behaviours():
     spaces = {"main": toys.EMBEDDING, "b": Space(dimension=5, scale=0.5)}
     plan = Plan(experts, single.Config(), spaces, auxiliaries={"icl": ICL}, seed=3)
     model = training_model(serving_model(toys.SCHEMA, toys.ROWS, plan), toys.SCHEMA, plan)
-    task = model.auxiliaries["icl"]
+    task: Any = model.auxiliaries["icl"]
     found = task.views.augmented(toys.view(model, ARRAYS))
     for name in ("rows", "positions"):
         one, other = (getattr(x.packed, name) for x in found.values())
@@ -177,6 +179,6 @@ def test_what_makes_no_sense_is_refused():
         replace(AQCL, nearest=7)
     for name, value in (("w1", 0.0), ("epsilon", float("nan")), ("iterations", 0), ("mask", 1.0)):
         with pytest.raises(InputError, match=f"aqcl.{name} is {value}"):
-            replace(AQCL, **{name: value})
+            aqcl.Config(**{name: value})  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"icl.dropout is -0.1"):
         replace(ICL, dropout=-0.1)

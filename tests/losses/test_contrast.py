@@ -45,7 +45,7 @@ def test_gradients_are_those_of_the_equations_and_of_eq_5_alone_at_the_codebook(
     points = [tf.constant(x) for x in (z, augmented, codebook)]
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(points)
-        contrast = quantised_contrast(*points, alpha, K, 0.2, 0.3)
+        contrast = quantised_contrast(points[0], points[1], points[2], alpha, K, 0.2, 0.3)
         learning = codebook_learning(points[0], points[2], np.arange(B) % T, 0.3)
     found = tape.gradient(contrast, points)
     expected = numeric_gradients(
@@ -56,10 +56,10 @@ def test_gradients_are_those_of_the_equations_and_of_eq_5_alone_at_the_codebook(
     assert found[2] is None
     of_z, _, of_codebook = tape.gradient(learning, points)
     assert of_z is None
-    (expected,) = numeric_gradients(
+    (wanted,) = numeric_gradients(
         lambda q: oracle.codebook(z, q, np.arange(B) % T, 0.3), [codebook]
     )
-    np.testing.assert_allclose(of_codebook, expected, atol=1e-4)
+    np.testing.assert_allclose(of_codebook, wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 40])  # fewer and more than the codewords
@@ -92,7 +92,7 @@ def test_finite_at_a_small_temperature_and_for_equal_and_opposite_rows(size, dty
         points = [tf.constant(x, dtype) for x in (rows, -rows, codebook)]
         with tf.GradientTape() as tape:
             tape.watch(points)
-            loss = quantised_contrast(*points, alpha, K, 0.02, 0.02)
+            loss = quantised_contrast(points[0], points[1], points[2], alpha, K, 0.02, 0.02)
             loss += instance_contrast(points[0], points[1], 0.02)
             scores = tf.linalg.matmul(points[0], points[2], transpose_b=True)
             assigned = tf.argmax(sinkhorn(scores, 0.05, 3), 1)

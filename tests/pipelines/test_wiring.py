@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -96,7 +97,8 @@ def test_an_auxiliary_knows_the_rows_of_a_device_and_the_mean_of_the_store(runs)
     e = replace(e, auxiliaries={"aqcl": aqcl.Config(codewords=64, use_history=False)})
     model = Assembly(e, store).training(Assembly(e, store).serving())
     cuts = store.read("train", store.groups("train")).instances["cut"]
-    assert model.auxiliaries["aqcl"].mean_behaviours == pytest.approx(cuts.mean())
+    task: Any = model.auxiliaries["aqcl"]
+    assert task.mean_behaviours == pytest.approx(cuts.mean())
 
 
 def test_a_calibrator_of_an_unfinished_end_is_gone(runs, tmp_path):
