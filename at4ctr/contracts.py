@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 import tensorflow as tf
 
 Tensor: TypeAlias = tf.Tensor
-Activation = Literal["dice", "prelu", "relu", "sigmoid", "linear"]
+Activation = Literal["dice", "prelu", "relu", "leaky_relu", "sigmoid", "linear"]
 
 
 class Packed(NamedTuple):
@@ -128,7 +128,9 @@ class View:
     experts: Mapping[str, Encoded]  # expert -> what its backbone makes of its space
     outputs: Outputs
     lookup: Callable[[str, Tensor], Tensor]  # (table, ids) -> rows of the first space
+    space_of: Mapping[str, str]  # expert -> the space that it reads
     encode: Callable[[Embedded, str], Encoded]  # second pass of an expert, without dropout
+    decode: Callable[[Mapping[str, Encoded]], Outputs]  # of the head, without dropout
 
     @property
     def embedded(self) -> Embedded:
@@ -191,6 +193,10 @@ class AuxiliaryConfig(Protocol):
     def use_history(self) -> bool:
         """Whether it reads the history; a field of those that can do without."""
         return True
+
+    def demand_rows(self, rows: int) -> None:
+        """Raises InputError where a step of so many rows on each device makes no sense."""
+        del rows
 
     @abstractmethod
     def build(self, schema: Any, shape: Any, seed: int) -> Auxiliary:
@@ -320,9 +326,20 @@ class Searched(Protocol):
     def searched(self) -> tuple[tf.Variable, ...]: ...
 
 
+class Monitored(NamedTuple):
+    """A loss, and scalars beside it for the training curves.
+
+    The scalar ``usage`` of the auxiliary ``aqcl`` is the curve ``aqcl_usage``. None has a weight in
+    the total loss.
+    """
+
+    loss: Tensor
+    monitors: Mapping[str, Tensor]
+
+
 class Auxiliary(Protocol):
     """What only makes a loss."""
 
-    def loss(self, view: View) -> Tensor:
+    def loss(self, view: View) -> Tensor | Monitored:
         """A scalar, unweighted, finite on every legal batch."""
         ...

@@ -18,9 +18,10 @@ PADDING, UNKNOWN, FIRST_ID = 0, 1, 2
 MISSING: Mapping[str, int | str] = {"int64": -1, "string": ""}  # in requests, by a table's dtype
 RESERVED = frozenset(
     ("probability", "user_index", "item_index", "user_row", "timestamp", "ord", "u31", "cut",
-     "owner", "weight", "seconds_ago")
+     "owner", "weight", "seconds_ago", "behaviours")
 )  # fmt: skip
 ROWS = frozenset(("user", "item", "length", "begin", "second"))  # a row's columns in the reader
+BEHAVIOURS = "behaviours"  # a batch's: how many behaviours of the user precede each row
 AGES = "history_seconds_ago"  # a batch's: how long before its row each behaviour was
 
 Group = Literal["profile", "item", "context", "behaviour"]

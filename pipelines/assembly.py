@@ -74,8 +74,16 @@ class Assembly:
         return serving_model(schema, sizes, self.experiment.plan, numbers, vectors)
 
     def training(self, serving: ServingModel) -> TrainingModel:
-        """The serving model with the experiment's tasks and auxiliaries."""
-        return training_model(serving, self.store.schema, self.experiment.plan)
+        """The serving model with the experiment's tasks and auxiliaries, within the strategy's
+        scope.
+
+        Raises InputError where a device has too few rows in a step for an auxiliary.
+        """
+        e, replicas = self.experiment, tf.distribute.get_strategy().num_replicas_in_sync
+        for config in e.auxiliaries.values():
+            if config.weight:
+                config.demand_rows(e.fit.batch_size // replicas)
+        return training_model(serving, self.store.schema, e.plan, self.store.mean_behaviours)
 
     def trainer(self, model: TrainingModel, folder: Path, validate: Validate | None) -> fit.Trainer:
         """Within the strategy's scope that made the model."""

@@ -11,6 +11,7 @@ from at4ctr.contracts import AuxiliaryConfig, Embedded, Tensor, View
 from at4ctr.errors import InputError
 from at4ctr.layers.mlp import Dense, Draws
 from at4ctr.layers.shape import Shape, history_required, mean
+from at4ctr.layers.views import dropout
 from at4ctr.losses.field_contrast import field_alignment, field_uniformity
 from at4ctr.schema import Schema
 
@@ -113,19 +114,6 @@ class FieldContrast(tf.Module):
             return dropout(x, rate, self.draws.seed())
 
         return dropped
-
-
-def dropout(x: Tensor, rate: float, seed: Tensor) -> Tensor:
-    """Inverted dropout of single elements by 16 random bits each: half as many as usual.
-
-    The rate is rounded to a multiple of 2⁻¹⁶ and survivors are scaled by that very rate, so the
-    expectation is x.
-    """
-    threshold = min(round(rate * 65536), 65535)
-    words = tf.random.stateless_uniform([(tf.size(x) + 1) // 2], seed, None, None, tf.uint32)
-    bits = tf.reshape(tf.bitcast(words, tf.uint16), [-1])[: tf.size(x)]
-    kept = tf.reshape(bits, tf.shape(x)) >= tf.constant(threshold, tf.uint16)
-    return x * (tf.cast(kept, x.dtype) * (65536.0 / (65536 - threshold)))
 
 
 class EncoderLayer(tf.Module):

@@ -13,10 +13,8 @@ import numpy as np
 
 from at4ctr.data.dataset import Split
 from at4ctr.data.sampling import keep, sampled_label
-from at4ctr.data.store import RowGroup, Store, flat, list_lengths
+from at4ctr.data.store import GROUPS_AT_ONCE, RowGroup, Store, flat, list_lengths
 from at4ctr.errors import InputError
-
-GROUPS_AT_ONCE = 64  # row groups per read when counting
 
 
 @dataclass(frozen=True)
@@ -24,8 +22,8 @@ class Block:
     """The kept instances of some row groups, in their final order.
 
     instances: [N] arrays: ``begin`` and ``length`` of the window among the block's behaviours,
-        ``user``, ``item`` and ``user_row`` (dims rows), labels, context features and numbers,
-        ``weight`` and true probabilities.
+        ``cut``, ``user``, ``item`` and ``user_row`` (dims rows), labels, context features and
+        numbers, ``weight`` and true probabilities.
     windows: per history feature [E + 1] opaque items; item i is the T behaviours from i on.
     """
 

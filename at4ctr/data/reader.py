@@ -21,7 +21,7 @@ from at4ctr.data.dataset import Split
 from at4ctr.data.sampling import demand_rate, keep, sampled_label
 from at4ctr.data.store import RowGroup, Store
 from at4ctr.errors import InputError
-from at4ctr.schema import AGES, UNKNOWN, history_name, weights_name
+from at4ctr.schema import AGES, BEHAVIOURS, UNKNOWN, history_name, weights_name
 
 BLOCKS_HELD = 3
 
@@ -40,6 +40,7 @@ class Reader:
     Every profile, item and context feature ``[B]`` or ``[B, length]``; ``history_<f>`` ``[B, T]``
     or ``[B, T, length]`` of item features in ``schema.history`` and of behaviour features, oldest
     first, left-aligned, zero padded, the latest T before the instance's cut and never past it;
+    ``behaviours``, how many behaviours of the user precede the row, whatever T is, and
     ``history_length``, ``user_index``, ``item_index`` ``[B]``; ``label_<name>`` ``[B]`` float32,
     -1 where it is not known; every number ``[B]`` float32, NaN where it is missing;
     ``weights_<f>`` ``[B, length]`` float32 of weighted features; ``weight`` ``[B]`` float32 where
@@ -170,7 +171,7 @@ class Reader:
         spec: dict[str, tuple[type, tuple[int, ...]]] = {n: (np.int32, wide(n)) for n in now}
         spec |= {history_name(n): (np.int32, (self.history, *wide(n))) for n in past}
         spec |= {AGES: (np.int32, (self.history,))} if self.schema.times else {}
-        spec["history_length"] = (np.int32, ())
+        spec |= {"history_length": (np.int32, ()), BEHAVIOURS: (np.int32, ())}
         floats = [label.column for label in self.schema.labels]
         floats += [n.name for n in self.schema.numbers]
         floats += ["weight"] if self.schema.weighted else []
@@ -218,6 +219,7 @@ class Reader:
             np.subtract(at["second"][:, None], batch[AGES], out=batch[AGES])
             np.bitwise_and(batch[AGES], real, out=batch[AGES])
         batch["history_length"] = at["length"].copy()
+        batch[BEHAVIOURS] = at["cut"].copy()
         for label in self.schema.labels:
             batch[label.column] = at[label.column].astype(np.float32)
         for n in self.schema.numbers:
@@ -251,7 +253,7 @@ class Reader:
             kept = rng.permutation(kept)
         owner = np.repeat(np.arange(len(users.users), dtype=np.int32), users.counts)[kept]
         columns = {name: np.take(column, kept) for name, column in columns.items()}
-        cut = columns.pop("cut")
+        cut = columns["cut"]
         columns["length"] = np.minimum(cut, self.history)
         columns["begin"] = np.take(users.offsets, owner) + (cut - columns["length"])
         columns["user"] = np.take(users.users, owner)

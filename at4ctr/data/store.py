@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from at4ctr.contracts import Numbers
 
 FORMAT = 5
+GROUPS_AT_ONCE = 64  # row groups of a read where a whole split is scanned
 MANIFEST = "manifest.json"
 _HEADER = (
     threading.Lock()
@@ -189,6 +190,14 @@ class Store:
             for part in self.manifest["parts"]
             for number, group in enumerate(part["row_groups"])
         ]
+
+    def mean_behaviours(self) -> float:
+        """Of the training rows: how many behaviours precede one. One scan of a column."""
+        total, groups = 0, self.groups("train")
+        for first in range(0, len(groups), GROUPS_AT_ONCE):
+            table = self.columns(groups[first : first + GROUPS_AT_ONCE], ["train_cut"])
+            total += int(flat(table.column("train_cut")).sum(dtype=np.int64))
+        return total / max(sum(group.rows for group in groups), 1)
 
     def columns(self, groups: Sequence[RowGroup], names: Sequence[str]) -> pa.Table:
         """Some columns of some row groups, in store order."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Literal
 
 import tensorflow as tf
@@ -277,6 +278,8 @@ def build_activation(kind: Activation, units: int, index: int):  # type: ignore[
             return PReLU(units, f"prelu_{index}")
         case "relu":
             return tf.nn.relu
+        case "leaky_relu":
+            return partial(tf.nn.leaky_relu, alpha=0.01)  # PyTorch's slope
         case "sigmoid":
             return tf.sigmoid
         case "linear":

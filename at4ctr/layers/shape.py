@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -21,6 +21,8 @@ class Shape(NamedTuple):
     alike: a behaviour begins with the candidate's very features in the same order, so that the two
     can be multiplied element by element (``product``).
     towers: label -> the widths of its tower, for auxiliaries.
+    mean_behaviours: gives the mean of the training rows' number of behaviours, for auxiliaries; a
+        function, as it reads the store.
     """
 
     profile: int
@@ -31,6 +33,7 @@ class Shape(NamedTuple):
     alike: bool
     states: int
     towers: Mapping[str, Tower] = MappingProxyType({})
+    mean_behaviours: Callable[[], float] = lambda: 1.0
 
     @classmethod
     def of(cls, schema: Schema, dimension: int) -> Shape:

@@ -1,5 +1,7 @@
 """Losses as pure functions of tensors: computed in float32, finite on every legal batch."""
 
+from at4ctr.losses.assignment import codebook_learning, sinkhorn
+from at4ctr.losses.contrast import instance_contrast, quantisation_share, quantised_contrast
 from at4ctr.losses.inter_task import inter_task_contrast
 from at4ctr.losses.match import user_item_match
 from at4ctr.losses.next_item import next_item_prediction
@@ -7,7 +9,12 @@ from at4ctr.losses.pointwise import binary_cross_entropy
 
 __all__ = [
     "binary_cross_entropy",
+    "codebook_learning",
+    "instance_contrast",
     "inter_task_contrast",
     "next_item_prediction",
+    "quantisation_share",
+    "quantised_contrast",
+    "sinkhorn",
     "user_item_match",
 ]

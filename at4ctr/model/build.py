@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -136,8 +136,16 @@ def serving_model(
     )
 
 
-def training_model(serving: ServingModel, schema: Schema, plan: Plan) -> TrainingModel:
-    """The serving model with the plan's tasks and auxiliaries."""
+def training_model(
+    serving: ServingModel,
+    schema: Schema,
+    plan: Plan,
+    mean_behaviours: Callable[[], float] = lambda: 1.0,
+) -> TrainingModel:
+    """The serving model with the plan's tasks and auxiliaries.
+
+    mean_behaviours: of ``Shape``; called where an auxiliary asks for it.
+    """
     first_space = next(iter(serving.spaces))
     givers = {
         name: set(getattr(b, "gives", ()))
@@ -164,7 +172,7 @@ def training_model(serving: ServingModel, schema: Schema, plan: Plan) -> Trainin
     first = serving.backbone
     shape = Shape.of(schema, next(iter(plan.spaces.values())).dimension)
     states, towers = getattr(first, "states", shape.history), serving.head.tower_widths
-    shape = shape._replace(states=states, towers=towers)
+    shape = shape._replace(states=states, towers=towers, mean_behaviours=mean_behaviours)
     auxiliaries = {
         name: (
             config.build(schema, shape, _seed(plan.seed, zlib.crc32(name.encode()))),

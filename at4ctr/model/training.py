@@ -8,7 +8,16 @@ from types import MappingProxyType
 import tensorflow as tf
 
 from at4ctr import tasks
-from at4ctr.contracts import Auxiliary, Embedded, Encoded, Perturbation, Tensor, View
+from at4ctr.contracts import (
+    Auxiliary,
+    Embedded,
+    Encoded,
+    Monitored,
+    Outputs,
+    Perturbation,
+    Tensor,
+    View,
+)
 from at4ctr.layers.embedder import touched_l2
 from at4ctr.layers.mlp import without_dropout
 from at4ctr.model.serving import ServingModel
@@ -66,18 +75,25 @@ class TrainingModel(tf.keras.Model):
             experts=found.experts,
             outputs=found.outputs,
             lookup=self.serving.embedder.lookup,
+            space_of=self.serving.space_of,
             encode=self._encode,
+            decode=self._decode,
         )
 
     def losses_of(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Every loss by name, unweighted, and their weighted ``total``; scalars."""
+        """Every loss by name, unweighted, their weighted ``total``, and what auxiliaries give
+        beside their losses as ``<auxiliary>_<name>``; scalars."""
         view = self.view(batch)
         found = tasks.loss(self.serving.labels, self.label_tasks, view.outputs.logits, view.targets)
         terms = self._terms(found)
         for name, s in self.log_variances.items():
             found[f"weight of {name}"] = tf.exp(-tf.convert_to_tensor(s))
         for name, auxiliary in self.auxiliaries.items():
-            found[name] = auxiliary.loss(view)
+            made = auxiliary.loss(view)
+            if isinstance(made, Monitored):
+                found |= {f"{name}_{k}": value for k, value in made.monitors.items()}
+                made = made.loss
+            found[name] = made
             terms.append(self.weights_of[name] * found[name])
         if self.l2:
             reads = self.serving.reads
@@ -114,3 +130,8 @@ class TrainingModel(tf.keras.Model):
     def _encode(self, x: Embedded, expert: str) -> Encoded:
         with without_dropout():
             return self.serving.backbones[expert](x, training=True)
+
+    def _decode(self, experts: Mapping[str, Encoded]) -> Outputs:
+        names = tuple(label.name for label in self.serving.labels)
+        with without_dropout():
+            return self.serving.head(experts, training=True, labels=names)

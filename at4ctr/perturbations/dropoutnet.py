@@ -15,7 +15,9 @@ from at4ctr.schema import UNKNOWN, Schema
 
 @dataclass(frozen=True)
 class Config(PerturbationConfig):
-    """user, item: the share of rows whose user's, or candidate's, id reads as unknown."""
+    """user, item: the share of rows whose user's, or candidate's, id reads as unknown; at most 1
+    together, because no row loses both.
+    """
 
     user: float = 0.1
     item: float = 0.1
@@ -26,32 +28,35 @@ class Config(PerturbationConfig):
                 raise InputError(
                     f"dropoutnet.{name} is {getattr(self, name)}; expected at least 0 and below 1"
                 )
+        if self.user + self.item > 1:
+            raise InputError(
+                f"dropoutnet.user is {self.user} and dropoutnet.item is {self.item}; expected at "
+                "most 1 together, because no row loses both; lower one"
+            )
 
     def build(self, schema: Schema, seed: int) -> DropoutNet:
         return DropoutNet(self, schema, seed)
 
 
 class DropoutNet(tf.Module):
-    """The user's id, or the candidate's, reads as unknown in rows drawn at random.
+    """The user's id or the candidate's, never both, reads as unknown in rows drawn at random.
 
-    A row's two draws are independent. Everything else that is known of the user or item stays.
-    Deviations from §4: the paper sets fixed vectors of a factorisation to 0; here vectors are
-    learned, and what was never seen is served by the row of the unknown id, so that this row is
-    what the drawn rows train.
+    Everything else that is known of the user or item stays. Deviations from Alg. 1, whose cases are
+    the user out, the item out, and neither: a case is drawn for each row, and not for a batch. The
+    paper sets fixed vectors of a factorisation to 0; here vectors are learned, and what was never
+    seen is served by the row of the unknown id, so that this row is what the drawn rows train.
     """
 
     def __init__(self, config: Config, schema: Schema, seed: int) -> None:
         super().__init__(name="dropoutnet")
-        self.rates = {schema.user_id.name: config.user, schema.item_id.name: config.item}
+        self.config, self.user, self.item = config, schema.user_id.name, schema.item_id.name
         self.draws = Draws(seed)
 
     def __call__(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        changed = dict(batch)
-        for name, rate in self.rates.items():
-            if rate:
-                ids = batch[name]
-                rows = tf.shape(ids)[:1]
-                out = tf.random.stateless_uniform(rows, self.draws.seed()) < rate
-                out = tf.reshape(out, [-1] + [1] * (ids.shape.rank - 1))
-                changed[name] = tf.where(out, tf.constant(UNKNOWN, ids.dtype), ids)
+        changed, c = dict(batch), self.config
+        drawn = tf.random.stateless_uniform(tf.shape(batch[self.item])[:1], self.draws.seed())
+        for name, out in ((self.user, drawn < c.user), (self.item, drawn >= 1 - c.item)):
+            ids = batch[name]
+            out = tf.reshape(out, [-1] + [1] * (ids.shape.rank - 1))
+            changed[name] = tf.where(out, tf.constant(UNKNOWN, ids.dtype), ids)
         return changed

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from at4ctr.auxiliaries import cl4ctr
 from at4ctr.backbones import widedeep
 from at4ctr.errors import InputError
+from at4ctr.layers.views import dropout
 from at4ctr.losses.field_contrast import field_alignment, field_uniformity
 from tests.model import toys
 from tests.oracles import cl4ctr as oracle
@@ -61,7 +62,7 @@ def masks(task: Any, shape: tuple[int, ...], state: tf.Tensor) -> tuple[np.ndarr
     def drawn(shape: list[int], rate: float) -> np.ndarray:
         ones = tf.ones([2 * size * int(np.prod(shape[:-1])), shape[-1]])
         if rate:
-            ones = cl4ctr.dropout(ones, rate, task.draws.seed())
+            ones = dropout(ones, rate, task.draws.seed())
         return ones.numpy().astype(np.float64).reshape(2 * size, *shape)
 
     first = drawn([count, width], task.config.mask).reshape(2, *shape)
@@ -193,7 +194,7 @@ def test_equal_views_differ_only_through_the_two_projections() -> None:
 def test_dropout_keeps_the_expectation_and_draws_elements_apart(rate: float) -> None:
     shape = [199, 211]  # an odd number of elements
     first, again, other = (
-        cl4ctr.dropout(tf.ones(shape), rate, tf.constant(seed)).numpy()
+        dropout(tf.ones(shape), rate, tf.constant(seed)).numpy()
         for seed in ([1, 2], [1, 2], [1, 3])
     )
     np.testing.assert_array_equal(first, again)

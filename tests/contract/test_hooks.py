@@ -11,7 +11,7 @@ from tests.model import toys
 
 HOOKS = {
     "backbones": {"activation", "build", "embeds", "least_history", "reads_history"},
-    "auxiliaries": {"build", "needs", "weight", "use_history"},
+    "auxiliaries": {"build", "demand_rows", "needs", "weight", "use_history"},
     "heads": {"build"},
 }
 PARTS = {"backbones": BACKBONES, "auxiliaries": AUXILIARIES, "heads": HEADS}

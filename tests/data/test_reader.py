@@ -60,6 +60,7 @@ def oracle(toy, user: dict, row: dict, T: int) -> dict:
         "history_tags": padded([ids["tags"][i].tolist() for i in seen], T, [0, 0, 0]),
         "history_type": padded(types, T, 0),
         "history_length": len(seen),
+        "behaviours": row["cut"],
         "label_click": float(row["label"]),
         "user_index": who,
         "item_index": what,

@@ -26,7 +26,7 @@ def rich_oracle(toy, user, row, T):
     del found["history_tags"]
     truths = {"truth_click": found.pop("truth_click"), "truth_conversion": row["truth_conversion"]}
     ids = {k: found.pop(k) for k in ("user_index", "item_index")}
-    tail = {k: found.pop(k) for k in ("history_length", "label_click")}
+    tail = {k: found.pop(k) for k in ("history_length", "behaviours", "label_click")}
     past = user["behaviour_timestamp"][max(row["cut"] - T, 0) : row["cut"]]
     found["history_seconds_ago"] = [row["timestamp"] - t for t in past] + [0] * (T - len(past))
     found |= tail

@@ -44,6 +44,11 @@ def test_answers_what_the_manifest_and_the_files_hold(toy):
         assert store.ids(name).dtype == np.int32
 
 
+def test_the_mean_number_of_behaviours_is_that_of_the_training_rows(toy):
+    cuts = [row["cut"] for _, row in toy.rows("train")]
+    assert Store.open(toy.path).mean_behaviours() == pytest.approx(np.mean(cuts), rel=1e-12)
+
+
 def test_ids_are_mapped_not_loaded(toy):
     array = Store.open(toy.path).ids("item")
     assert not array.flags.writeable

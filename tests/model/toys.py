@@ -70,6 +70,7 @@ def batch(
             made[f"history_{f.name}"] = ids * (real[..., None] if wide else real)
     if past:
         made["history_length"] = np.asarray(lengths, np.int32)
+    made["behaviours"] = np.asarray(lengths, np.int32)
     made["user_index"], made["item_index"] = made["user"].copy(), made["item"].copy()
     for label in schema.labels[1:]:
         drawn = (rng.random(size) < 0.5).astype(np.float32)

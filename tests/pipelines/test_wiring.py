@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +18,10 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from at4ctr import evaluation
+from at4ctr.auxiliaries import aqcl
 from at4ctr.data.preparation.prepare import prepare
 from at4ctr.data.store import Store
+from at4ctr.errors import InputError
 from pipelines import measure, train
 from pipelines.assembly import Assembly
 from pipelines.night import learn
@@ -83,6 +87,18 @@ def test_nothing_that_is_decided_before_the_test_reads_its_rows(runs):
     assert one["calibrator"]["click"]["rows"] == rows
     assert one["rows"] == store.counts("test")["rows"]
     assert one["positives"] == labels_of(store, "test").sum()
+
+
+def test_an_auxiliary_knows_the_rows_of_a_device_and_the_mean_of_the_store(runs):
+    e, store, *_ = runs[0]
+    e = replace(e, auxiliaries={"aqcl": aqcl.Config(codewords=65, use_history=False)})
+    with pytest.raises(InputError, match=r"aqcl.codewords is 65 and a step has 64 rows"):
+        Assembly(e, store).training(Assembly(e, store).serving())
+    e = replace(e, auxiliaries={"aqcl": aqcl.Config(codewords=64, use_history=False)})
+    model = Assembly(e, store).training(Assembly(e, store).serving())
+    cuts = store.read("train", store.groups("train")).instances["cut"]
+    task: Any = model.auxiliaries["aqcl"]
+    assert task.mean_behaviours == pytest.approx(cuts.mean())
 
 
 def test_a_calibrator_of_an_unfinished_end_is_gone(runs, tmp_path):
