@@ -104,7 +104,12 @@ def test_batches_follow_each_other_over_the_passes(store, tmp_path):
     made: Any = job.trainer(store, tmp_path, **SEARCHED)
     search = made.search
     seen: list[np.ndarray] = []
-    search._step = lambda batch: seen.append(batch["user_index"].numpy()) or 0.0
+
+    def noted(batch):
+        seen.append(batch["user_index"].numpy())
+        return 0.0
+
+    search._step = noted
     steps = search.feed.steps(0)
     for step in range(3, 3 * (steps + 2) + 1, 3):
         search.after(step)
