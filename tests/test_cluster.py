@@ -123,6 +123,12 @@ def test_a_batch_that_devices_cannot_share_is_refused(mirrored):
     assert mirrored["refused"][""].startswith("fit.batch_size is 15, which 2 devices cannot share")
 
 
+def test_structure_weights_learn_on_several_devices_as_on_one(mirrored):
+    one, two = (np.array(mirrored["search"][n]) for n in "12")
+    np.testing.assert_allclose(one, two, atol=1e-4)
+    assert np.abs(one).max() > 0.01
+
+
 def test_devices_resume_exactly(mirrored):
     """Dice, whose population statistics are estimated anew: bit for bit."""
     whole, resumed = mirrored["uim"]["undisturbed"], mirrored["uim"]["resumed"]

@@ -12,8 +12,9 @@ from at4ctr.backbones import din
 from at4ctr.data.reader import Reader
 from at4ctr.data.store import Store
 from at4ctr.evaluation import Predictions, activeness, report
-from at4ctr.heads import single
+from at4ctr.heads import mmoe, single
 from at4ctr.metrics.report import NAMES
+from pipelines import measure
 from tests.data import toy_store
 from tests.model import job
 
@@ -127,3 +128,21 @@ def test_every_row_is_in_one_activeness_group(lengths):
 def test_activeness_follows_the_quantiles():
     sizes = {k: int(v.sum()) for k, v in activeness(np.arange(1000)).items()}
     assert sizes == {"low": 600, "middle": 300, "high": 100}
+
+
+def test_the_mean_gate_is_over_all_rows_of_the_split(toy, tmp_path):
+    head = mmoe.Config(experts=2, expert=(4,), tower=(3,))
+    made = job.trainer(toy[1], tmp_path, head=head, validate=None)
+    serving = made.model.serving
+    whole = reader(toy[1], 1000)
+    batch = {k: tf.constant(v) for k, v in whole.batch(0, 0).items()}
+    each = serving.forward(batch, training=False).outputs.gates["click"].numpy()
+    for size in (7, 1000):
+        found = evaluation.Predictor(serving)(reader(toy[1], size))["click"]
+        np.testing.assert_allclose(found.gate, each.mean(0), rtol=1e-5)
+    measured = measure.measured(serving, "click", found, toy[1].schema)
+    values = measure.metrics_of({"click": measured})["gates"]
+    assert list(values["click"]) == ["shared 1", "shared 2"]
+    assert sum(values["click"].values()) == pytest.approx(1)
+    measure.draw({"click": measured}, tmp_path, simulated=True)
+    assert (tmp_path / "gates.png").stat().st_size > 0

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from at4ctr.heads import shared_bottom
 from at4ctr.model.serving import ServingModel
-from tests.contract.parts import BACKBONES
+from tests.contract.parts import BACKBONES, HEADS, serves
 from tests.model import toys
 
 LONGEST = 20
@@ -101,9 +100,14 @@ def test_rows_of_several_users(name, batch):
         assert (other != found["logit"].numpy())[changed].all()
 
 
-@pytest.mark.parametrize("owner", [[0] * 5, [1, 0, 1, 1, 0]], ids=["one", "two"])
-def test_under_a_head_of_two_labels(owner, batch):
-    model = toys.serving(BACKBONES["din"], toys.TWO, head=shared_bottom.Config())
+SEVERAL = [h for h in HEADS if serves(f"{h}, two", "din")]
+
+
+@pytest.mark.parametrize(
+    ("head", "owner"), [(h, [0] * 5) for h in SEVERAL] + [("shared_bottom", [1, 0, 1, 1, 0])]
+)
+def test_under_a_head_of_two_labels(head, owner, batch):
+    model = toys.serving(BACKBONES["din"], toys.TWO, head=HEADS[head])
     asked, given = Asked(model, batch), ([2, 3][: max(owner) + 1], owner)
     found = asked.named(*given)
     assert len(found) == 5

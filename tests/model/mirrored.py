@@ -21,7 +21,8 @@ from at4ctr.auxiliaries import path_augmenting, uim
 from at4ctr.backbones import dbpman
 from at4ctr.data.store import Store
 from at4ctr.errors import InputError
-from at4ctr.heads import single
+from at4ctr.heads import autoheri, single
+from tests.data import toy_store
 from tests.model import host, job
 
 DEVICES = tuple(f"CPU:{i}" for i in range(4))
@@ -133,6 +134,21 @@ def population(store: Store, folder: Path, devices: tuple[str, ...]) -> list[lis
         return found
 
 
+def searched(store: Store, folder: Path, devices: tuple[str, ...]) -> list[list[float]]:
+    """The structure weights after an epoch."""
+    config = dataclasses.replace(job.FIT, devices=devices, epochs=1, evaluations=1)
+    head = autoheri.Config(units=(6, 4), every=2, rate=0.05, activation="prelu")
+    with cluster.strategy(devices).scope():
+        place = folder / f"search-{len(devices)}"
+        trainer: Any = made(store, place, devices, head=head, config=config, validate=fixed)
+        trainer.train()
+        return trainer.model.serving.head.searched[0].numpy().tolist()
+
+
+def fixed() -> dict[str, dict[str, float]]:
+    return {"click": {"auc": 0.5, "logloss": 0.5}}
+
+
 def main(store: Store, folder: Path, count: int) -> None:
     cpu = tf.config.list_physical_devices("CPU")[0]
     logical = [tf.config.LogicalDeviceConfiguration()] * count
@@ -151,6 +167,9 @@ def of_two(store: Store, folder: Path) -> dict[str, Any]:
     """What needs no more than two devices."""
     found: dict[str, Any] = {"shards": shards(store, folder)}
     found["population"] = {str(len(d) or 1): population(store, folder, d) for d in ((), TWO)}
+    toy_store.make(folder / "rich", users=60, rich=True)
+    rich = Store.open(folder / "rich")
+    found["search"] = {str(len(d) or 1): searched(rich, folder, d) for d in ((), TWO)}
     with cluster.strategy(TWO).scope():
         odd = dataclasses.replace(job.FIT, batch_size=15, devices=TWO)
         try:
