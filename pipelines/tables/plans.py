@@ -7,9 +7,8 @@ compared with its full Taobao log, Table 5 and Fig. 2 with its Industry log (``_
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
-from types import MappingProxyType
 from typing import Any
 
 from at4ctr.errors import InputError, unknown
@@ -39,7 +38,7 @@ class Cell:
     overrides: tuple[str, ...] = ()
     base: str | None = None
     paper: tuple[float, float] | None = None
-    printed: Mapping[str, float] = MappingProxyType({})
+    printed: Mapping[str, float] = field(default_factory=dict)
     x: float | None = None
     group: str = ""
 
