@@ -1,0 +1,120 @@
+"""The plans of CTnoCVR's and PICO's tables, and the report of several labels."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import configs
+from at4ctr import config
+from at4ctr.analysis.tables import Row
+from at4ctr.data.datasets import aliccp, retailrocket
+from at4ctr.errors import InputError
+from at4ctr.evaluation import Predictions
+from pipelines import measure
+from pipelines.tables import bodies, multitask
+from pipelines.tables.page import Page
+from pipelines.tables.plans import Cell, Plan
+from tests.pipelines.test_paper import paper
+
+DATA = {"retailrocket": retailrocket.Config(), "aliccp": aliccp.Config()}
+EVERY = [(t, "") for t in multitask.TABLES] + [("", f) for f in multitask.FIGURES]
+
+
+@pytest.mark.parametrize("dataset", DATA)
+@pytest.mark.parametrize(("table", "figure"), EVERY)
+def test_every_cell_composes(dataset, table, figure):
+    plan = multitask.plan(dataset, table, figure)
+    labels = [c.label for c in plan.cells]
+    assert len(set(labels)) == len(labels)
+    assert {c.base for c in plan.cells if c.base} <= set(labels)
+    for cell in plan.cells:
+        overrides = (*plan.defaults, *cell.overrides)
+        data = [a for a in overrides if a.startswith("data.")]
+        options = config.override({"data": DATA[dataset]}, data)["data"]
+        rest = [a for a in overrides if not a.startswith("data.")]
+        made = config.override(configs.recipe(cell.recipe, options), rest)
+        assert made.fit.watch == "click_and_conversion.auc"
+        assert ("click_without_conversion" in made.tasks) == ("ctnocvr" in cell.recipe)
+        fields = {a.partition("=")[0] for a in cell.overrides}
+        assert not fields & {a.partition("=")[0] for a in plan.defaults}
+
+
+def test_every_method_has_the_same_trials():
+    groups: dict[str, set[tuple[str, ...]]] = {}
+    for cell in multitask.trials("retailrocket").cells:
+        groups.setdefault(cell.group, set()).add(cell.overrides[-2:])
+    assert list(groups) == list(multitask.METHODS)
+    assert all(tried == set(multitask.TRIALS) for tried in groups.values())
+    for chosen in multitask.CHOSEN.values():
+        assert set(chosen) == set(multitask.METHODS)
+        assert set(chosen.values()) <= set(multitask.TRIALS)
+
+
+def test_ctnocvr_differs_from_its_base_in_one_label_alone():
+    plan = multitask.ctnocvr3("retailrocket")
+    made = {
+        c.label: config.override(configs.recipe(c.recipe, DATA["retailrocket"]), c.overrides)
+        for c in plan.cells
+    }
+    for cell in plan.cells:
+        if cell.base:
+            ours, base = made[cell.label].tasks, made[cell.base].tasks
+            assert {k: t for k, t in ours.items() if k in base} == base
+            assert base["conversion"].weight == 0.5
+
+
+def test_printed_numbers_are_the_papers():
+    pico, ctnocvr = paper("pico.txt"), paper("ctnocvr.txt")
+    for table in (multitask.PICO_TABLE2, multitask.PICO_TABLE3, multitask.PICO_TABLE4):
+        for values in table.values():
+            assert all(f"{value:.3f}" in pico for value in values)
+    assert all(f"${v:.2f} \\pm" in ctnocvr for v in multitask.CTNOCVR_TABLE3.values())
+
+
+def test_a_dataset_of_one_label_is_refused():
+    with pytest.raises(
+        InputError, match="TABLE=pico2 compares clicks and conversions, and DATASET"
+    ):
+        multitask.plan("taobao", "pico2", "")
+
+
+def test_the_report_of_two_labels(tmp_path):
+    """Differences of two rows over two seeds; conversions are known on clicked rows alone."""
+    rng = np.random.default_rng(3)
+    click = (rng.random(400) < 0.4).astype(np.int8)
+    conversion = (rng.random(int(click.sum())) < 0.5).astype(np.int8)
+    users = np.arange(400) % 25
+    folders: dict[str, dict[int, Path]] = {"plain": {}, "better": {}}
+    rows = []
+    for label, gain in (("plain", 0.2), ("better", 2.0)):
+        runs = {}
+        for seed in (1, 2):
+            found = {}
+            for name, y, of in (
+                ("click", click, users),
+                ("conversion", conversion, users[click > 0]),
+            ):
+                logit = gain * (y - 0.5) + rng.normal(size=len(y))
+                found[name] = SimpleNamespace(found=Predictions(y, logit, of, of, None))
+            folder = folders[label][seed] = tmp_path / f"{label}{seed}"
+            folder.mkdir()
+            measure.keep(found, folder)  # type: ignore[arg-type]
+            metrics = {"auc": 0.6, "gauc": 0.5, "normalized_entropy": 1.5 - gain / 2, "pcoc": 1.0}
+            runs[seed] = {"labels": {"click": metrics, "conversion": metrics}, "seconds": 3.0}
+        rows.append(Row(label, runs, "plain" if label == "better" else None))
+    cells = (Cell("plain", "dnn", printed={"conversion.auc": 0.6}),
+             Cell("better", "dnn", base="plain", printed={"conversion.auc": 0.625}))  # fmt: skip
+    page = Page(Plan("t", "labels", "T", cells), {}, 2, tmp_path)
+    lines = bodies.labels(page, rows, folders)
+    text = "\n".join(lines)
+    assert "Worse than a constant: plain (click), plain (conversion)." in text
+    assert "adjusted for the 4 tests" in text
+    (line,) = [x for x in lines if x.startswith("| better − plain | conversion | AUC")]
+    mean, interval, p, _, seeds, printed = [c.strip() for c in line.split("|")[4:10]]
+    assert float(mean) > 0.2
+    assert float(interval.split(" … ")[0]) > 0
+    assert float(p) < 0.05
+    assert (seeds, printed) == ("2", "+0.0250")
+    assert [p.name for p in folder.iterdir()] == ["predictions.parquet"]
