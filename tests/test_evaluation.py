@@ -139,6 +139,7 @@ def test_the_mean_gate_is_over_all_rows_of_the_split(toy, tmp_path):
     each = serving.forward(batch, training=False).outputs.gates["click"].numpy()
     for size in (7, 1000):
         found = evaluation.Predictor(serving)(reader(toy[1], size))["click"]
+        assert found.gate is not None
         np.testing.assert_allclose(found.gate, each.mean(0), rtol=1e-5)
     measured = measure.measured(serving, "click", found, toy[1].schema)
     values = measure.metrics_of({"click": measured})["gates"]
