@@ -14,6 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
+import configs
 from at4ctr import runs
 from at4ctr.config import Experiment
 from at4ctr.data.store import Store
@@ -78,7 +79,7 @@ def _command() -> str:
 def _main() -> None:
     f = flags.FLAGS
     began = time.monotonic()
-    name = f.config or train.configs.dataset(f.dataset).RECIPE
+    name = f.config or configs.dataset(f.dataset).RECIPE
     spaces = spaces_of.parse(f.tune)
     demand_free(f.set, spaces)
     if f.save:

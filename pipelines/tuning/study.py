@@ -124,8 +124,9 @@ class Study:
     @property
     def best(self) -> FrozenTrial | None:
         """The finished trial of the best value; the first of equals, None where none finished."""
-        found = [t for t in self._of(TrialState.COMPLETE) if t.value is not None]
-        return max(found, key=lambda t: self.sign * t.value) if found else None
+        found = [(self.sign * t.value, t) for t in self._of(TrialState.COMPLETE)
+                 if t.value is not None]  # fmt: skip
+        return max(found, key=lambda pair: pair[0])[1] if found else None
 
     @property
     def seconds(self) -> float | None:
