@@ -137,8 +137,9 @@ def _save(study: Study, name: str) -> str:
         name,
         study.overrides(best),
         dataset=f.dataset,
-        command=_command().removeprefix("make "),
-        reason=f"validation {study.watch} {best.value:.4f}, the best of {len(study.ended)} trials",
+        command=_command(),
+        reason=f"It has the best validation {study.watch} of {len(study.ended)} trials, "
+        f"{best.value:.4f}.",
     )
     raw = f' RAW="{f.raw}"' if f.raw else ""
     return f"recipe: {path}; make train DATASET={f.dataset} CONFIG={f.save}{raw}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import keyword
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,11 +13,11 @@ from at4ctr.durable import replaced
 from at4ctr.errors import InputError
 from at4ctr.folders import modules
 
-MARK = "Written by `make "  # a file without it was written by a person and stays
+MARK = "Written by a search: `make "  # a file without it was written by a person and stays
 FOLDER = Path(configs.__file__).parent
 TEXT = '''"""{recipe} with what was chosen on validation for {dataset}.
 
-{mark}{command}`: {reason}.
+{written}
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def demand_name(name: str, folder: Path = FOLDER) -> None:
             f"SAVE={name}_tuned"
         )
     path = folder / f"{name}.py"
-    if path.exists() and MARK not in path.read_text():
+    if path.exists() and MARK.split("`")[0] not in path.read_text():
         raise InputError(
             f"{where} would replace configs/{name}.py, which no command wrote; expected a new name "
             f"or the recipe of an earlier command; write SAVE={name}_tuned"
@@ -69,8 +70,9 @@ def write(
 ) -> Path:
     """Writes ``configs/<name>.py``, which ``make train CONFIG=<name>`` runs."""
     demand_name(name, folder)
+    said = f"{MARK}{command.removeprefix('make ')}`. {reason}"
     text = TEXT.format(
-        mark=MARK,
+        written="\n".join(textwrap.wrap(said, 99, break_long_words=False, break_on_hyphens=False)),
         recipe=recipe,
         dataset=dataset,
         command=command,
