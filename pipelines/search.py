@@ -2,7 +2,7 @@
 
 ``make search DATASET=mylog CONFIG=din MINUTES=60`` tries every auxiliary task alone, with the same
 number of trials for its weight, then the best ones together, then base, tasks and combination on
-SEEDS other seeds. It ends with ``report.md`` in ``runs/search/<dataset>-<recipe>-<hash>/``. The same
+SEEDS other seeds. It ends with ``report.md`` in ``runs/search/<dataset>-<recipe>-<hash>``. The same
 command goes on where it was; a larger MINUTES goes on with what did not fit.
 """
 
@@ -174,7 +174,7 @@ class Search:
     def _better(self, a: float | None, b: float | None) -> bool:
         return a is not None and b is not None and self.sign * (a - b) > 0
 
-    def try_together(self) -> Entry | None:
+    def try_together(self, plan: Plan) -> Entry | None:
         """The best set of two tasks or more among those that are better than the base on seed 0."""
         order = sorted(self.entries, key=lambda x: self.sign * (x.seed0 or 0.0), reverse=True)
         helpful = [x for x in order if self._better(x.seed0, self.start.seed0)]
@@ -187,7 +187,7 @@ class Search:
             entry = Entry(label, f"{self.base}+{label}", overrides)
             job, _ = self.trials.job(f"{entry.recipe}, seed 0", entry.recipe, self._set(overrides))
             found[label] = entry, job
-        if not found or self.clock.left <= 0:
+        if not found or self.clock.left - plan.final / self.jobs < plan.run * len(found):
             return None
         folders = self._queue([job for _, job in found.values()])
         known = [replace(entry, seed0=best_of(folders[job.key], self.sign))
@@ -274,7 +274,7 @@ def _write(search: Search, plan: Plan, *, together: bool) -> Path:
         lines += ["", "Never better than the base on the same seed: "
                   + ", ".join(x.label for x in never) + "."]  # fmt: skip
     lines += ["", f"A weight was searched from its default / {LESS} to its default × {MORE}, "
-              f"log-uniformly, the default first, in {plan.trials} trials of each task; "
+              f"log-uniformly, the default first; {plan.trials} trials of a task were planned; "
               f"{search.clock.spent / 60:.0f} of {f.minutes:g} minutes were used."]  # fmt: skip
     if search.refused:
         lines += ["", "## Not tried, or failed", ""]
@@ -325,7 +325,7 @@ def _search(search: Search) -> Path:
     search.value_of_base()
     plan = search.plan(len(tasks))
     search.try_alone(tasks, plan)
-    combination = search.try_together()
+    combination = search.try_together(plan)
     order = sorted(search.entries, key=lambda x: search.sign * (x.seed0 or 0.0), reverse=True)
     finalists = order[: plan.finalists]
     if combination is not None:

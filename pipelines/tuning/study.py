@@ -223,17 +223,21 @@ class Study:
         self._evaluations[job.key] = len(values)
         fit = job.snapshot["experiment"]["fit"]
         for step in range(known + 1, len(values) + 1):
-            self._report(trial, values[:step])
-            if step < fit["epochs"] * fit["evaluations"] and trial.should_prune():
+            given_up = self._report(trial, values[:step])
+            if given_up and step < fit["epochs"] * fit["evaluations"]:
                 return f"pruned after evaluation {step}, {self.watch} {values[step - 1]:.4f}"
         return ""
 
-    def _report(self, trial: Trial, values: Sequence[float]) -> None:
-        """Gives Optuna the values of the evaluations that it does not know yet."""
+    def _report(self, trial: Trial, values: Sequence[float]) -> bool:
+        """Gives Optuna the values of the evaluations that it does not know yet; whether the pruner
+        gives the trial up. It is asked of every value, because it remembers only what it sees."""
+        given_up = False
         known = self.optuna.get_trials(deepcopy=False)[trial.number].intermediate_values
         for step, value in enumerate(values, start=1):
             if step not in known:
                 trial.report(value, step)
+                given_up = trial.should_prune()
+        return given_up
 
     def _settle(self, queue: Queue) -> None:
         """Tells Optuna how the trials of ended jobs ended."""
