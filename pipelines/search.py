@@ -114,14 +114,10 @@ class Search:
         return [shlex.quote(o) for o in (*self.fixed, *overrides, *more)]
 
     def plan(self, tasks: int) -> Plan:
-        """The plan of the first command, or a new one; said in a line."""
-        f = flags.FLAGS
-        if self.clock.plan is None or self.clock.plan.seeds < f.seeds:
-            wanted = budget.plan(self.clock.left, self.base_seconds, tasks, f.seeds, self.jobs)
-            trials = max(wanted.trials, self.clock.plan.trials if self.clock.plan else 0)
-            self.clock.plan = replace(wanted, trials=trials)
-            self.clock.save()
-        p = self.clock.plan
+        """The plan, printed in a line. It depends on MINUTES and the base run alone, so that the
+        same command after a kill has the same one, and a larger MINUTES a larger one."""
+        room = self.clock.budget - self.base_seconds
+        p = budget.plan(room, self.base_seconds, tasks, flags.FLAGS.seeds, self.jobs)
         expected = p.total(tasks) / self.jobs / 60
         _say(
             f"plan: {tasks} tasks × {p.trials} trials, up to {budget.COMBINATIONS} combinations, "

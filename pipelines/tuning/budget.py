@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from at4ctr.durable import write_json
@@ -60,15 +60,14 @@ def plan(seconds: float, base: float, tasks: int, seeds: int, parallel: int) -> 
 
 
 class Clock:
-    """Seconds left of a budget, over all commands that worked on it; and the plan made of it."""
+    """Seconds left of a budget, over all commands that worked on it."""
 
     def __init__(self, path: Path, minutes: float) -> None:
         """path: of a JSON file that survives a kill."""
         self._path, self._began, self._saved = path, time.monotonic(), 0.0
         kept = json.loads(path.read_text()) if path.exists() else {}
         self._before = float(kept.get("spent", 0.0))
-        self.plan = Plan(**kept["plan"]) if kept.get("plan") else None
-        self._budget = 60 * minutes
+        self.budget = 60 * minutes
 
     @property
     def spent(self) -> float:
@@ -79,9 +78,8 @@ class Clock:
         """Seconds; saves what was spent now and then."""
         if self.spent - self._saved > SAVE_EVERY:
             self.save()
-        return self._budget - self.spent
+        return self.budget - self.spent
 
     def save(self) -> None:
         self._saved = self.spent
-        kept = {"spent": self.spent, "plan": asdict(self.plan) if self.plan else None}
-        write_json(self._path, kept)
+        write_json(self._path, {"spent": self.spent})
