@@ -335,7 +335,7 @@ def test_a_search_without_time_says_what_it_would_try(real):
                 tasks="uim,path_augmenting")  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert "path_augmenting is not tried: path_augmenting needs paths" in done.stderr
-    assert "plan: 1 tasks × 1 trials" in done.stderr
+    assert "plan: tasks 1, trials of each 1," in done.stderr
     assert "**Not complete" in done.stdout
     assert "- uim: no trial of it began in time" in done.stdout
     assert "make train DATASET=taobao CONFIG=widedeep" in done.stdout
