@@ -120,8 +120,9 @@ class Search:
         p = budget.plan(room, self.base_seconds, tasks, flags.FLAGS.seeds, self.jobs)
         expected = p.total(tasks) / self.jobs / 60
         _say(
-            f"plan: tasks {tasks}, trials of each {p.trials}, combinations up to {budget.COMBINATIONS}, "
-            f"then {p.seeds} seeds of base, combination and the best tasks ({p.finalists}); the base takes "
+            f"plan: tasks {tasks}, trials of each {p.trials}, "
+            f"combinations up to {budget.COMBINATIONS}, then {p.seeds} seeds of base, combination "
+            f"and the best tasks ({p.finalists}); the base takes "
             f"{p.base:.0f} s and a task is taken to cost × {budget.TASK_COST}: about "
             f"{expected:.0f} min, {max(self.clock.left, 0) / 60:.0f} min are left"
         )
