@@ -16,7 +16,7 @@ override install = $(PY) -m pip install --quiet --require-hashes -r $1 2> >(grep
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev setup-spark data train eval serve verify-c verify-tfserving days nightly nightly-status rollback test-slow \
-	reproduce bench bench-peers soak soak-publish soak-nightly mutants test contract lint lock clean
+	tune search reproduce bench bench-peers soak soak-publish soak-nightly mutants test contract lint lock clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -82,6 +82,17 @@ nightly-status: setup
 ## make rollback    the version before the live one, or TO=   MODEL= REASON="…" ARGS=
 rollback: setup
 	@$(words) pipelines.nightly rollback $(model) $(call flag,to,TO) $(call flag,reason,REASON)
+
+## make tune        fields of a recipe searched on validation, never on test: docs/tuning.md
+##                  DATASET= CONFIG= TUNE="fit.learning_rate=log:0.0003:0.01 head.dropout=0|0.1"
+##                  TRIALS=30 JOBS= MINUTES= SAVE=name RAW= SET=
+tune: setup
+	@$(PY) -m pipelines.tune $(log) $(call flag,config,CONFIG) $(call flag,tune,TUNE) $(call flag,trials,TRIALS) $(call flag,jobs,JOBS) $(call flag,minutes,MINUTES) $(call flag,save,SAVE)
+
+## make search      which auxiliary tasks help a log: each alone, the best together, within MINUTES
+##                  DATASET= CONFIG=din MINUTES=60 SEEDS=3 TASKS=uim,nip JOBS= SAVE=name RAW= SET=
+search: setup
+	@$(PY) -m pipelines.search $(log) $(call flag,config,CONFIG) $(call flag,minutes,MINUTES) $(call flag,seeds,SEEDS) $(call flag,tasks,TASKS) $(call flag,jobs,JOBS) $(call flag,save,SAVE)
 
 ## make reproduce   a table or figure of the paper, its runs not exported
 ##                  TABLE=2|3|4|5|external|tuning or FIG=2|3|4|5 or RECIPES=

@@ -15,6 +15,7 @@ from typing import Any, Literal, NoReturn
 import tensorflow as tf
 
 from at4ctr import checkpoints, cluster, optimizers, stopping
+from at4ctr.durable import write_json
 from at4ctr.errors import InputError, unknown
 from at4ctr.feed import Feed, MakeReader
 from at4ctr.layers.mlp import PRODUCTS, Precision, products_in
@@ -26,6 +27,7 @@ from at4ctr.search import Search
 log = logging.getLogger(__name__)
 
 BEST = "best"  # the folder of a finished run's weights
+VALIDATION = "validation.json"  # of a run: the watched metric and its (step, value) so far
 WATCHED: Mapping[str, int] = MappingProxyType(  # 1: higher is better
     {"auc": 1, "gauc": 1, "gauc_impressions": 1, "logloss": -1, "normalized_entropy": -1}
 )
@@ -312,6 +314,12 @@ class Trainer:
                  and (name in ("auc", "logloss") or f"{label}.{name}" == watch)}  # fmt: skip
         return watch, shown
 
+    def _watched(self, watch: str) -> dict[str, Any]:
+        """The curve of the watched metric, for those who follow the run from outside."""
+        name = f"validation {watch}"
+        values = [(p["step"], p[name]) for p in self.cursor.curves if name in p]
+        return {"watch": watch, "values": values}
+
     def _evaluate(self) -> None:
         c = self.cursor
         if self.validate is None:
@@ -334,6 +342,7 @@ class Trainer:
             return
         value = float(metrics[watch])
         c.curves.append({"step": c.step} | {f"validation {k}": v for k, v in metrics.items()})
+        cluster.chief_does(lambda: write_json(self.folder / VALIDATION, self._watched(watch)))
         for name, number in metrics.items():
             tf.summary.scalar(f"validation/{name}", number, step=c.step)
         shown = "  ".join(f"{name} {number:.4f}" for name, number in metrics.items())

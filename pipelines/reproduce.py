@@ -8,7 +8,6 @@ report is written anew after every seed.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +21,7 @@ from pipelines import train
 from pipelines.main import main
 from pipelines.tables import multitask
 from pipelines.tables import plans as _paper
+from pipelines.tables.jobs import Workshop
 from pipelines.tables.plans import Cell, Plan
 from pipelines.tables.queue import Job, Queue
 from pipelines.tables.reports import Report
@@ -98,27 +98,19 @@ def work(plan: Plan, seeds: int) -> Work:
     f = flags.FLAGS
     _demand_free(plan, f.set)
     found = Work()
-    stores: dict[str, Store] = {}
+    workshop = Workshop(f.dataset, f.raw)
     for seed in _seeds(plan, seeds):
         for cell in plan.cells:
             if cell.label in found.refused:
                 continue
-            chosen = " ".join([*plan.defaults, f.set, *cell.overrides, f"seed={seed}"]).strip()
+            chosen = (*plan.defaults, f.set, *cell.overrides, f"seed={seed}")
             try:
-                e = train.experiment(f.dataset, cell.recipe, f.raw, chosen)
-                key = json.dumps([e.data.raw, e.data.preparation()], sort_keys=True)
-                if key not in stores:
-                    stores[key] = train.open_store(e.data)
+                job, store = workshop.job(f"{cell.label}, seed {seed}", cell.recipe, chosen)
             except InputError as error:
                 found.refused[cell.label] = error
                 continue
-            found.stores[cell.label] = stores[key]
-            snapshot = train.snapshot_of(e, cell.recipe, stores[key])
-            found.jobs[cell.label, seed] = Job(
-                f"{cell.label}, seed {seed}",
-                {"dataset": f.dataset, "config": cell.recipe, "raw": f.raw, "set": chosen},
-                json.loads(json.dumps(snapshot)),
-            )
+            found.stores[cell.label] = store
+            found.jobs[cell.label, seed] = job
     return found
 
 

@@ -41,6 +41,9 @@ flags.DEFINE_string("set", "", "overrides, such as 'fit.batch_size=2048 data.his
 flags.DEFINE_string("snapshot", "", "repeat the experiment of this config.json instead")
 flags.DEFINE_boolean("export", True, "export and verify the model; without, only measure it")
 flags.DEFINE_boolean("predictions", False, "also keep every test prediction of the run")
+flags.DEFINE_string(
+    "trial", "", "a folder for the run, which reads no test row and exports nothing"
+)
 
 DATA, RUNS = Path("data"), Path("runs")
 
@@ -75,19 +78,29 @@ def options(dataset: str, raw: str, assignments: str) -> Options:
 
 def experiment(dataset: str, recipe: str, raw: str, assignments: str) -> Experiment:
     """The recipe's experiment for a dataset, overridden."""
-    chosen = [a for a in words(assignments) if not a.startswith("data.")]
-    return config.override(configs.recipe(recipe, options(dataset, raw, assignments)), chosen)
+    data = options(dataset, raw, assignments)  # an override is above what a recipe sets of them
+    return config.override(configs.recipe(recipe, data), words(assignments))
 
 
 def run(
-    e: Experiment, recipe: str, store: Store, *, export: bool = True, predictions: bool = False
+    e: Experiment,
+    recipe: str,
+    store: Store,
+    *,
+    export: bool = True,
+    predictions: bool = False,
+    trial: Path | None = None,
 ) -> Path:
     """Runs an experiment, or takes up its unfinished run; the finished run's folder.
 
     Of several hosts (``cluster``) all train, and the chief alone writes, evaluates and exports.
     export: False leaves export and verification out, and the metrics say so.
     predictions: keeps every test prediction in the run (`measure.keep`).
+    trial: the folder of a run that is judged by validation. It reads no test row, its metrics are
+        those of validation, and it is not exported. Such runs have a folder of their own, so that
+        no table takes one for a whole run.
     """
+    root, export = trial or RUNS, export and trial is None
     began = time.perf_counter()
     for name, expert in e.experts.items():
         if export and expert.backbone.embeds.ages:
@@ -97,7 +110,7 @@ def run(
             )
     Assembly(e, store).reader("train", e.fit.batch_size)  # refuses bad input before a run exists
     with ExitStack() as held, cluster.loss_explained():
-        folder = Path(cluster.chief_does(lambda: str(_open(e, recipe, store, held))))
+        folder = Path(cluster.chief_does(lambda: str(_open(root, e, recipe, store, held))))
         try:
             finish = _train(e, store, folder)
         except InputError:
@@ -106,19 +119,21 @@ def run(
             raise
 
         def end() -> None:
-            metrics = finish(export, predictions)
+            metrics = finish(export, predictions, trial is None)
             metrics["seconds"] = round(time.perf_counter() - began, 1)
             write_json(folder / runs.METRICS, metrics)
-            runs.point_latest(RUNS, folder)
-            log.info("%s", measure.summary(metrics, folder))
+            runs.point_latest(root, folder)
+            log.info(
+                "%s", measure.summary(metrics, folder) if trial is None else f"trial: {folder}"
+            )
 
         cluster.chief_does(end)
     return folder
 
 
-def _open(e: Experiment, recipe: str, store: Store, held: ExitStack) -> Path:
+def _open(root: Path, e: Experiment, recipe: str, store: Store, held: ExitStack) -> Path:
     """The run's folder, locked and logged to for as long as ``held`` is."""
-    folder = runs.open_run(RUNS, f"{e.data.name}-{recipe}", snapshot_of(e, recipe, store))
+    folder = runs.open_run(root, f"{e.data.name}-{recipe}", snapshot_of(e, recipe, store))
     held.enter_context(runs.locked(folder))
     held.enter_context(runs.logging_to(folder / "train.log"))
     label = " (simulated)" if store.simulated else ""
@@ -134,8 +149,10 @@ def snapshot_of(e: Experiment, recipe: str, store: Store) -> dict[str, Any]:
     return {**found, "form": runs.FORM}
 
 
-def _train(e: Experiment, store: Store, folder: Path) -> Callable[[bool, bool], dict[str, Any]]:
-    """Trains; what is left to the chief: (export, keep predictions) -> the run's metrics."""
+def _train(
+    e: Experiment, store: Store, folder: Path
+) -> Callable[[bool, bool, bool], dict[str, Any]]:
+    """Trains; what is left to the chief: (export, keep predictions, test) -> the run's metrics."""
     made = Assembly(e, store)
     with cluster.strategy(e.fit.devices).scope():
         model = made.serving()
@@ -150,24 +167,27 @@ def _train(e: Experiment, store: Store, folder: Path) -> Callable[[bool, bool], 
         with stopping.deferred():
             cursor = trainer.train()
 
-    def finish(export: bool, predictions: bool) -> dict[str, Any]:
+    def finish(export: bool, predictions: bool, test: bool) -> dict[str, Any]:
         final = made.restored(folder)
         validated = made.predictions(final, "validation")
-        choices = measure.calibrate(e.calibrator, final, validated, folder, e.seed)
-        curve = fusion.choose(final, validated, choices, folder)
-        measured = measure.measure(final, made.reader("test"))
-        metrics = measure.metrics_of(measured)
-        metrics |= fusion.metrics(final, {k: m.found for k, m in measured.items()})
-        if curve:
-            metrics["score"]["validation"] = curve
-        metrics |= measure.facts(trainer, cursor, store, exported=export)
-        metrics["calibrator"] = {label: choice.to_json() for label, choice in choices.items()}
-        metrics["training_sample"] = measure.means_of_sample(made.training_sample(final))
+        metrics = measure.facts(trainer, cursor, store, exported=export)
         if validated:
             plain = {k: measure.uncalibrated(rows) for k, rows in validated.items()}
             metrics["validation"] = evaluation.reports(plain)
-            measure.warn_of_validation(plain, choices)
         plots.curves(cursor.curves, folder / "curves.png", simulated=store.simulated)
+        if not test:
+            return metrics
+        choices = measure.calibrate(e.calibrator, final, validated, folder, e.seed)
+        curve = fusion.choose(final, validated, choices, folder)
+        measured = measure.measure(final, made.reader("test"))
+        metrics = measure.metrics_of(measured) | metrics
+        metrics |= fusion.metrics(final, {k: m.found for k, m in measured.items()})
+        if curve:
+            metrics["score"]["validation"] = curve
+        metrics["calibrator"] = {label: choice.to_json() for label, choice in choices.items()}
+        metrics["training_sample"] = measure.means_of_sample(made.training_sample(final))
+        if validated:
+            measure.warn_of_validation(plain, choices)
         measure.draw(measured, folder, simulated=store.simulated)
         if predictions:
             measure.keep(measured, folder)
@@ -221,16 +241,17 @@ def _main() -> None:
 
 def _train_as_asked() -> None:
     f = flags.FLAGS
+    trial = Path(f.trial) if f.trial else None
     if f.snapshot:
-        e, recipe, name = load_snapshot(Path(f.snapshot))
-        changed = config.override(e, words(f.set))
-        same = changed.data.preparation() == e.data.preparation()
-        store = _shared_store(changed.data, name if same else None)
-        run(changed, recipe, store, export=f.export, predictions=f.predictions)
+        first, recipe, name = load_snapshot(Path(f.snapshot))
+        e = config.override(first, words(f.set))
+        same = e.data.preparation() == first.data.preparation()
+        store = _shared_store(e.data, name if same else None)
     else:
         recipe = f.config or configs.dataset(f.dataset).RECIPE
         e = experiment(f.dataset, recipe, f.raw, f.set)
-        run(e, recipe, _shared_store(e.data), export=f.export, predictions=f.predictions)
+        store = _shared_store(e.data)
+    run(e, recipe, store, export=f.export, predictions=f.predictions, trial=trial)
 
 
 def _shared_store(data: Options, name: str | None = None) -> Store:

@@ -100,6 +100,39 @@ def densities(found: Sequence[tuple[str, Sequence[Relevance]]], path: Path, titl
     finish(figure, path, title, svg=True)
 
 
+def history(
+    points: Sequence[tuple[int, float, bool]], sign: int, ylabel: str, path: Path, title: str
+) -> None:
+    """Values of trials by number, and the best so far of those that finished.
+
+    points: number, value, whether the trial finished. sign: 1 where higher is better, -1 where
+    lower is.
+    """
+    figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    for finished, marker, label in ((True, "o", "finished"), (False, "x", "pruned")):
+        found = [(n, value) for n, value, whole in points if whole == finished]
+        if found:
+            axis.plot(*zip(*found, strict=True), marker, markersize=4, label=label)
+    done = [(n, value) for n, value, whole in points if whole]
+    if done:
+        values = sign * np.maximum.accumulate([sign * value for _, value in done])
+        axis.step([n for n, _ in done], values, where="post", linewidth=1.2, label="best so far")
+    axis.set(xlabel="trial", ylabel=f"validation {ylabel}")
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False)
+    finish(figure, path, title)
+
+
+def shares(values: Mapping[str, float], path: Path, title: str) -> None:
+    """Bars of shares by name, the largest at the top."""
+    figure, axis = plt.subplots(figsize=(6, 1 + 0.4 * len(values)), layout="constrained")
+    ordered = sorted(values.items(), key=lambda pair: pair[1])
+    axis.barh([name for name, _ in ordered], [share for _, share in ordered], height=0.6)
+    axis.set(xlabel="importance", xlim=(0, 1))
+    axis.grid(axis="x", alpha=0.3)
+    finish(figure, path, title)
+
+
 def _line(axis: Axes, line: Line, color: str | None = None) -> None:
     points = [(x, values) for x, values in sorted(line.points) if len(values)]
     if not points:

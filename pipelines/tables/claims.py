@@ -41,19 +41,22 @@ class Ledger:
                 except (OSError, ValueError, KeyError, TypeError, AttributeError):
                     continue  # not a run that this version could repeat
 
-    def _folders(self, key: str) -> list[Path]:
+    def folders(self, key: str) -> list[Path]:
         """Newest first."""
         found = [folder for folder, known in self._keys.items() if known == key]
         return sorted(found, key=_moment, reverse=True)
 
     def finished(self, key: str) -> Path | None:
         """The newest finished run's folder."""
-        return next((f for f in self._folders(key) if (f / runs.METRICS).exists()), None)
+        return next((f for f in self.folders(key) if (f / runs.METRICS).exists()), None)
+
+    def unfinished(self, key: str) -> list[Path]:
+        """Folders of runs that have not ended, newest first."""
+        return [f for f in self.folders(key) if not (f / runs.METRICS).exists()]
 
     def in_use(self, key: str) -> bool:
         """Whether a process is training this very run."""
-        unfinished = (f for f in self._folders(key) if not (f / runs.METRICS).exists())
-        return any(held(folder / ".lock") for folder in unfinished)
+        return any(held(folder / ".lock") for folder in self.unfinished(key))
 
 
 def _moment(folder: Path) -> tuple[str, int, str]:

@@ -19,6 +19,7 @@ from at4ctr import runs
 from pipelines.tables.claims import ASIDE, Claims, Ledger, Orphan, held, identity
 
 THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
+KILLED = "killed by signal"  # how the reason of a killed process begins
 TICK, LATER = 0.1, 3.0  # seconds between looks at the processes, and at another command's run
 
 
@@ -49,6 +50,7 @@ class Running:
     process: subprocess.Popen
     log: Path
     began: float
+    stopped: str = ""  # why the queue asked it to end
 
 
 class Queue:
@@ -66,40 +68,78 @@ class Queue:
         self.ledger, self.claims = Ledger(root, dataset), Claims(root, dataset)
         self.folders: dict[str, Path] = {}  # identity -> finished run
         self.failures: dict[str, str] = {}  # identity -> why
+        self.stopped: dict[str, str] = {}  # identity -> why the queue ended it before its time
+        self.total = 0  # jobs to expect
         self._running: list[Running] = []
         self._orphans: list[Orphan] = []
         self._later: dict[str, float] = {}
         self._seconds: dict[str, list[float]] = {}  # recipe -> of its runs
 
     def settled(self, job: Job) -> bool:
-        return job.key in self.folders or job.key in self.failures
+        return any(job.key in x for x in (self.folders, self.failures, self.stopped))
 
-    def run(self, jobs: Iterable[Job], ended: Callable[[], None]) -> None:
-        """Runs what is not finished. ended: called after every job; ``settled`` says which are."""
+    @property
+    def _done(self) -> int:
+        return len(self.folders) + len(self.failures) + len(self.stopped)
+
+    def run(
+        self,
+        jobs: Iterable[Job],
+        ended: Callable[[], None],
+        more: Callable[[], Job | None] = lambda: None,
+        stop: Callable[[Job], str] = lambda _: "",
+    ) -> None:
+        """Runs what is not finished.
+
+        ended: called after every job; ``settled`` says which are.
+        more: gives another job whenever a place is free and none waits; None where there is none
+            now. It is asked again after every job.
+        stop: why a running job should be ended before its time, "" where it should go on.
+        """
         first: dict[str, Job] = {}
         for job in jobs:
             first.setdefault(job.key, job)
         unique = list(first.values())
-        self.total = len(unique)
+        self.total = max(self.total, len(unique))
         self.ledger.refresh()
         for job in unique:
             self._reuse(job)
         waiting = [job for job in unique if not self.settled(job)]
-        _say(f"{self.total} runs, {len(self.folders)} of them finished before")
+        if unique:
+            _say(f"{self.total} runs, {len(self.folders)} of them finished before")
         ended()
         (self.root / ASIDE).mkdir(parents=True, exist_ok=True)
         self._find_orphans()
         with _terminable():
             try:
-                while waiting or self._running:
-                    count = len(self.folders) + len(self.failures)
+                while self._fill(waiting, more) or self._running:
+                    count = self._done
                     self._start(waiting)
+                    self._end(stop)
                     self._collect(waiting)
-                    if len(self.folders) + len(self.failures) > count:
+                    if self._done > count:
                         ended()
-                    time.sleep(TICK)
+                    else:
+                        time.sleep(TICK)
             finally:
                 self._stop()
+
+    def _fill(self, waiting: list[Job], more: Callable[[], Job | None]) -> bool:
+        """Asks for jobs for the free places; whether any waits."""
+        while len(waiting) + len(self._running) < self.parallel:
+            job = more()
+            if job is None:
+                break
+            waiting.append(job)
+        self.total = max(self.total, self._done + len(waiting) + len(self._running))
+        return bool(waiting)
+
+    def _end(self, stop: Callable[[Job], str]) -> None:
+        """Asks the processes of jobs that should be stopped to end; they save where they are."""
+        for one in self._running:
+            if not one.stopped and (why := stop(one.job)):
+                one.stopped = why
+                one.process.terminate()
 
     def _reuse(self, job: Job) -> bool:
         folder = self.ledger.finished(job.key)
@@ -167,6 +207,9 @@ class Queue:
             if self._reuse(one.job):  # finished, whatever happened to the process then
                 if one.process.returncode == 0:
                     one.log.unlink(missing_ok=True)  # train.log in the run's folder has it all
+            elif one.stopped:
+                self.stopped[one.job.key] = one.stopped
+                one.log.unlink(missing_ok=True)
             elif self.ledger.in_use(one.job.key):  # another process was quicker
                 waiting.insert(0, one.job)
                 self._postpone(one.job)
@@ -180,9 +223,11 @@ class Queue:
 
         Of validation alone: nobody who watches a queue should choose by the test split.
         """
-        line = f"{len(self.folders) + len(self.failures)}/{self.total} runs  {job.label}: "
+        line = f"{self._done}/{self.total} runs  {job.label}: "
         if job.key in self.failures:
             line += f"FAILED: {self.failures[job.key]}"
+        elif job.key in self.stopped:
+            line += self.stopped[job.key]
         else:
             metrics = json.loads((self.folders[job.key] / runs.METRICS).read_text())
             validation = metrics.get("validation")
@@ -202,7 +247,8 @@ class Queue:
         for job in [*waiting, *(r.job for r in self._running)]:
             own = self._seconds.get(job.recipe)
             left += max((sum(own) / len(own) if own else mean) - passed.get(job.key, 0.0), 0.0)
-        return left / self.parallel
+        unasked = self.total - self._done - len(waiting) - len(self._running)
+        return (left + mean * max(unasked, 0)) / self.parallel
 
     def _stop(self) -> None:
         """Ends the processes that are still running; their checkpoints stay."""
@@ -249,7 +295,7 @@ def _reason(one: Running) -> str:
     code = one.process.returncode
     if code < 0:
         memory = " (out of memory?)" if -code == signal.SIGKILL else ""
-        return f"killed by signal {-code}{memory}; run the same command to go on"
+        return f"{KILLED} {-code}{memory}; run the same command to go on"
     if code == 0:
         return "finished another experiment than was asked for (did the raw log change?)"
     lines = [line.strip() for line in one.log.read_text(errors="replace").splitlines()]
