@@ -20,8 +20,13 @@ FORM = 4  # of results: raised by a change after which the same snapshot trains 
 
 
 def commit() -> str:
-    """The checkout's commit, ``+`` where files were changed since; "" outside a checkout."""
-    words = ("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain", "--untracked-files=no")
+    """The checkout's commit, ``+`` where files were changed since; "" outside a checkout.
+
+    ``docs`` does not count: no run reads it, and a report that is written between two runs would
+    mark the second one.
+    """
+    changes = ("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top)docs")
+    words = ("rev-parse", "--short=12", "HEAD"), changes
     try:
         head, changed = (
             subprocess.run(

@@ -232,7 +232,8 @@ def test_a_mapped_log_with_two_labels_hashed_ids_and_texts(hashed, monkeypatch, 
     assert rows["click_and_order"] == rows["click"]
     page = (folder / "report.html").read_text()
     assert "By label" in page
-    assert "probability_click_and_order" in (folder / "export/1/manifest.json").read_text()
+    live = hashed / "serving/ctr" / str(record(hashed, SECOND)[1]["version"])
+    assert "probability_click_and_order" in (live / "MANIFEST.json").read_text()
 
 
 @pytest.mark.parametrize(
