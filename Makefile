@@ -134,9 +134,9 @@ test: setup-dev
 contract: setup-dev
 	@AT4CTR_CONTRACT=all $(PY) -m pytest -n 2 -q tests/contract
 
-## make test-slow   tests that take minutes each: more logs prepared by Spark as by DuckDB
+## make test-slow   tests that take minutes each: more logs on Spark, more kills, hosts and devices
 test-slow: setup-dev setup-spark
-	@AT4CTR_SLOW=1 $(PY) -m pytest -q tests/data/engines/test_spark.py
+	@AT4CTR_SLOW=1 $(PY) -m pytest -q tests/data/engines/test_spark.py tests/test_fit.py tests/test_cluster.py
 
 ## make lint        ruff, mypy, import-linter
 lint: setup-dev

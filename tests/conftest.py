@@ -15,6 +15,8 @@ settings.register_profile("tests", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "tests")
 
+SLOW = os.environ.get("AT4CTR_SLOW") == "1"  # of make test-slow
+slow = pytest.mark.skipif(not SLOW, reason="takes minutes: make test-slow runs it")
 DATA = Path(os.environ.get("AT4CTR_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 

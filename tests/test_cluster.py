@@ -14,9 +14,11 @@ import pytest
 from at4ctr import cluster
 from at4ctr.data.store import Store
 from at4ctr.errors import InputError
+from tests.conftest import SLOW, slow
 from tests.data import toy_store
 from tests.model import host, job
 
+DEVICES = ("2", "4") if SLOW else ("2",)
 TWO = {"worker": ["a:1", "b:1"]}
 
 
@@ -80,7 +82,7 @@ def store(tmp_path_factory) -> Store:
 def mirrored(store, tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("mirrored")
     found: dict = {}
-    for count in ("2", "4"):
+    for count in DEVICES:
         done = subprocess.run(
             [sys.executable, "-m", "tests.model.mirrored", str(store.path), str(folder), count],
             cwd=host.ROOT,
@@ -96,7 +98,7 @@ def mirrored(store, tmp_path_factory) -> dict:
     return found
 
 
-@pytest.mark.parametrize("devices", ["2", "4"])
+@pytest.mark.parametrize("devices", DEVICES)
 @pytest.mark.parametrize("optimizer", ["lazy_adam", "adam"])
 def test_several_devices_train_as_one(mirrored, optimizer, devices):
     """Every loss, UIM and NIP with gathered negatives too, the validation AUC and the last weights;
@@ -209,6 +211,7 @@ def test_a_host_that_dies_goes_on_with_the_others(store, together, tmp_path):
         assert found["rows"] == whole["rows"][6:]
 
 
+@slow
 def test_a_host_that_is_stopped_stops_all_after_the_same_step(store, together, tmp_path):
     """SIGTERM of one: both end with 143 and a checkpoint; both again, and no bit differs."""
     arguments = ["tests.model.host", str(store.path), str(tmp_path), "drawn"]

@@ -20,6 +20,7 @@ from at4ctr.data.store import Store
 from at4ctr.errors import InputError
 from at4ctr.fit import Fit
 from at4ctr.heads import single
+from tests.conftest import SLOW, slow
 from tests.data import toy_store
 from tests.model import job
 
@@ -73,9 +74,11 @@ def attempt(store: Store, folder: Path, *options: str) -> int:
 
 
 def test_a_run_killed_again_and_again_ends_as_the_undisturbed_one(rich, tmp_path, undisturbed):
-    """Before a first checkpoint, between two, inside the writing of one, and in epoch 2."""
+    """Inside the writing of a checkpoint and in epoch 2; of make test-slow also before a first
+    checkpoint and between two."""
     (tmp_path / "checkpoints").mkdir()
-    for options in (("--step", "1"), ("--step", "5"), ("--file", "3"), ("--step", "11")):
+    early = (("--step", "1"), ("--step", "5")) if SLOW else ()
+    for options in (*early, ("--file", "3"), ("--step", "11")):
         assert attempt(rich, tmp_path, *options) == -9, options
     assert attempt(rich, tmp_path) == 0
     assert json.loads((tmp_path / "final.json").read_text()) == undisturbed
@@ -310,6 +313,7 @@ def test_losses_fall(store, tmp_path):
     assert last < first - 0.05
 
 
+@slow
 def test_two_random_kills_leave_no_trace(tmp_path):
     """As `python -m tests.soak_kills`, shorter; a failure shows its seed."""
     seed = int.from_bytes(os.urandom(3), "big")

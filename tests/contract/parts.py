@@ -42,6 +42,7 @@ SETS: dict[str, tuple[str, ...]] = {
 }
 SCHEMAS: dict[str, Schema] = {"one": toys.SCHEMA, "two": toys.TWO}  # by their number of labels
 WITH_HEADS = ("none", ALL)
+COMMON = "din"
 ONE = ("single", "shared_bottom")  # heads tried with one label here; tests/heads tries the others
 CALLED = [f"{h}, {labels}" for h in HEADS for labels in SCHEMAS if labels == "two" or h in ONE]
 
@@ -130,15 +131,22 @@ def every() -> tuple[Case, ...]:
 
 
 def pairs(case: Case) -> set[tuple[tuple[str, str], ...]]:
-    """The pairs of a case that the sample must hold."""
+    """What of a case the sample must hold: each part, and pairs of parts.
+
+    Each backbone meets every auxiliary in the set `ALL`, and so does each head; each backbone meets
+    the heads of `ONE`, and each head the backbone `COMMON`.
+    """
     found = set(combinations(zip(Case._fields, case, strict=True), 2))
-    own = (("head", case.head), ("auxiliaries", case.auxiliaries))
-    return {p for p in found if case.auxiliaries in WITH_HEADS or p != own}
+    if case.auxiliaries not in WITH_HEADS:
+        found = {pair for pair in found if ("auxiliaries", case.auxiliaries) not in pair}
+    if case.backbone != COMMON and case.head.partition(",")[0] not in ONE:
+        found -= {(("backbone", case.backbone), ("head", case.head))}
+    return found | {(part,) for part in zip(Case._fields, case, strict=True)}
 
 
 @cache
 def sample() -> tuple[Case, ...]:
-    """Cases in which each of these pairs that occurs in the product occurs, chosen greedily."""
+    """Cases in which each of these parts and pairs that the product has occurs, chosen greedily."""
     has, found = {case: pairs(case) for case in every()}, []
     left = set().union(*has.values())
     while left:
@@ -151,11 +159,13 @@ def sample() -> tuple[Case, ...]:
 def cases(but: Collection[str] = (), *, few: bool = False) -> tuple[Case, ...]:
     """What is tried. but: sets of auxiliaries that are left out.
 
-    few: of the sample only so many that each part occurs, for a test that takes long.
+    few: of the sample only so many that each part occurs, for a test that takes long. Auxiliaries
+        occur together there.
     """
     found = [c for c in (every() if WHOLE else sample()) if c.auxiliaries not in but]
     if WHOLE or not few:
         return tuple(found)
+    found = [c for c in found if c.auxiliaries in WITH_HEADS]
     left, chosen = {part for case in found for part in enumerate(case)}, []
     while left:
         chosen.append(max(found, key=lambda case: len(set(enumerate(case)) & left)))

@@ -8,7 +8,6 @@ positive's own item, negatives that go with the history, impressions.
 
 import hashlib
 import json
-import os
 from collections import Counter
 
 import numpy as np
@@ -23,15 +22,13 @@ from at4ctr.data.reader import Reader
 from at4ctr.data.simulation import aliccp as simulation
 from at4ctr.data.store import Store
 from at4ctr.errors import InputError
+from tests.conftest import slow
 from tests.data import late_log, rich_log, spark_tests
 from tests.data.datasets import test_aliccp
 from tests.data.preparation.test_prepare import START, rows_of, written
 from tests.data.toy_log import mylog_of, tables, write
 
 pytestmark = spark_tests.NEEDED
-slow = pytest.mark.skipif(
-    os.environ.get("AT4CTR_SLOW") != "1", reason="minutes of Spark: make test-slow runs it"
-)
 
 
 @pytest.fixture(scope="module", autouse=True)
