@@ -15,6 +15,7 @@ from at4ctr.metrics.intervals import mean_prediction
 from at4ctr.metrics.probability import sigmoid
 
 BATCH = 4096  # rows at a time; predictions do not depend on it
+ACTIVENESS_GROUPS = ("low", "middle", "high")
 ACTIVENESS = (0.6, 0.9)  # AQCL §3.2: about 60 % non-active, 30 % slightly, 10 % highly active
 
 
@@ -120,11 +121,8 @@ class Predictor:
 def activeness(lengths: np.ndarray) -> dict[str, np.ndarray]:
     """Masks of rows by how long their history is: low up to the 60 % quantile, high above 90 %."""
     low, high = np.quantile(lengths, ACTIVENESS)
-    return {
-        "low": lengths <= low,
-        "middle": (lengths > low) & (lengths <= high),
-        "high": lengths > high,
-    }
+    masks = (lengths <= low, (lengths > low) & (lengths <= high), lengths > high)
+    return dict(zip(ACTIVENESS_GROUPS, masks, strict=True))
 
 
 def reports(found: Mapping[str, Predictions]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from at4ctr import runs
+from at4ctr import evaluation, runs
 from at4ctr.analysis import comparison, figures, tables
 from at4ctr.analysis.figures import Line
 from at4ctr.analysis.tables import METRICS, NONE, Row, markdown, spread
@@ -106,6 +106,48 @@ def labels(page: Page, rows: Sequence[Row], folders: Folders) -> list[str]:
     return [*found, *_differences(page, pairs, names, folders)]
 
 
+def activeness(page: Page, rows: Sequence[Row], folders: Folders) -> list[str]:
+    """AUC and RelaImpr, overall and by how active users are, and differences over seeds and users.
+
+    RelaImpr = (AUC − 0.5) / (AUC of the base − 0.5) − 1 (AQCL, Eq. 9).
+    """
+    by_label = {row.label: row for row in rows}
+    groups = {"auc": "overall", **{k: f"{k} activeness" for k in evaluation.ACTIVENESS_GROUPS}}
+    lines = []
+    for row, cell in zip(rows, page.plan.cells, strict=True):
+        base = by_label.get(row.base or "")
+        cells = [row.label, tables.count(len(row.runs), page.seeds)]
+        for key in groups:
+            metric = key if key == "auc" else f"activeness.{key}.auc"
+            theirs = cell.printed.get(key)
+            cells += [spread(row.values(metric).values()), _relative(row, base, metric)]
+            cells.append(NONE if theirs is None else f"{theirs:.4f}")
+        cells += [spread(row.values(m).values()) for m in ("gauc", "normalized_entropy", "pcoc")]
+        lines.append([*cells, spread(row.values("seconds").values(), 0)])
+    header = ["method", "runs"]
+    for name in groups.values():
+        header += [f"{name}: AUC", "RelaImpr", "paper's AUC"]
+    header += ["GAUC", "NE", "PCOC", "s a run"]
+    worse = [r.label for r in rows if (r.mean("normalized_entropy") or 0.0) > 1]
+    constant = CONSTANT_NOTE.format(rows=", ".join(worse) or "None of the rows")
+    found = [*markdown(header, lines), "", constant, ""]
+    if page.plan.axis:
+        drawn = [Line(g or "AQCL", [(c.x or 0.0, list(r.values("auc").values())) for r, c in m])
+                 for g, m in page.groups(rows).items()]  # fmt: skip
+        figures.labels({"click": drawn}, page.plan.axis, page.picture, page.title)
+        found = [*page.shown, *found]
+    pairs = [(r, by_label[r.base]) for r in rows if r.base in by_label]
+    pairs += [(by_label[a], by_label[b]) for a, b in page.plan.pairs]
+    return [*found, *_differences(page, pairs, ["click"], folders)]
+
+
+def _relative(row: Row, base: Row | None, metric: str) -> str:
+    ours, theirs = row.mean(metric), base.mean(metric) if base else None
+    if ours is None or theirs is None or theirs == 0.5:
+        return NONE
+    return f"{100 * ((ours - 0.5) / (theirs - 0.5) - 1):+.1f} %"
+
+
 def _label(row: Row, label: str, metric: str) -> str:
     return spread(row.values(f"labels.{label}.{metric}").values())
 
@@ -166,8 +208,9 @@ def _differences(
     for row, base, name, metric, e in found:
         interval = NONE if e.half is None else f"{e.mean - e.half:+.4f} … {e.mean + e.half:+.4f}"
         p, holm = (NONE, NONE) if e.p is None else (f"{e.p:.2g}", f"{next(adjusted):.2g}")
-        key = f"{name}.{metric}"
-        both = [cells[r.label].printed.get(key) for r in (row, base)]
+        keys = (f"{name}.{metric}", metric)
+        both = [next((p[k] for k in keys if k in p), None)
+                for p in (cells[r.label].printed for r in (row, base))]  # fmt: skip
         paper = NONE if None in both else f"{both[0] - both[1]:+.4f}"  # type: ignore[operator]
         lines.append([
             f"{row.label} − {base.label}", name, METRICS[metric], f"{e.mean:+.4f}", interval, p,

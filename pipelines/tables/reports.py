@@ -56,6 +56,7 @@ class Report:
         kinds: dict[str, Body] = {
             "results": bodies.results,
             "labels": bodies.labels,
+            "activeness": bodies.activeness,
             "cost": bodies.cost,
             "rates": bodies.rates,
             "sweep": bodies.sweep,
