@@ -26,6 +26,7 @@ from pipelines.tables.plans import Cell, Plan
 from pipelines.tables.queue import Job, Queue
 from pipelines.tables.reports import Report
 
+TRIALS = train.RUNS / "tuning"
 RECIPES = "widedeep,widedeep+uim,din,din+uim+nip"
 flags.DEFINE_string(
     "table", "", f"one of {', '.join((*_paper.TABLES, *multitask.TABLES, *aqcl.TABLES))}"
@@ -109,7 +110,7 @@ def work(plan: Plan, seeds: int) -> Work:
     f = flags.FLAGS
     _demand_free(plan, f.set)
     found = Work()
-    workshop = Workshop(f.dataset, f.raw)
+    workshop = Workshop(f.dataset, f.raw, root_of(plan) if plan.kind == "tuning" else None)
     for seed in _seeds(plan, seeds):
         for cell in plan.cells:
             if cell.label in found.refused:
@@ -123,6 +124,12 @@ def work(plan: Plan, seeds: int) -> Work:
             found.stores[cell.label] = store
             found.jobs[cell.label, seed] = job
     return found
+
+
+def root_of(plan: Plan) -> Path:
+    """Where a plan's runs lie. Trials are those of ``make tune``: no run of them reads a test
+    row."""
+    return TRIALS if plan.kind == "tuning" else train.RUNS
 
 
 def _seeds(plan: Plan, count: int) -> range:
@@ -168,7 +175,7 @@ def _main() -> None:
         raise next(iter(found.refused.values()))  # a misspelt name: before anything runs
     for label, error in found.refused.items():
         print(f"{label} cannot run: {error}", file=sys.stderr)
-    queue = Queue(train.RUNS, f.dataset, f.jobs)
+    queue = Queue(root_of(plan), f.dataset, f.jobs)
     report = Report(plan, found.stores, seeds, command(seeds), Path(f.out) / f.dataset)
 
     def write() -> Path:

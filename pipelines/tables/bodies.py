@@ -313,8 +313,8 @@ def tuning(page: Page, rows: Sequence[Row], _: Folders) -> list[str]:
     budgets = sorted({len(members) for members in groups.values()})
     note = (
         f"{' to '.join(str(b) for b in budgets)} trials of every method, on one seed that no "
-        "result uses; the best of each in bold. The choice is made on validation; test is not "
-        f"shown. Nothing changes until the bold rows are copied into {page.plan.chosen}."
+        "result uses; the best of each in bold. The choice is made on validation; no trial reads "
+        f"a test row. Nothing changes until the bold rows are copied into {page.plan.chosen}."
     )
     if undecided:
         note += f" Not decided, because trials are missing: {', '.join(undecided)}."

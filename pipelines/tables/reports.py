@@ -78,7 +78,7 @@ class Report:
     def _head(self, rows: Sequence[Row]) -> list[str]:
         seeds = self.page.seeds
         metrics = [m for row in rows for m in row.runs.values()]
-        tests = {(m["rows"], m["positives"]) for m in metrics}
+        tests = {(m["rows"], m["positives"]) for m in metrics if "rows" in m}  # trials have none
         what = f"{seeds} seed{'s' * (seeds > 1)}"
         if len(tests) == 1:
             ((size, positive),) = tests

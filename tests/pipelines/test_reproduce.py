@@ -111,7 +111,7 @@ def inside(job, monkeypatch):
 
 def report(plan, seeds=2) -> tuple[str, Queue]:
     found = reproduce.work(plan, seeds)
-    queue = Queue(train.RUNS, "taobao")
+    queue = Queue(reproduce.root_of(plan), "taobao")
     queue.run(found.jobs.values(), lambda: None)
     made = Report(plan, found.stores, seeds, "make reproduce", Path("out"))
     path = made.write(reproduce.folders(plan.cells, found, queue), found.missing(queue))
@@ -197,6 +197,9 @@ def test_a_choice_needs_every_run_of_its_group():
     assert "1 to 2 trials of every method" in text
     assert "Not decided, because trials are missing: two." in text
     assert "- c: fit.learning_rate is -1.0" in text
+    assert "test split" not in text
+    for path in Path("runs/tuning").glob("*/*Z/metrics.json"):
+        assert "auc" not in json.loads(path.read_text())
 
 
 def test_the_commits_of_the_runs_are_listed():
