@@ -128,14 +128,14 @@ def gates(found: Mapping[str, Mapping[str, float]], path: Path, *, simulated: bo
     """The mean weight of each expert for each label; blank where a label does not read it."""
     experts = list(dict.fromkeys(name for weights in found.values() for name in weights))
     values = np.array([[w.get(name, np.nan) for name in experts] for w in found.values()])
-    size = (2.5 + 1.1 * len(experts), 1.8 + 0.5 * len(found))
+    size = (2.5 + 1.1 * len(experts), 2.8 + 0.5 * len(found))
     figure, axis = plt.subplots(figsize=size, layout="constrained")
     image = axis.imshow(values, vmin=0, vmax=1, cmap="Blues", aspect="auto")
     for (row, column), value in np.ndenumerate(values):
         if not np.isnan(value):
             ink = "white" if value > 0.6 else "black"
             axis.text(column, row, f"{value:.2f}", ha="center", va="center", color=ink)
-    axis.set_xticks(range(len(experts)), experts)
+    axis.set_xticks(range(len(experts)), experts, rotation=30, ha="right", rotation_mode="anchor")
     axis.set_yticks(range(len(found)), list(found))
     axis.set(xlabel="expert", ylabel="label")
     figure.colorbar(image, label="mean weight")
