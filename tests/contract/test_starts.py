@@ -17,6 +17,8 @@ from tests.contract.parts import (
     SCHEMAS,
     auxiliaries,
     fits,
+    labels_for,
+    pairs_labels,
     serves,
 )
 from tests.model import toys
@@ -54,7 +56,10 @@ def test_no_two_weights_start_from_the_same_draws(backbone):
     """With all auxiliaries at once."""
     plain = backbone.removesuffix("_pooled")
     names = [name for name in AUXILIARIES if fits(plain, [name])]
-    model = toys.training(toys.serving(CASES[backbone]), auxiliaries(names))
+    settings = labels_for(names if serves("shared_bottom, two", plain) else ())
+    names = [n for n in names if settings["schema"] is SCHEMAS["two"] or not pairs_labels(n)]
+    serving = toys.serving(CASES[backbone], **settings)
+    model = toys.training(serving, auxiliaries(names), settings["schema"])
     assert len(model.auxiliaries) == len(names) >= 6
     assert clashes(model.variables) == []
 

@@ -128,7 +128,7 @@ def test_labels_y_and_1_minus_y_of_equal_towers_have_opposite_aucs():
         (toys.LABELS[0], Label("skip")),
     )
     model = built(schema, tasks={}, negative_rate=1.0)
-    for module in (model.head.towers, model.head.logits):
+    for module in (model.head.towers.of, model.head.towers.logits.of):
         for a, b in zip(module["click"].variables, module["skip"].variables, strict=True):
             b.assign(a)
     arrays = toys.batch(60, schema=schema)
