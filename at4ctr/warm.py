@@ -214,12 +214,12 @@ def _recorded(optimizer: Optimizer, record: Any) -> Iterator[None]:
     """Tells `record` of each slot and the variable that it is made for."""
     make = optimizer.add_variable_from_reference
 
-    def told(model_variable: tf.Variable, *args: Any, **options: Any) -> tf.Variable:
+    def make_and_record(model_variable: tf.Variable, *args: Any, **options: Any) -> tf.Variable:
         slot = make(model_variable, *args, **options)
         record(model_variable, slot)
         return slot
 
-    optimizer.add_variable_from_reference = told
+    optimizer.add_variable_from_reference = make_and_record
     try:
         yield
     finally:

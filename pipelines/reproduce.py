@@ -153,7 +153,7 @@ def complete(found: Work, queue: Queue) -> int:
     """How many seeds have no run left to wait for."""
     ended = dict.fromkeys({seed for _, seed in found.jobs}, True)
     for (_, seed), job in found.jobs.items():
-        ended[seed] = ended[seed] and queue.settled(job)
+        ended[seed] = ended[seed] and queue.has_ended(job)
     return sum(ended.values())
 
 

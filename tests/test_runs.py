@@ -98,3 +98,24 @@ def test_log_lines_are_appended_to_the_file(tmp_path):
     lines = path.read_text().splitlines()
     assert [line.rsplit(" ", 1)[1] for line in lines] == ["one", "two"]
     assert logging.getLogger("at4ctr").handlers == before
+
+
+def test_a_page_that_was_written_does_not_mark_the_commit(tmp_path, monkeypatch):
+    def git(*words):
+        name = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *name, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    files = [tmp_path / name for name in ("at4ctr/runs.py", "docs/results/table.md")]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.write_text("1")
+    git("init", "-q")
+    monkeypatch.setattr(runs, "__file__", str(files[0]))
+    git("add", ".")
+    git("commit", "-qm", "first")
+    clean = runs.commit()
+    assert len(clean) == 12
+    files[1].write_text("2")
+    assert runs.commit() == clean
+    files[0].write_text("2")
+    assert runs.commit() == f"{clean}+"

@@ -170,7 +170,7 @@ class Options(ABC):
         functions must be partitioned by ``"user"``.
         """
 
-    def judged_labels(self) -> tuple[Label, ...]:
+    def labels_of_both_classes(self) -> tuple[Label, ...]:
         """The labels of which every split must have both classes."""
         return self.schema().labels
 

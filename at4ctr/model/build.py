@@ -256,7 +256,9 @@ def _demand_correctable(schema: Schema, names: Iterable[str], rate: float) -> No
     right: set[str] = set()
     for label in schema.labels:
         if label.sampled or label.within in right:
-            right |= {label.name, without_name(label)}
+            right.add(label.name)
+            if label.within is not None:
+                right.add(without_name(label))
     for name in names:
         if rate < 1 and name not in right:
             raise InputError(

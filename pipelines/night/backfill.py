@@ -22,7 +22,7 @@ def backfill(places: Places, begin: date, end: date, asked: Asked) -> Result:
     """
     if end < begin:
         raise InputError(f"--end {end} lies before --begin {begin}; expected a range; swap them")
-    with job.told(places, asked), places.locked():
+    with job.reporting_errors(places, asked), places.locked():
         settings = chain.settle(places, asked.given, adopt=asked.adopt, reason=asked.reason)
     results, day = list[Result](), begin
     code = outcome.DONE

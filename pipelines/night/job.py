@@ -27,7 +27,7 @@ from pipelines.night.report import build as nightly_report
 def run(places: Places, day: date, asked: Asked, *, only_first: bool = False) -> Result:
     """The night of a date, or what became of it. only_first: bless a model only where it is held
     for want of an incumbent."""
-    with told(places, asked), places.locked():
+    with reporting_errors(places, asked), places.locked():
         if places.versions.is_dir():
             publish.reconcile(places.versions, ledger=places.ledger, at=now())
         settings = chain.settle(places, asked.given, adopt=asked.adopt, reason=asked.reason)
@@ -53,8 +53,8 @@ def run(places: Places, day: date, asked: Asked, *, only_first: bool = False) ->
 
 
 @contextmanager
-def told(places: Places, asked: Asked) -> Iterator[None]:
-    """Prometheus hears of an error too that came before there was an attempt, or after it."""
+def reporting_errors(places: Places, asked: Asked) -> Iterator[None]:
+    """Writes a FAILED metric when an exception is raised outside an attempt."""
     try:
         yield
     except Exception:

@@ -28,10 +28,10 @@ from pipelines.night.parents import Parent
 log = logging.getLogger("at4ctr.nightly")
 
 
-def judged(
+def judge_night(
     settings: Settings, store: Store, ids: Path, parent: Parent | None, folder: Path
 ) -> Verdict:
-    """Writes ``metrics.json``, ``predictions.npz`` and ``gate.json``.
+    """Compares the models: writes ``metrics.json``, ``predictions.npz`` and ``gate.json``.
 
     parent: the incumbent. One whose model cannot be asked any more is no incumbent, and the metrics
     say why; the gate then holds. A fitted calibrator of the candidate's knows other users of this

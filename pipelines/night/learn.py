@@ -43,7 +43,9 @@ def rows(schema: Schema, vocabularies: warm.Vocabularies) -> dict[str, int]:
     return {name: FIRST_ID + size for name, size in sizes.items()}
 
 
-def fitted(e: Experiment, store: Store, ids: Path, parent: Parent | None, folder: Path) -> None:
+def train_night(
+    e: Experiment, store: Store, ids: Path, parent: Parent | None, folder: Path
+) -> None:
     """Trains into ``folder/checkpoints``, or goes on with it, and fits the calibrator and, on the
     same rows, the score weight.
 

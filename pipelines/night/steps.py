@@ -157,7 +157,7 @@ def _build(night: Night) -> None:
 
 def fit(night: Night) -> dict[str, Any]:
     attempt, e = night.attempt, night.settings.experiment
-    learn.fitted(e, night.store, attempt.state, night.parent, attempt.folder)
+    learn.train_night(e, night.store, attempt.state, night.parent, attempt.folder)
     return {}
 
 
@@ -178,7 +178,7 @@ def verify(night: Night) -> dict[str, Any]:
 
 def evaluate(night: Night) -> dict[str, Any]:
     attempt = night.attempt
-    verdict = judge.judged(
+    verdict = judge.judge_night(
         night.settings, night.store, attempt.state, night.incumbent, attempt.folder
     )
     return {"verdict": verdict.decision}

@@ -38,6 +38,10 @@ CONSTANT_NOTE = (
     "NE is the log loss over that of the constant base rate of the test rows: above 1 the model is "
     "worse than a constant. Worse than a constant: {rows}."
 )
+SCORE_NOTE = (
+    "The score's AUC is that of conversions, ranked by the fused score with the weight s that "
+    "validation chose; the paper's conversion AUC may be measured on it."
+)
 DIFFERENCES_NOTE = (
     "Differences are paired by seed and test row. The intervals are over seeds and users "
     "(`at4ctr/analysis/comparison.py`). p is of each test alone; p (Holm) is adjusted for the "
@@ -81,6 +85,7 @@ def labels(page: Page, rows: Sequence[Row], folders: Folders) -> list[str]:
     )
     lines = []
     printed = [k for k in names if any(f"{k}.auc" in c.printed for c in page.plan.cells)]
+    scored = any(row.values("score.auc") for row in rows)
     for row, cell in zip(rows, page.plan.cells, strict=True):
         cells = [row.label, tables.count(len(row.runs), page.seeds)]
         for name in names:
@@ -91,13 +96,16 @@ def labels(page: Page, rows: Sequence[Row], folders: Folders) -> list[str]:
             cells += [
                 _label(row, name, metric) for metric in ("gauc", "normalized_entropy", "pcoc")
             ]
+        cells += [spread(row.values("score.auc").values())] if scored else []
         lines.append([*cells, spread(row.values("seconds").values(), 0)])
     header = ["method", "runs"]
     for name in names:
         header.append(f"{name}: AUC")
         header += ["paper's"] if name in printed else []
         header += ["GAUC", "NE", "PCOC"]
+    header += ["score: AUC"] if scored else []
     found = [*markdown([*header, "s a run"], lines), "", *_constants(rows, names)]
+    found += [SCORE_NOTE, ""] if scored else []
     if page.plan.axis:
         figures.labels(_by_label(page, rows, names), page.plan.axis, page.picture, page.title)
         found = [*page.shown, *found]

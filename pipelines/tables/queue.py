@@ -75,7 +75,7 @@ class Queue:
         self._later: dict[str, float] = {}
         self._seconds: dict[str, list[float]] = {}  # recipe -> of its runs
 
-    def settled(self, job: Job) -> bool:
+    def has_ended(self, job: Job) -> bool:
         return any(job.key in x for x in (self.folders, self.failures, self.stopped))
 
     @property
@@ -91,7 +91,7 @@ class Queue:
     ) -> None:
         """Runs what is not finished.
 
-        ended: called after every job; ``settled`` says which are.
+        ended: called after every job; ``has_ended`` says which are.
         more: gives another job whenever a place is free and none waits; None where there is none
             now. It is asked again after every job.
         stop: why a running job should be ended before its time, "" where it should go on.
@@ -104,7 +104,7 @@ class Queue:
         self.ledger.refresh()
         for job in unique:
             self._reuse(job)
-        waiting = [job for job in unique if not self.settled(job)]
+        waiting = [job for job in unique if not self.has_ended(job)]
         if unique:
             _say(f"{self.total} runs, {len(self.folders)} of them finished before")
         ended()

@@ -179,7 +179,7 @@ class Study:
             self._jobs[job.key] = job
             twins = self._active.setdefault(job.key, [])
             twins.append(trial)
-            if queue.settled(job):
+            if queue.has_ended(job):
                 self._settle(queue)
             elif len(twins) == 1:
                 return job
@@ -241,7 +241,7 @@ class Study:
 
     def _settle(self, queue: Queue) -> None:
         """Tells Optuna how the trials of ended jobs ended."""
-        for key in [k for k in self._active if queue.settled(self._jobs[k])]:
+        for key in [k for k in self._active if queue.has_ended(self._jobs[k])]:
             trials = self._active.pop(key)
             for trial in trials:
                 if key in queue.folders:

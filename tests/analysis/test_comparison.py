@@ -41,43 +41,46 @@ def test_the_means_are_scikit_learns():
 
 
 def test_the_interval_holds_the_spread_of_seeds_and_of_users(monkeypatch):
-    """Student's interval of both variances; the users' from a bootstrap of its own draws."""
+    """The hypotenuse of both half widths; the users' from a bootstrap of its own draws."""
     monkeypatch.setattr(comparison, "REPLICATES", 1600)
     ours, base = drawn()
     found = differences(ours, base)["auc"]
     y, users, _ = ours[1]
     each = [roc_auc_score(y, ours[s].scores) - roc_auc_score(y, base[s].scores) for s in ours]
     rng, replicates = np.random.default_rng(0), []
-    for _ in range(400):
+    for _ in range(200):
         chosen = rng.choice(np.unique(users), len(np.unique(users)))
         rows = np.concatenate([np.flatnonzero(users == u) for u in chosen])
         replicates.append(np.mean([
             roc_auc_score(y[rows], ours[s].scores[rows])
             - roc_auc_score(y[rows], base[s].scores[rows]) for s in ours
         ]))  # fmt: skip
-    a, b = np.var(each, ddof=1) / 3, np.var(replicates, ddof=1)
-    freedom = (a + b) ** 2 / (a**2 / 2 + b**2 / (len(np.unique(users)) - 1))
-    half = stats.t.ppf(0.975, freedom) * np.sqrt(a + b)
-    assert found.half == pytest.approx(half, rel=0.12)
-    p = 2 * stats.t.sf(abs(found.mean) / np.sqrt(a + b), freedom)
-    assert found.half is not None
-    assert found.half < found.mean
-    assert found.p == pytest.approx(p, abs=0.01)
+    seeds = stats.t.ppf(0.975, 2) * np.std(each, ddof=1) / np.sqrt(3)
+    of_users = stats.t.ppf(0.975, len(np.unique(users)) - 1) * np.std(replicates, ddof=1)
+    assert found.half == pytest.approx(np.hypot(seeds, of_users), rel=0.15)
 
 
-def test_an_interval_covers_what_does_not_differ():
-    """Two models alike in law: 95 % of the intervals should hold 0, and far fewer do not fail."""
-    outside = 0
-    for k in range(40):
-        rng = np.random.default_rng(k)
-        y, users = (rng.random(300) < 0.3).astype(np.int8), rng.integers(0, 60, 300)
-        one, two = (
-            {s: Scores(y, users, y * 0.5 + rng.normal(size=300)) for s in range(3)}
-            for _ in range(2)
-        )
-        e = differences(one, two)["auc"]
-        outside += abs(e.mean) > (e.half or 0.0)
-    assert outside <= 6
+@pytest.mark.parametrize("ratio", [0.1, 1.0, 20.0])
+def test_an_interval_errs_at_most_as_often_as_it_says(ratio):
+    """Three seeds of two models that do not differ; s² of chance alone, b known."""
+    rng, trials = np.random.default_rng(5), 4000
+    mean = rng.normal(size=trials) * np.sqrt(ratio + 1)
+    seeds = np.sqrt(ratio * rng.chisquare(2, trials) / 2)
+    found = [comparison.interval(m, (s, 1.0), (2, 500)) for m, s in zip(mean, seeds, strict=True)]
+    half, p = np.array(found).T
+    assert (np.abs(mean) > half).mean() <= 0.057
+    assert (p < 0.01).mean() <= 0.014
+    assert (p < 1e-4).sum() <= 2
+    np.testing.assert_array_equal(np.abs(mean) > half, p < 0.05)
+
+
+def test_one_spread_alone_is_students():
+    values = np.array([0.01, 0.03, 0.02, 0.05])
+    error = stats.sem(values)
+    half, p = comparison.interval(values.mean(), (error, 0.0), (3, 9))
+    assert half == pytest.approx(stats.t.ppf(0.975, 3) * error)
+    assert p == pytest.approx(stats.ttest_1samp(values, 0).pvalue, rel=1e-6)
+    assert comparison.interval(0.0, (error, error), (3, 9))[1] == 1.0
 
 
 def test_one_seed_has_no_interval_and_one_class_no_difference():

@@ -4,15 +4,13 @@ import re
 
 import pytest
 
-import configs
-from at4ctr import config
 from at4ctr.analysis.tables import Row
 from at4ctr.data.datasets import amazon_beauty, tafeng
 from at4ctr.errors import InputError
 from pipelines.tables import aqcl, bodies
 from pipelines.tables.page import Page
 from pipelines.tables.plans import Cell, Plan
-from tests.pipelines.test_paper import paper
+from tests.pipelines.test_paper import composed, paper
 
 DATA = {"amazon_beauty": amazon_beauty.Config(), "tafeng": tafeng.Config()}
 EVERY = [(t, "") for t in aqcl.TABLES] + [("", f) for f in aqcl.FIGURES]
@@ -26,13 +24,9 @@ def test_every_cell_composes(dataset, table, figure):
     assert len(set(labels)) == len(labels)
     assert {c.base for c in plan.cells if c.base} <= set(labels)
     for cell in plan.cells:
-        overrides = (*plan.defaults, *cell.overrides)
-        data = [a for a in overrides if a.startswith("data.")]
-        options = config.override({"data": DATA[dataset]}, data)["data"]
-        rest = [a for a in overrides if not a.startswith("data.")]
-        made = config.override(configs.recipe(cell.recipe, options), rest)
+        made = composed(plan, cell, DATA[dataset])
         assert {*made.auxiliaries, *made.perturbations} == set(cell.recipe.split("+")[1:])
-        assert options.protocol == ("strict" if table == "aqcl2_strict" else "paper")
+        assert made.data.protocol == ("strict" if table == "aqcl2_strict" else "paper")
         assert made.fit.learning_rate == 0.001
 
 

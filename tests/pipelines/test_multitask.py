@@ -16,7 +16,7 @@ from pipelines import measure
 from pipelines.tables import bodies, multitask
 from pipelines.tables.page import Page
 from pipelines.tables.plans import Cell, Plan
-from tests.pipelines.test_paper import paper
+from tests.pipelines.test_paper import composed, paper
 
 DATA = {"retailrocket": retailrocket.Config(), "aliccp": aliccp.Config()}
 EVERY = [(t, "") for t in multitask.TABLES] + [("", f) for f in multitask.FIGURES]
@@ -30,11 +30,7 @@ def test_every_cell_composes(dataset, table, figure):
     assert len(set(labels)) == len(labels)
     assert {c.base for c in plan.cells if c.base} <= set(labels)
     for cell in plan.cells:
-        overrides = (*plan.defaults, *cell.overrides)
-        data = [a for a in overrides if a.startswith("data.")]
-        options = config.override({"data": DATA[dataset]}, data)["data"]
-        rest = [a for a in overrides if not a.startswith("data.")]
-        made = config.override(configs.recipe(cell.recipe, options), rest)
+        made = composed(plan, cell, DATA[dataset])
         assert made.fit.watch == "click_and_conversion.auc"
         assert ("click_without_conversion" in made.tasks) == ("ctnocvr" in cell.recipe)
         fields = {a.partition("=")[0] for a in cell.overrides}

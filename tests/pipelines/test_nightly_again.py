@@ -116,7 +116,7 @@ def test_a_logit_that_is_no_number_holds_the_model(copied, monkeypatch):
 
     monkeypatch.setattr(learn, "predicted", poisoned)
     store = Store.open(folder / "data" / "store")
-    verdict = judge.judged(own.settings(), store, own.state, incumbent, folder)
+    verdict = judge.judge_night(own.settings(), store, own.state, incumbent, folder)
     assert verdict.decision == "HOLD"
     outcomes = {check.name: check.outcome for check in verdict.checks}
     assert (outcomes["candidate numbers"], outcomes["incumbent"]) == ("hold", "hold")

@@ -10,6 +10,8 @@ import pytest
 import configs
 from at4ctr import config
 from at4ctr.backbones import din
+from at4ctr.config import Experiment
+from at4ctr.data.dataset import Options
 from at4ctr.data.datasets import movielens, taobao
 from at4ctr.errors import InputError
 from at4ctr.heads import single
@@ -27,6 +29,14 @@ def paper(name: str) -> str:
     if not path.exists():
         pytest.skip(f"no text of the paper at {path}")
     return path.read_text()
+
+
+def composed(plan: _paper.Plan, cell: _paper.Cell, data: Options) -> Experiment:
+    """The experiment of a cell."""
+    overrides = (*plan.defaults, *cell.overrides)
+    options = config.override({"data": data}, [a for a in overrides if a.startswith("data.")])
+    rest = [a for a in overrides if not a.startswith("data.")]
+    return config.override(configs.recipe(cell.recipe, options["data"]), rest)
 
 
 def printed(text: str, table: str) -> list[list[float]]:
@@ -131,16 +141,12 @@ def test_every_cell_of_every_plan_composes():
     plans += [_paper.figure5("din"), _paper.tuning()]
     for plan in plans:
         for cell in plan.cells:
-            overrides = (*plan.defaults, *cell.overrides)
-            data = [a for a in overrides if a.startswith("data.")]
-            rest = [a for a in overrides if not a.startswith("data.")]
-            options = config.override({"data": taobao.Config()}, data)["data"]
-            made = config.override(configs.recipe(cell.recipe, options), rest)
+            made = composed(plan, cell, taobao.Config())
             backbone, *tasks = cell.recipe.split("+")
             module = type(made.experts[backbone].backbone).__module__
             assert module == f"at4ctr.backbones.{backbone}"
             assert sorted(made.auxiliaries) == sorted(tasks)
-            if cell.x is not None and "weight" in "".join(rest):
+            if cell.x is not None and "weight" in "".join(cell.overrides):
                 assert cell.x in [task.weight for task in made.auxiliaries.values()]
 
 

@@ -59,7 +59,7 @@ class Protocol(Options):
     def schema(self) -> Schema:
         return self.base.schema()
 
-    def judged_labels(self) -> tuple[Label, ...]:
+    def labels_of_both_classes(self) -> tuple[Label, ...]:
         """The first alone: an evening may lack a rare one, of which the model gate then says so."""
         return self.schema().labels[:1]
 

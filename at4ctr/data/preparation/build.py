@@ -270,7 +270,7 @@ def _demand_classes(config: Options, counts: parts.Counts) -> None:
                 f"data options of {config.name}: the {split} split has no row; expected some; use "
                 f"a longer log, or lower data.min_history, or hold out {out} rows"
             )
-        for label in config.judged_labels() if rows else ():
+        for label in config.labels_of_both_classes() if rows else ():
             known, positives = counts.known[split][label.name], counts.positives[split][label.name]
             if positives in (0, known):
                 what = f"all {'positives' if positives else 'negatives'}" if known else "none known"
