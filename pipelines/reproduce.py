@@ -37,7 +37,6 @@ flags.DEFINE_string(
 flags.DEFINE_list("recipes", RECIPES, "what to compare where neither table nor fig is given")
 flags.DEFINE_string("backbone", "", "of tables 3 and 5 and the figures; empty: the plan's own")
 flags.DEFINE_integer("seeds", 5, "runs of each cell (tuning: always 1)", lower_bound=1)
-flags.DEFINE_integer("jobs", 1, "runs at a time, each with its share of the cores", lower_bound=1)
 flags.DEFINE_string("out", "docs/results", "where the report goes")
 
 

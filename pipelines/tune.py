@@ -29,7 +29,6 @@ from pipelines.tuning.study import Study
 
 flags.DEFINE_string("tune", "", f"fields and the values they may take: '{spaces_of.EXAMPLE}'")
 flags.DEFINE_integer("trials", 30, "how many", lower_bound=1)
-flags.DEFINE_integer("jobs", 1, "trials at a time, each with its share of the cores", lower_bound=1)
 flags.DEFINE_float("minutes", 0, "no trial starts that would not end in time; 0: no limit",
                    lower_bound=0)  # fmt: skip
 flags.DEFINE_string("save", "", "write the result as the recipe configs/<save>.py")

@@ -6,9 +6,13 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from absl import flags
+
 from at4ctr.data.store import Store
 from pipelines import train
 from pipelines.tables.queue import Job
+
+flags.DEFINE_integer("jobs", 1, "runs at a time, each with its share of the cores", lower_bound=1)
 
 
 class Workshop:

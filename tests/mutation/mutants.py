@@ -56,7 +56,7 @@ MUTANTS = (
         WIRING,
         ("e.data.negative_rate if training else 1.0", "e.data.negative_rate"),
         ("shuffle=training", "shuffle=True"),
-        ('if training and e.data.protocol == "strict"', 'if e.data.protocol == "strict"'),
+        ('if split == "train" and e.data.protocol == "strict"', 'if e.data.protocol == "strict"'),
         ("measure.recalibrate(model, folder)", "pass"),
     ),
     *_of(
@@ -76,8 +76,8 @@ MUTANTS = (
         "tests/calibration/test_graph.py -k sampling_correction",
         ("corrected = self.corrected(logits)", "corrected = logits"),
         (
-            "self.corrected({k: tf.cast(v, tf.float64) for k, v in logits.items()})",
-            "{k: tf.cast(v, tf.float64) for k, v in logits.items()}",
+            "self.corrected({k: tf.cast(v, tf.float64) for k, v in outputs.logits.items()})",
+            "{k: tf.cast(v, tf.float64) for k, v in outputs.logits.items()}",
         ),
     ),
     *_of(
@@ -117,7 +117,7 @@ MUTANTS = (
         "at4ctr/evaluation.py",
         f"{EVALUATION} -k activeness",
         ("lengths <= low,", "lengths < low,"),
-        ('"high": lengths > high', '"high": lengths >= high'),
+        ("(lengths <= high), lengths > high)", "(lengths <= high), lengths >= high)"),
     ),
     *_of(
         "at4ctr/evaluation.py",

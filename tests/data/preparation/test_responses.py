@@ -340,7 +340,7 @@ def test_a_label_is_known_within_another_alone(tmp_path):
     ({"label_click": [0, 2, 1]}, "user 2, item 5 and timestamp 8 has 2 as 'label_click'; expected 0"
      " or 1, as the first label is known"),
     ({"label_click": [None, 1, 1]}, "timestamp 7 has nothing as 'label_click'"),
-    ({"label_conversion": [None, 0.5, 1]}, "has 0.5 as 'label_conversion'; expected 0, 1 or"),
+    ({"label_conversion": [None, 0.5, 1]}, "has 0.5 as 'label_conversion'; expected 0, 1, NULL"),
     ({"label_conversion": [1, 1, 1]}, "has 1 as 'label_conversion'; expected 0 or NULL where"),
     ({"weight": [-1.0, 1.0, 1.0]}, "has -1.0 as 'weight'; expected a finite weight of at least 0"),
     ({"weight": [1.0, float("nan"), 1.0]}, "has nan as 'weight'; expected a finite weight"),
