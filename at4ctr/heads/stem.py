@@ -71,8 +71,8 @@ class STEM(Routed):
     In STEM-AL (``auxiliary``) the tower of an auxiliary label reads the experts of that label
     alone, and nothing of its loss reaches another space. The tower of a main label reads all, and
     its loss trains the auxiliary experts too: Fig. 4 says that the additional embedding is updated
-    by several tasks. ``tasks.<label>.serve=false`` then leaves the auxiliary tower out of the export;
-    the auxiliary expert stays, because the main tower reads it. A shared space is optional.
+    by several tasks. ``tasks.<label>.serve=false`` then leaves the auxiliary tower out of the
+    export; the auxiliary expert stays, because the main tower reads it. A shared space is optional.
 
     ``tasks.<label>.over=all`` trains a product of two probabilities: its loss reaches the spaces of
     both labels, by the logit of each.
