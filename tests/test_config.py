@@ -320,8 +320,9 @@ def test_a_recipe_is_put_into_several_spaces(name, spaces):
     hidden = ("conversion",) if name == "din+stem_al" else ()
     assert getattr(made.head, "auxiliary", ()) == hidden
     assert {k for k, t in made.tasks.items() if not t.serve} == set(hidden)
-    same = {"experts": bare.experts, "spaces": bare.spaces, "head": bare.head, "tasks": bare.tasks}
-    assert replace(made, **same) == bare
+    assert bare == replace(
+        made, experts=bare.experts, spaces=bare.spaces, head=bare.head, tasks=bare.tasks
+    )
     assert from_json(to_json(made)) == made
 
 

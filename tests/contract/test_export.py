@@ -158,7 +158,8 @@ def test_of_stem_al_no_byte_of_the_auxiliary_tower_is_exported(stores, tmp_path)
     assert any("trunks/conversion" in name for name in names), names
     assert any("spaces/conversion" in name for name in names), names
     assert not [name for name in names if re.search("(towers|gates|affines)/conversion", name)]
-    for weight in model.head.towers["conversion"].variables:
+    head: Any = model.head
+    for weight in head.towers["conversion"].variables:
         weight.assign_add(tf.ones_like(weight))
     other = written(model, stores["two"], tmp_path / "moved")
     files = {p.relative_to(folder) for p in folder.rglob("*") if p.is_file()}

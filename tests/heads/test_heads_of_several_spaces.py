@@ -137,7 +137,7 @@ def nonzero(gradients) -> bool:
 def test_a_labels_loss_trains_its_spaces_alone(name):
     """Tables and experts' layers alike, and the same of the logits outside training."""
     plan = planned(name)
-    serving = serving_model(toys.TWO, toys.ROWS, plan)
+    serving: Any = serving_model(toys.TWO, toys.ROWS, plan)
     toys.jitter(serving)
     model = training_model(serving, toys.TWO, plan)
     arrays = toys.tensors(toys.batch(9, 6, schema=toys.TWO))
