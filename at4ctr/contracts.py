@@ -259,13 +259,16 @@ class Interface(NamedTuple):
     """What a head knows of an expert when it is built.
 
     parts, direct: of ``Encoded``, in its order. activation: of hidden layers on it. seed: of layers
-    that read this expert alone.
+    that read this expert alone. space: the embedding space that it reads. dimension: D of that
+    space.
     """
 
     parts: tuple[Part, ...]
     direct: tuple[Part, ...]
     activation: Activation
     seed: int
+    space: str = ""
+    dimension: int = 0
 
 
 class Backbone(Protocol):

@@ -8,10 +8,12 @@ from typing import Any
 
 from at4ctr import config
 from at4ctr.config import Experiment
-from at4ctr.contracts import AuxiliaryConfig, BackboneConfig
+from at4ctr.contracts import AuxiliaryConfig, BackboneConfig, HeadConfig
 from at4ctr.data.dataset import Options
 from at4ctr.errors import InputError, unknown
 from at4ctr.folders import config_of, modules
+from at4ctr.layers import embedder
+from at4ctr.model.build import ExpertConfig
 from configs._tuned import tuned
 
 
@@ -47,6 +49,32 @@ def compose(name: str, data: Options) -> Experiment:
         calibrator=t.calibrator,
     )
     return config.override(made, t.fits.get(first, ()))
+
+
+def in_spaces(
+    made: Experiment, spaces: Mapping[str, embedder.Config], head: HeadConfig
+) -> Experiment:
+    """The experiment with each of its experts in each of these spaces, under the head.
+
+    An expert is named after its space; where there are several, ``<space>_<expert>``.
+    """
+    lone = len(made.experts) == 1
+    experts = {
+        space if lone else f"{space}_{name}": ExpertConfig(expert.backbone, space)
+        for space in spaces
+        for name, expert in made.experts.items()
+    }
+    return replace(made, experts=experts, spaces=dict(spaces), head=head)
+
+
+def main_space(made: Experiment) -> embedder.Config:
+    """The options of the experiment's first space."""
+    return next(iter(made.spaces.values()))
+
+
+def dropout(made: Experiment) -> float:
+    """The dropout of the experiment's head."""
+    return getattr(made.head, "dropout", 0.0)
 
 
 def _head(data: Options, settings: Mapping[str, Any]) -> Any:

@@ -32,7 +32,7 @@ def datasets() -> list[str]:
 DATASETS = datasets()
 RECIPES = modules("configs")
 FUNNELS = [name for name in DATASETS if len(configs.dataset(name)().schema().labels) > 1]
-FUNNEL = ("esmm", "ctnocvr")  # recipes of a label within another one
+FUNNEL = ("esmm", "ctnocvr", "stem_al")  # recipes of more labels than one
 CASES = [(r, d) for r in RECIPES for d in DATASETS if r not in FUNNEL or d in FUNNELS]
 
 
@@ -299,6 +299,45 @@ def test_ctnocvr_adds_a_label_to_any_recipe(name):
 def test_ctnocvr_without_sense_is_refused(name, dataset, said):
     with pytest.raises(InputError, match=said):
         recipe(name, configs.dataset(dataset)())
+
+
+@pytest.mark.parametrize(
+    ("name", "spaces"),
+    [
+        ("dnn+uim+stem", {"shared": 18, "click": 18, "conversion": 18}),
+        ("din+stem_al", {"click": 18, "conversion": 18}),
+        ("deepfm+ame", {"small": 16, "medium": 32, "large": 64}),
+    ],
+)
+def test_a_recipe_is_put_into_several_spaces(name, spaces):
+    data = configs.dataset("retailrocket")()
+    made = recipe(name, data)
+    bare = recipe(name.rpartition("+")[0], data)
+    assert {k: v.dimension for k, v in made.spaces.items()} == spaces
+    assert {k: e.space for k, e in made.experts.items()} == dict(zip(spaces, spaces, strict=True))
+    (expert,) = bare.experts.values()
+    assert {e.backbone for e in made.experts.values()} == {expert.backbone}
+    hidden = ("conversion",) if name == "din+stem_al" else ()
+    assert getattr(made.head, "auxiliary", ()) == hidden
+    assert {k for k, t in made.tasks.items() if not t.serve} == set(hidden)
+    assert bare == replace(
+        made, experts=bare.experts, spaces=bare.spaces, head=bare.head, tasks=bare.tasks
+    )
+    assert from_json(to_json(made)) == made
+
+
+def test_each_expert_of_a_recipe_goes_into_each_space():
+    data = configs.dataset("retailrocket")()
+    made = recipe("multi_embedding+stem_al", data)
+    names = [
+        f"{s}_{e}" for s in ("click", "conversion") for e in recipe("multi_embedding", data).experts
+    ]
+    assert list(made.experts) == names
+
+
+def test_stem_al_without_another_label_is_refused():
+    with pytest.raises(InputError, match="taobao has the label 'click' alone"):
+        recipe("stem_al", configs.dataset("taobao")())
 
 
 def test_a_weighting_of_another_name_is_refused():

@@ -25,8 +25,16 @@ def terms(x: Embedded, pooled: Tensor | None = None) -> Tensor:
     paired with one another, nor are the values of a multi-valued field, which is their mean, its
     weight the mean of theirs (each x_i = 1/n, as in Rendle's Fig. 1, which pairs them too).
     """
-    vectors = x.fields
-    if pooled is not None:
-        more = tf.reshape(pooled, [-1, pooled.shape[-1] // vectors.shape[-1], vectors.shape[-1]])
-        vectors = tf.concat([vectors, more], 1)
-    return tf.reduce_sum(x.linear, -1) + second_order(vectors)
+    return tf.reduce_sum(x.linear, -1) + second_order(fields(x, pooled))
+
+
+def fields(x: Embedded, pooled: Tensor | None = None) -> Tensor:
+    """The vectors of a sample's fields. [B, F, D].
+
+    pooled: [B, J], pooled behaviours; each of their J/D features follows as one more field.
+    """
+    if pooled is None:
+        return x.fields
+    width = x.fields.shape[-1]
+    more = tf.reshape(pooled, [-1, pooled.shape[-1] // width, width])
+    return tf.concat([x.fields, more], 1)

@@ -11,7 +11,13 @@ import tensorflow as tf
 from at4ctr.contracts import Embedded, Tensor, Tower
 from at4ctr.errors import InputError
 from at4ctr.layers.segments import sums
-from at4ctr.schema import Schema
+from at4ctr.schema import Group, Schema
+
+_FIELDS: Mapping[Group, tuple[Group, ...]] = {  # group of features -> numbers that follow them
+    "profile": ("profile",),
+    "item": (),
+    "context": ("item", "context"),
+}
 
 
 class Shape(NamedTuple):
@@ -20,6 +26,8 @@ class Shape(NamedTuple):
     states: S of ``Encoded.states``, for auxiliaries: J where the backbone does not say otherwise.
     alike: a behaviour begins with the candidate's very features in the same order, so that the two
     can be multiplied element by element (``product``).
+    fields: name and group of each field of ``Embedded.fields``, in its order.
+    past: the features of a behaviour, in order.
     towers: label -> the widths of its tower, for auxiliaries.
     mean_behaviours: gives the mean of the training rows' number of behaviours, for auxiliaries; a
         function, as it reads the store.
@@ -32,6 +40,8 @@ class Shape(NamedTuple):
     dimension: int
     alike: bool
     states: int
+    fields: tuple[tuple[str, Group], ...] = ()
+    past: tuple[str, ...] = ()
     towers: Mapping[str, Tower] = MappingProxyType({})
     mean_behaviours: Callable[[], float] = lambda: 1.0
 
@@ -45,7 +55,13 @@ class Shape(NamedTuple):
         item_names = tuple(f.name for f in schema.served("item"))
         alike = schema.history[: len(item_names)] == item_names
         history = dimension * len(schema.history)
-        return cls(profile, item, context, history, dimension, alike, history)
+        named: list[tuple[str, Group]] = []
+        for group, numbers in _FIELDS.items():
+            named += [(f.name, group) for f in schema.served(group)]
+            named += [(n.name, g) for g in numbers for n in schema.served_numbers(g)]
+        return cls(
+            profile, item, context, history, dimension, alike, history, tuple(named), schema.history
+        )
 
 
 def history_required(who: str, shape: Shape, instead: str) -> None:

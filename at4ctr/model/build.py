@@ -116,12 +116,15 @@ def serving_model(
         )
     experts, faces = {}, dict[str, Interface]()
     for i, (name, expert) in enumerate(plan.experts.items()):
-        shape = Shape.of(schema, plan.spaces[space_of[name]].dimension)
+        dimension = plan.spaces[space_of[name]].dimension
+        shape = Shape.of(schema, dimension)
         seed = _seed(plan.seed, 1 if not i else zlib.crc32(f"expert {name}".encode()))
         body = expert.backbone.build(shape, seed)
         experts[name] = Expert(body, space_of[name], expert.backbone.reads_history)
         direct: tuple[Part, ...] = getattr(body, "direct", ())
-        faces[name] = Interface(body.parts, direct, expert.backbone.activation, seed)
+        faces[name] = Interface(
+            body.parts, direct, expert.backbone.activation, seed, space_of[name], dimension
+        )
     chosen = label_tasks(schema, plan.tasks)
     names = tuple(chosen)
     _demand_correctable(schema, names, plan.negative_rate)

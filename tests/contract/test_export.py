@@ -3,6 +3,7 @@ that is not served leaves anything in it."""
 
 import hashlib
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from at4ctr.data.reader import Reader
-from at4ctr.model.build import Plan, serving_model, training_model
+from at4ctr.heads import stem
+from at4ctr.model.build import ExpertConfig, Plan, serving_model, training_model
 from at4ctr.model.serving import ServingModel
 from at4ctr.optimizers import LazyAdam
 from at4ctr.tasks import Task
@@ -140,6 +142,30 @@ def test_a_task_that_is_not_served_leaves_nothing_in_the_export(
         assert (folders["both"] / file).read_bytes() == (folders["alone"] / file).read_bytes(), file
     after = {k: exported(store, plan, tmp_path / f"{k} trained") for k, plan in plans.items()}
     assert after["both"] | {"folder": after["alone"]["folder"]} == after["alone"]
+
+
+def test_of_stem_al_no_byte_of_the_auxiliary_tower_is_exported(stores, tmp_path):
+    """The auxiliary expert is, since the main tower reads it."""
+    plan = Plan(
+        {name: ExpertConfig(BACKBONES["widedeep"], name) for name in ("click", "conversion")},
+        stem.Config(auxiliary=("conversion",), expert=(6,), tower=(4,)),
+        dict.fromkeys(("click", "conversion"), EMBEDDING),
+        tasks={"click": Task(), "conversion": Task(serve=False)},
+    )
+    model = built(stores["two"], plan)
+    folder = written(model, stores["two"], tmp_path / "start")
+    names = json.loads((folder / saved_model.MANIFEST).read_text())["variables"]
+    assert any("trunks/conversion" in name for name in names), names
+    assert any("spaces/conversion" in name for name in names), names
+    assert not [name for name in names if re.search("(towers|gates|affines)/conversion", name)]
+    head: Any = model.head
+    for weight in head.towers["conversion"].variables:
+        weight.assign_add(tf.ones_like(weight))
+    other = written(model, stores["two"], tmp_path / "moved")
+    files = {p.relative_to(folder) for p in folder.rglob("*") if p.is_file()}
+    assert files == {p.relative_to(other) for p in other.rglob("*") if p.is_file()}
+    for file in files:
+        assert (other / file).read_bytes() == (folder / file).read_bytes(), file
 
 
 @pytest.mark.parametrize("head", READ_EACH_OTHER)

@@ -77,6 +77,15 @@ def test_no_two_weights_of_a_head_start_from_the_same_draws(head):
     assert clashes(model.variables) == []
 
 
+@pytest.mark.parametrize("head", ["ame", "stem"])
+def test_nor_do_those_of_a_head_of_several_spaces(head):
+    """With one backbone in all of them."""
+    spaces = {"click": Embedding(4, 0.5), "conversion": Embedding(5, 0.5), "shared": toys.EMBEDDING}
+    experts = {name: ExpertConfig(deepfm.Config(), name) for name in spaces}
+    model = serving_model(toys.TWO, toys.ROWS, Plan(experts, HEADS[head], spaces))
+    assert clashes(model.variables) == []
+
+
 def test_a_clash_is_seen():
     def drawn(seed: int, *shape: int) -> tf.Variable:
         return tf.Variable(
