@@ -76,7 +76,8 @@ def spectrum(matrix: npt.ArrayLike) -> Spectrum:
             f"spectrum: {int((~np.isfinite(values)).sum())} of {values.size} values of the matrix "
             "are not finite; expected none; restore weights of a run that did not diverge"
         )
-    return Spectrum(*values.shape, tuple(map(float, _singular(values))))
+    rows, width = values.shape
+    return Spectrum(rows, width, tuple(map(float, _singular(values))))
 
 
 def spectra(
@@ -96,11 +97,11 @@ def _singular(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         found: npt.NDArray[np.float64] = randomized_svd(values, SKETCH, random_state=0)[1]
         return found.astype(np.float64)
     tall = values if values.shape[0] >= values.shape[1] else values.T
-    triangle = np.zeros((0, tall.shape[1]))
+    triangle: npt.NDArray[np.float64] = np.zeros((0, tall.shape[1]))
     for begin in range(0, len(tall), _BLOCK):
         block = tall[begin : begin + _BLOCK].astype(np.float64)
-        triangle = np.linalg.qr(np.concatenate([triangle, block]), mode="r")
-    return np.linalg.svd(triangle, compute_uv=False)
+        triangle = np.asarray(np.linalg.qr(np.concatenate([triangle, block]), mode="r"))
+    return np.asarray(np.linalg.svd(triangle, compute_uv=False), np.float64)
 
 
 def _abundance(singular: npt.NDArray[np.float64]) -> float:
