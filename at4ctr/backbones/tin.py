@@ -122,8 +122,9 @@ class TIN(tf.Module):
             candidate, behaviours = candidate + table[0], behaviours + tf.gather(table, place)
         if self.intervals is not None:
             table = tf.convert_to_tensor(self.intervals)
-            place = 1 + tf.searchsorted(tf.constant(self.bounds), x.ages, side="right")
-            known = tf.cast(x.ages >= 0, table.dtype)[:, None]
+            ages: Tensor = tf.convert_to_tensor(x.ages)
+            place = 1 + tf.searchsorted(tf.constant(self.bounds), ages, side="right")
+            known = tf.cast(ages >= 0, table.dtype)[:, None]
             candidate += table[0]
             behaviours += known * tf.gather(table, place)
         return candidate, behaviours
