@@ -24,7 +24,7 @@ def test_pairs_are_near_in_one_space_and_far_in_the_other():
     first = np.arange(8.0)
     second = np.array([7.0, 1, 2, 3, 4, 5, 6, 0])  # the first and last pairs change places
     spaces = [Distances(x, np.zeros(8)) for x in (first, 100 * second)]
-    pairs = contradictory(*spaces)
+    pairs = contradictory(spaces[0], spaces[1])
     np.testing.assert_array_equal(np.flatnonzero(pairs.near_first), [0])
     np.testing.assert_array_equal(np.flatnonzero(pairs.near_second), [7])
     assert pairs.order(spaces[0]) == pytest.approx(7 / 8)
