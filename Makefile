@@ -15,7 +15,7 @@ override model = --model="$${MODEL:-ctr}"
 override install = $(PY) -m pip install --quiet --require-hashes -r $1 2> >(grep -v '^WARNING: Location' >&2)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-spark data train eval serve verify-c verify-tfserving days nightly nightly-status rollback test-slow \
+.PHONY: help setup setup-dev setup-spark data train eval analyse serve verify-c verify-tfserving days nightly nightly-status rollback test-slow \
 	tune search reproduce bench bench-peers soak soak-publish soak-nightly mutants test contract lint lock clean
 
 help:
@@ -53,6 +53,11 @@ train: setup
 ## make eval        a finished run's metrics on its test split   RUN=runs/latest
 eval: setup
 	@$(PY) -m pipelines.evaluate $(call flag,run,RUN)
+
+## make analyse     what runs learned, on one offline page: docs/analysis.md
+##                  RUN=runs/latest or RUN=a,b,… OUT= ARGS="--rows=100000 --pairs=20000 --category="
+analyse: setup
+	@$(words) pipelines.analyse $(call flag,run,RUN) $(call flag,out,OUT)
 
 ## make serve       the exported model by gRPC and REST   MODEL= PORT= REST_PORT=
 serve: setup

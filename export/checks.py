@@ -192,6 +192,8 @@ def expected_inputs(manifest: Mapping[str, Any], signature: str) -> dict[str, li
         if past and reads_history:
             rows = [None] if signature == "candidates" else [None, None]
             found[f"history_{f['name']}"] = [dtype, rows + wide]
+    if manifest.get("reads_ages"):
+        found["history_seconds_ago"] = ["int64", [None] * (1 + (signature != "candidates"))]
     for n in (n for n in schema["numbers"] if n["serve"]):
         add(n["name"], "float32", n["group"], [])
     return found

@@ -116,6 +116,8 @@ def _shape(given: Input, signature: str) -> str:
 def _what(given: Input) -> str:
     of = {"profile": "of the user", "item": "of the candidate", "context": "of the impression"}
     name, what = f"`{given.of.name}`", "of each behaviour" if given.past else of[given.group]
+    if given.aged:
+        return "seconds from each behaviour to the request; -1 where it is unknown"
     if given.weighs:
         return f"weight, of at least 0, of each value of {name} {what}, or none of them (M = 0)"
     if given.dtype.is_floating:

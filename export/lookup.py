@@ -13,6 +13,7 @@ from at4ctr.contracts import Tensor
 from at4ctr.data.store import Store
 from at4ctr.errors import InputError
 from at4ctr.schema import (
+    AGES,
     FIRST_ID,
     MISSING,
     PADDING,
@@ -33,7 +34,8 @@ NAN = float("nan")
 class Input(NamedTuple):
     """A named input of a signature.
 
-    of: the feature or number whose raw values it has, or the feature whose values it weighs.
+    of: the feature or number whose raw values it has, the feature whose values it weighs, or of
+        ages the first feature of a behaviour.
     missing: the value that stands for none.
     past: whether it has a value for each behaviour.
     """
@@ -51,12 +53,17 @@ class Input(NamedTuple):
     @property
     def length(self) -> int | None:
         """None for one value; otherwise how many of several values are read."""
-        return self.of.length if isinstance(self.of, Feature) else None
+        return self.of.length if isinstance(self.of, Feature) and not self.aged else None
 
     @property
     def weighs(self) -> bool:
         """Whether it holds the weights of the values of another input, ``of.name``."""
         return self.name == weights_name(self.of.name)
+
+    @property
+    def aged(self) -> bool:
+        """Whether it holds how many seconds before the request each behaviour was."""
+        return self.name == AGES
 
 
 class Lookup(tf.Module):
@@ -127,13 +134,17 @@ class Front(tf.Module):
     """Raw features -> the batch that an ``Embedder`` reads.
 
     history: T, the number of latest behaviours that the model sees. past: whether it reads any.
+    ages: whether it reads how long ago each was, the input ``history_seconds_ago``.
     Features with ``serve=False``, and a history that is not read, are no input: they are padding
     for the model.
     """
 
-    def __init__(self, store: Store, history: int, *, past: bool = True) -> None:
+    def __init__(
+        self, store: Store, history: int, *, past: bool = True, ages: bool = False
+    ) -> None:
         super().__init__(name="front")
         self.schema, self.history, self.reads_past = store.schema, history, past
+        self.reads_ages = ages
         used = {f.table for f in (*self.now, *self.past)}
         self.tables = {
             t.name: Lookup(t, None if t.buckets else _vocabulary(store, t))
@@ -167,6 +178,7 @@ class Front(tf.Module):
             *(Input(n.name, n, tf.float32, NAN) for n in self.numbers),
             *(Input(weights_name(f.name), f, tf.float32, NAN) for f in weighted),
             *(_ids_input(self.schema, f, past=True) for f in self.past),
+            *(Input(AGES, f, tf.int64, -1, past=True) for f in self.past[:1] if self.reads_ages),
         ]
         return {one.name: one for one in found}
 
@@ -203,7 +215,9 @@ class Front(tf.Module):
 
         The latest T real positions, in order, left-aligned; padding may stand anywhere. Only they
         are looked up, so that a history of 10,000 costs little more than one of T.
-        Fails (INVALID_ARGUMENT) where the features of a behaviour differ in L.
+        Ages, where they are read, are [size, L] seconds -> [size, T].
+        Fails (INVALID_ARGUMENT) where the features of a behaviour differ in L, or an age is below
+        -1.
         """
         if not self.past:
             return {}
@@ -216,21 +230,14 @@ class Front(tf.Module):
         batch = {"history_length": lengths}
         for f in self.past:
             key = history_name(f.name)
-            values = raw[key]
-            none = tf.cast(tf.shape(values)[1:] == 0, tf.int32)
-            ends = [[0, 0], [0, none[0] * tf.shape(real)[1]]]
-            ends += [[0, none[1]]] if f.length else []  # gather_nd takes nothing of width 0
-            values = tf.pad(values, ends, constant_values=inputs[key].missing)
-            fits = tf.debugging.assert_equal(
-                tf.shape(values)[1],
-                tf.shape(real)[1],
-                f"{key} must have as many positions as {name}, or none",
-            )
-            with tf.control_dependencies([fits]):
-                values = rows(values, size, key)
+            values = _as_long(raw[key], inputs[key], real, name, size)
             found = self.tables[f.table](tf.gather_nd(values, where))  # [R] or [R, M]
             found = found if f.length is None else leading(found, f.length)
             batch[key] = tf.scatter_nd(place, found, [size, self.history, *found.shape[1:]])
+        if self.reads_ages:
+            values = _as_long(raw[AGES], inputs[AGES], real, name, size)
+            found = _seconds(tf.gather_nd(values, where))
+            batch[AGES] = tf.scatter_nd(place, found, [size, self.history])
         return batch
 
     def parse(self, serialized: Tensor) -> dict[str, Tensor]:
@@ -276,6 +283,32 @@ def _ids_input(schema: Schema, feature: Feature, *, past: bool = False) -> Input
     dtype = schema.table(feature.table).dtype
     name = history_name(feature.name) if past else feature.name
     return Input(name, feature, tf.as_dtype(dtype), MISSING[dtype], past)
+
+
+def _as_long(values: Tensor, given: Input, real: Tensor, first: str, size: Tensor) -> Tensor:
+    """Values of behaviours [1 or size, L] or [1 or size, L, M] for all rows of real [size, L];
+    L = 0 is missing. first: the input that real is of."""
+    none = tf.cast(tf.shape(values)[1:] == 0, tf.int32)
+    ends = [[0, 0], [0, none[0] * tf.shape(real)[1]]]
+    ends += [[0, none[1]]] if given.length else []  # gather_nd takes nothing of width 0
+    values = tf.pad(values, ends, constant_values=given.missing)
+    fits = tf.debugging.assert_equal(
+        tf.shape(values)[1],
+        tf.shape(real)[1],
+        f"{given.name} must have as many positions as {first}, or none",
+    )
+    with tf.control_dependencies([fits]):
+        return rows(values, size, given.name)
+
+
+def _seconds(ages: Tensor) -> Tensor:
+    """Ages [R] int64 as the reader has them, int32; longer ones are the longest."""
+    fits = tf.debugging.Assert(
+        tf.reduce_all(ages >= -1),
+        [f"{AGES} holds a negative age; expected seconds from 0, or -1 for an unknown one"],
+    )
+    with tf.control_dependencies([fits]):
+        return tf.cast(tf.minimum(ages, tf.int32.max), tf.int32)
 
 
 def _finite(values: Tensor, name: str) -> Tensor:

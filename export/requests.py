@@ -41,7 +41,10 @@ def requests(
     for key, given in front.inputs.items():
         of = given.of
         source = behaviours if given.past else at
-        if given.group in ("profile", "item"):
+        if given.aged:
+            ages = at["timestamp"][:, None] - behaviours["timestamp"]
+            raw[key] = np.where(where < 0, given.missing, ages).tolist()
+        elif given.group in ("profile", "item"):
             row = source[own if given.group == "profile" else "item"]
             raw[key] = dims_values(store, given, row).tolist()
         elif isinstance(of, Number):

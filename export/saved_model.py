@@ -54,7 +54,7 @@ def save(
     that holds -1 or "", and a model whose golden logits are not finite.
     """
     final = folder / str(_version(folder, version))
-    front = Front(store, history, past=model.reads_history)
+    front = Front(store, history, past=model.reads_history, ages=model.reads_ages)
     served = signatures.functions(model, front)
     weights = variables(model, served)
     rows = answers(model, front, store, split, golden)
@@ -147,6 +147,7 @@ def _manifest(
         else None,
         "history": front.history,
         "reads_history": front.reads_past,
+        **({"reads_ages": True} if front.reads_ages else {}),
         "logit_shift": shift,
         "negative_rate": math.exp(shift),
         "calibrators": {label: module.name for label, module in fitted.items()},

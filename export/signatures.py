@@ -29,6 +29,8 @@ def functions(
     ``candidates``: one user with N candidates: profile ``[1]`` (``[M]``), ``history_<f>`` ``[L]``
         (``[L, M]``), item and context ``[N]`` (``[N, M]``). What the user has is looked up and
         computed once.
+    A model that reads ages also takes ``history_seconds_ago`` of the shape ``[B, L]`` or ``[L]``,
+    int64; -1 is an unknown age.
     A number has the shape of a feature of one value, ``weights_<f>`` that of ``<f>``. All answer as
     ``ServingModel.answer``, ``[B]`` or ``[N]`` float32.
     """

@@ -50,7 +50,7 @@ def made(front: Front, store: Store) -> Iterator[predict_pb2.PredictRequest]:
 
 
 def _past(front: Front) -> list[str]:
-    return [history_name(f.name) for f in front.past]
+    return [name for name, given in front.inputs.items() if given.past]
 
 
 def _span(front: Front, rows: Mapping[str, list]) -> int:

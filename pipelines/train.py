@@ -102,12 +102,6 @@ def run(
     """
     root, export = trial or RUNS, export and trial is None
     began = time.perf_counter()
-    for name, expert in e.experts.items():
-        if export and expert.backbone.embeds.ages:
-            raise InputError(
-                f"expert {name} reads how long ago each behaviour was, for which an export has no "
-                "input yet; expected a run without an export; add --noexport"
-            )
     Assembly(e, store).reader("train", e.fit.batch_size)  # refuses bad input before a run exists
     with ExitStack() as held, cluster.loss_explained():
         folder = Path(cluster.chief_does(lambda: str(_open(root, e, recipe, store, held))))

@@ -142,6 +142,65 @@ def gates(found: Mapping[str, Mapping[str, float]], path: Path, *, simulated: bo
     finish(figure, path, _title("Mean gates, test", "", simulated=simulated))
 
 
+def correlation(
+    values: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    path: Path,
+    title: str,
+    *,
+    axes: tuple[str, str],
+    unit: str,
+) -> None:
+    """A map of values [rows, columns], blank where NaN. axes: what columns and rows are."""
+    size = (1.8 + 0.26 * len(columns), 1.6 + 0.3 * len(rows))
+    figure, axis = plt.subplots(figsize=(max(size[0], 5.0), size[1]), layout="constrained")
+    image = axis.imshow(values, cmap="viridis", aspect="auto", vmin=0)
+    every = max(1, len(columns) // 16)
+    axis.set_xticks(range(0, len(columns), every), columns[::every], fontsize=7, rotation=45)
+    axis.set_yticks(range(len(rows)), rows, fontsize=8)
+    axis.set(xlabel=axes[0], ylabel=axes[1])
+    figure.colorbar(image, label=unit)
+    finish(figure, path, title)
+
+
+def spectra(lines: Mapping[str, Sequence[float]], path: Path, title: str) -> None:
+    """Singular values over the largest one by their number, a line a table."""
+    figure, axis = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for number, (name, values) in enumerate(lines.items()):
+        shares = np.array(values) / max(values[0], np.finfo(float).tiny)
+        style = ("-", "--", ":", "-.")[number // 10 % 4]
+        places = np.arange(1, len(shares) + 1)
+        axis.plot(places, np.maximum(shares, 1e-6), style, marker=".", linewidth=1.2, label=name)
+    axis.set_yscale("log")
+    axis.set(xlabel="k", ylabel="σ_k / σ_1")
+    axis.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=7)
+    finish(figure, path, title)
+
+
+def groups(
+    found: Mapping[str, Mapping[str, np.ndarray]], path: Path, title: str, xlabel: str
+) -> None:
+    """Histograms of ranks in (0, 1], a panel a space, a line a group of pairs."""
+    size = (7, 0.8 + 1.5 * len(found))
+    figure, panels = plt.subplots(
+        len(found), 1, figsize=size, sharex=True, squeeze=False, layout="constrained"
+    )
+    edges = np.linspace(0, 1, BINS + 1)
+    for axis, (space, ranks) in zip(panels[:, 0], found.items(), strict=True):
+        for number, (name, values) in enumerate(ranks.items()):
+            if len(values):
+                heights = np.histogram(values, edges)[0] / len(values)
+                axis.stairs(heights, edges, color=f"C{number}", linewidth=1.4, label=name)
+        axis.set_title(space, fontsize=9, loc="left")
+        axis.set_ylabel("share")
+        axis.grid(alpha=0.3)
+    panels[0, 0].legend(frameon=False, fontsize=8)
+    panels[-1, 0].set_xlabel(xlabel)
+    finish(figure, path, title)
+
+
 def _title(what: str, label: str, *, simulated: bool) -> str:
     return what + (f", {label}" if label else "") + (" (simulated log)" if simulated else "")
 

@@ -20,7 +20,7 @@ from at4ctr.contracts import (
 from at4ctr.errors import InputError
 from at4ctr.layers.attention import TargetAttention, pool, pool_all
 from at4ctr.layers.mlp import Dense, PReLU
-from at4ctr.layers.shape import Shape, history_required, lengths, product, scatter, total
+from at4ctr.layers.shape import Shape, history_required, product, recency, scatter, total
 
 _POSITION = 8  # width of a position's embedding
 _DEPTH = 40.0  # e⁻⁴⁰ is nothing beside 1 in float32, and its square is still a normal number
@@ -76,11 +76,11 @@ class DMR(tf.Module):
         self.states = shape.dimension
 
     def __call__(self, x: Embedded, *, training: bool) -> Encoded:
-        recency = _recency(x)
+        ranks = recency(x)
         interest, scored = self.item_to_item(
-            x.item, x.packed, recency, training=training, one_user=x.one_user
+            x.item, x.packed, ranks, training=training, one_user=x.one_user
         )
-        user, states = self.user_to_item(x, recency, training=training)
+        user, states = self.user_to_item(x, ranks, training=training)
         matched = tf.reduce_sum(user * x.output, -1)
         pooled = total(x)
         parts = [x.profile, x.context, x.item, pooled, interest]
@@ -88,11 +88,6 @@ class DMR(tf.Module):
         if self.product:
             parts.append(product(x, pooled))
         return Encoded(tuple(parts), states)
-
-
-def _recency(x: Embedded) -> Tensor:
-    """[R] int32: 0 for a sample's latest behaviour, 1 for the one before."""
-    return tf.gather(lengths(x), x.packed.rows) - 1 - x.packed.positions
 
 
 class Positions(tf.Module):
@@ -108,9 +103,9 @@ class Positions(tf.Module):
         start = tf.random.stateless_uniform([rows, _POSITION], [seed, 0], -limit, limit)
         self.table = tf.Variable(start, name="table")
 
-    def clip(self, recency: Tensor) -> Tensor:
-        """Recency -> row of the table."""
-        return tf.minimum(recency, self.table.shape[0] - 1)
+    def clip(self, ranks: Tensor) -> Tensor:
+        """Recency (`shape.recency`) -> row of the table."""
+        return tf.minimum(ranks, self.table.shape[0] - 1)
 
 
 class ItemToItem(tf.Module):
@@ -132,7 +127,7 @@ class ItemToItem(tf.Module):
         self,
         item: Tensor,
         history: Packed,
-        recency: Tensor,
+        ranks: Tensor,
         *,
         training: bool,
         one_user: bool = False,
@@ -144,7 +139,7 @@ class ItemToItem(tf.Module):
         of_item, of_position = tf.split(kernel, [item.shape[-1], _POSITION])
         once = tf.linalg.matmul(item, of_item) + bias  # [B, J]
         places = tf.linalg.matmul(self.positions.table, of_position)  # [positions, J]
-        places = tf.gather(places, self.positions.clip(recency))
+        places = tf.gather(places, self.positions.clip(ranks))
         if one_user:
             query = self.activation(once + places[:, None], training)  # [R, B, J]
             scores = self.attention.cross_own(query, keys, training=training)
@@ -177,11 +172,11 @@ class UserToItem(tf.Module):
         self.project = Dense(shape.history, shape.dimension, (seed, 110), "user")
         self.user_activation = PReLU(shape.dimension, "user_prelu")
 
-    def __call__(self, x: Embedded, recency: Tensor, *, training: bool) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Embedded, ranks: Tensor, *, training: bool) -> tuple[Tensor, Tensor]:
         """-> user vector [B, D], prefix user vectors [B, T, D], 0 where padded."""
         keys, rows, _ = x.packed
         query = self.activation(self.attention.project(self.positions.table), training)
-        places = self.positions.clip(recency)
+        places = self.positions.clip(ranks)
         scores = self.attention.scores(query, keys, places, training=training)  # [R]
         last = pool(scores, keys, rows, tf.shape(x.mask)[0])
         some = tf.cast(tf.reduce_any(x.mask, 1, keepdims=True), last.dtype)

@@ -66,6 +66,8 @@ class Options(ABC):
     min_behaviours: users with fewer behaviours are dropped.
     min_history: rows with fewer visible behaviours are dropped.
     seed: of every draw made in preparation.
+    times: keeps the time of every row and behaviour (`Schema.times`), as `tin` reads it. A schema
+        of your own declares them itself.
     """
 
     raw: str = ""
@@ -80,9 +82,10 @@ class Options(ABC):
     min_behaviours: int = 10
     min_history: int = 1
     seed: int = 0
+    times: bool = False
 
     READING: ClassVar[tuple[str, ...]] = ("raw", "history", "negative_rate", "unknown_rate")
-    LATER: ClassVar[tuple[str, ...]] = ("draw", "reject", "user_rate")  # than the first stores
+    LATER: ClassVar[tuple[str, ...]] = ("draw", "reject", "user_rate", "times")  # than the first
     FEWEST: ClassVar[int] = 1  # the least min_behaviours; 0: users may have impressions alone
     UTC_OFFSET_HOURS: ClassVar[float] = 0.0  # local minus universal time where the log was written
     RECIPE: ClassVar[str] = "din_at4ctr"  # what it is trained with where CONFIG names none
@@ -111,6 +114,11 @@ class Options(ABC):
                 raise InputError(
                     f"{where}: {field} is {getattr(self, field)}; expected at least {least}"
                 )
+        if self.times and not (self.timed and self.schema().times):
+            raise InputError(
+                f"{where}: times is true, and the {'schema' if self.timed else 'log'} has none; "
+                "expected a log with times and Schema(times=True); drop data.times"
+            )
 
     @property
     def name(self) -> str:

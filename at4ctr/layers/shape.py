@@ -83,6 +83,11 @@ def lengths(x: Embedded) -> Tensor:
     return tf.reduce_sum(tf.cast(x.mask, tf.int32), 1)
 
 
+def recency(x: Embedded) -> Tensor:
+    """[R] int32: 0 for a user's latest behaviour, 1 for the one before."""
+    return tf.gather(lengths(x), x.packed.rows) - 1 - x.packed.positions
+
+
 def total(x: Embedded) -> Tensor:
     """Sum of the real behaviours. [H, J]."""
     if x.one_user:

@@ -5,6 +5,7 @@ from at4ctr.losses.contrast import instance_contrast, quantisation_share, quanti
 from at4ctr.losses.inter_task import inter_task_contrast
 from at4ctr.losses.match import user_item_match
 from at4ctr.losses.next_item import next_item_prediction
+from at4ctr.losses.pairwise import pairwise_ranking
 from at4ctr.losses.pointwise import binary_cross_entropy
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "instance_contrast",
     "inter_task_contrast",
     "next_item_prediction",
+    "pairwise_ranking",
     "quantisation_share",
     "quantised_contrast",
     "sinkhorn",

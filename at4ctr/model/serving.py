@@ -83,6 +83,11 @@ class ServingModel(tf.keras.Model):
         """Whether an expert does."""
         return any(self.reads.values())
 
+    @property
+    def reads_ages(self) -> bool:
+        """Whether an expert reads how long ago each behaviour was."""
+        return any(embedder.embeds.ages for embedder in self.spaces.values())
+
     def calibrate(self, calibrators: Mapping[str, Calibrator]) -> None:
         """Sets the fitted maps that `answer` applies after the sampling correction, by label.
 

@@ -17,9 +17,9 @@ ASIDE = ".queue"  # under the runs: claims, and what running processes say
 
 def identity(snapshot: Mapping[str, Any]) -> str:
     """What a run repeats: store, experiment and the form of the results, whatever the recipe's
-    name or the log's path."""
+    name or the log's path. The store's name depends on ``data.times``."""
     experiment = dict(snapshot["experiment"])
-    experiment["data"] = {k: v for k, v in experiment["data"].items() if k != "raw"}
+    experiment["data"] = {k: v for k, v in experiment["data"].items() if k not in ("raw", "times")}
     same = {"store": snapshot["store"], "form": snapshot.get("form"), "experiment": experiment}
     text = json.dumps(same, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:20]

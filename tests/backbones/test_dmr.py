@@ -8,6 +8,7 @@ from at4ctr.backbones import dmr
 from at4ctr.contracts import Packed
 from at4ctr.errors import InputError
 from at4ctr.heads import single
+from at4ctr.layers.shape import recency
 from at4ctr.schema import Feature, Schema, Table
 from tests.model import toys
 from tests.oracles import dmr as oracle
@@ -65,7 +66,7 @@ def expected(model, schema, arrays, *, training: bool):
 def users(model, arrays) -> np.ndarray:
     """The user vectors [B, D]."""
     x = model.embedder(toys.tensors(arrays))
-    return model.backbone.user_to_item(x, dmr._recency(x), training=False)[0].numpy()
+    return model.backbone.user_to_item(x, recency(x), training=False)[0].numpy()
 
 
 def build(config=CASES["default"][0], schema=toys.SCHEMA, **changes):
@@ -133,7 +134,7 @@ def test_an_empty_history_has_no_relevance():
     model, arrays = build(), toys.batch(5, 4, lengths=[0, 0, 3, 4, 1])
     x = model.embedder(toys.tensors(arrays))
     body = model.backbone
-    interest, scored = body.item_to_item(x.item, x.packed, dmr._recency(x), training=False)
+    interest, scored = body.item_to_item(x.item, x.packed, recency(x), training=False)
     assert not interest.numpy()[:2].any()
     assert not scored.numpy()[:2].any()
     assert scored.numpy()[2:].all()
@@ -215,7 +216,7 @@ def test_only_the_sum_of_scores_starts_at_less_than_one():
     (scored,) = np.flatnonzero(gamma != 1)
     assert gamma[scored] == np.float32(1 / 50)
     x = model.embedder(arrays)
-    _, expected = model.backbone.item_to_item(x.item, x.packed, dmr._recency(x), training=False)
+    _, expected = model.backbone.item_to_item(x.item, x.packed, recency(x), training=False)
     parts = tf.concat(model.backbone(x, training=False).parts, -1)
     assert parts.shape[1] == len(gamma)
     np.testing.assert_allclose(parts[:, scored], expected, rtol=1e-5)

@@ -23,6 +23,16 @@ def binary_cross_entropy(labels: np.ndarray, logits: np.ndarray) -> float:
     return total / len(labels)
 
 
+def pairwise_ranking(logits: np.ndarray, labels: np.ndarray) -> float:
+    terms = [
+        np.logaddexp(0.0, other - own)
+        for own, y in zip(logits, labels, strict=True)
+        for other, n in zip(logits, labels, strict=True)
+        if y == 1 and n == 0
+    ]
+    return float(np.mean(terms)) if terms else 0.0
+
+
 def one_side(
     anchors: np.ndarray,
     candidates: np.ndarray,

@@ -75,6 +75,7 @@ class Config(Options):
     def schema(self) -> Schema:
         length = DEEPEST if self.categories == "all" else None
         return Schema(
+            times=self.times,
             tables=tuple(Table(name, "string") for name in ("user", "item", "category")),
             features=(
                 Feature("user", "profile", "user"),

@@ -137,6 +137,7 @@ class Config(Options):
                 history=("item", "genres"),
             )
         return Schema(
+            times=self.times,
             tables=(
                 Table("user", "string"),
                 Table("gender", "string"),

@@ -51,6 +51,7 @@ class Config(Funnel):
 
     def schema(self) -> Schema:
         return Schema(
+            times=self.times,
             tables=(Table("visitor"), Table("item"), Table("event", "string")),
             features=(
                 Feature("visitor", "profile", "visitor"),

@@ -86,6 +86,7 @@ class Config(Options):
 
     def schema(self) -> Schema:
         return Schema(
+            times=self.times,
             tables=(
                 Table("user"),
                 Table("item"),

@@ -96,6 +96,7 @@ class Config(Options):
 
     def schema(self) -> Schema:
         return Schema(
+            times=self.times,
             tables=tuple(Table(name, "string") for name in FEATURES),
             features=(
                 Feature("user", "profile", "user"),

@@ -98,6 +98,7 @@ class Config(Options):
 
     def schema(self) -> Schema:
         return Schema(
+            times=self.times,
             tables=(
                 *(Table("user"), Table("item"), Table("category")),
                 *([Table("type", "string")] if self.types else []),

@@ -41,6 +41,7 @@ class Config(Funnel):
 
     def schema(self) -> Schema:
         return Schema(
+            times=self.times,
             tables=(Table("user"), Table("item"), Table("category"), Table("event", "string")),
             features=(
                 Feature("user", "profile", "user"),

@@ -70,6 +70,7 @@ class Config(Mapped):
         told = self.by == "user"
         who = Table(self.by, "string", buckets=0 if told else 1)  # one row for an id not told
         return Schema(
+            times=self.times,
             tables=(
                 *(who, Table("item"), Table("action", "string"), Table("position"), Table("price")),
                 *(Table(name, "string") for name in ("platform", "device", "city")),

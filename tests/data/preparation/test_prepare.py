@@ -1,7 +1,7 @@
 """Preparation against a slow oracle, on small logs with ties, duplicates and strays."""
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -9,10 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from at4ctr.data.dataset import SPLITS
-from at4ctr.data.datasets import taobao
+from at4ctr.data.datasets import aliccp, taobao
 from at4ctr.data.preparation import parts
 from at4ctr.data.preparation.prepare import prepare
 from at4ctr.data.store import Store
+from at4ctr.errors import InputError
 from tests.oracles import prepare as oracle
 
 START = 1_511_539_200
@@ -134,18 +135,15 @@ def test_order_filters_and_duplicates_leave_u31_alone(tmp_path):
         assert all(other[k] <= base[k] or base[k] <= other[k] for k in shared)
 
 
-@dataclass(frozen=True)
-class Timed(taobao.Config):
-    """Taobao with times."""
-
-    def schema(self):
-        return replace(super().schema(), times=True)
+def test_times_are_refused_of_a_log_that_has_none():
+    with pytest.raises(InputError, match="times is true, and the log has none"):
+        aliccp.Config(times=True)
 
 
 def test_a_negative_has_the_time_of_its_positive(tmp_path):
     rows = rows_of(2)
     raw = written(rows, tmp_path / "log.csv")
-    store = Store.open(prepare(Timed(raw=raw, negatives=2), tmp_path))
+    store = Store.open(prepare(taobao.Config(raw=raw, negatives=2, times=True), tmp_path))
     truth = oracle.behaviours(rows)
     users = pq.read_table(store.path / "dims/user.parquet").column("user").to_pylist()
     for split in SPLITS:
