@@ -8,10 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from at4ctr import runs
-from at4ctr.analysis import figures, relevance
-from at4ctr.analysis.tables import Row, count, markdown, spread
+from at4ctr.analysis import abundance, figures, relevance
+from at4ctr.analysis.tables import NONE, Row, count, markdown, spread
 from at4ctr.data.store import Store
+from at4ctr.durable import write_json
 from at4ctr.errors import InputError
 from pipelines import train
 from pipelines.assembly import Assembly
@@ -26,6 +29,12 @@ RELEVANCE_NOTE = (
     "vectors are unknown). Shuffled: the same users with one another's candidates; what is high "
     "there too is a direction common to all embeddings and no relevance. Nearer: share of samples "
     "whose cosine exceeds the shuffled one."
+)
+ABUNDANCE = "abundance.json"  # of a run: space -> table -> information abundance
+ABUNDANCE_NOTE = (
+    "Information abundance is the sum of a table's singular values over the largest "
+    "(`at4ctr/analysis/abundance.py`); of several spaces it is that of the columns of all spaces "
+    "side by side. Each cell is its mean over seeds, and its share of the columns."
 )
 SEEDS_NOTE = "Seeds vary initialisation, order and draws; the split and the negatives are fixed."
 
@@ -61,6 +70,7 @@ class Report:
             "rates": bodies.rates,
             "sweep": bodies.sweep,
             "relevance": self._relevant,
+            "spaces": self._spaces,
             "tuning": bodies.tuning,
             "external": bodies.external,
         }
@@ -109,6 +119,22 @@ class Report:
         shown = page.shown if drawn else []
         return [*shown, *markdown([*header, "runs"], lines), "", said]
 
+    def _spaces(self, page: Page, rows: Sequence[Row], folders: Folders) -> list[str]:
+        """AUC as for active users, and the information abundance of every embedding table."""
+        lines = []
+        found = {row.label: [_abundance(f) for f in folders[row.label].values()] for row in rows}
+        tables = dict.fromkeys(t for of_runs in found.values() for run in of_runs for t in run)
+        for row in rows:
+            cells = [row.label]
+            for table in tables:
+                values = [run[table] for run in found[row.label] if table in run]
+                mean = sum(v["abundance"] for v in values) / len(values) if values else 0.0
+                share = mean / values[0]["width"] if values else 0.0
+                cells.append(f"{mean:.2f} ({share:.0%})" if values else NONE)
+            lines.append(cells)
+        shown = ["", *markdown(["method", *tables], lines), "", ABUNDANCE_NOTE]
+        return [*bodies.activeness(page, rows, folders), *shown]
+
     def _relevance_of(self, folder: Path) -> relevance.Relevance | None:
         if folder not in self._relevance:
             try:
@@ -125,6 +151,27 @@ class Report:
                 self._unreadable[str(folder)] = str(error)
                 return None
         return self._relevance[folder]
+
+
+def _abundance(folder: Path) -> dict[str, dict[str, float]]:
+    """Table -> ``abundance`` and ``width`` of all spaces together; kept in the run's folder."""
+    path = folder / ABUNDANCE
+    if not path.exists():
+        e, _, name = train.load_snapshot(folder / runs.SNAPSHOT)
+        model = Assembly(e, train.open_store(e.data, name)).restored(folder)
+        tables: dict[str, list[Any]] = {}
+        for embedder in model.spaces.values():
+            for table, values in embedder.tables.items():
+                tables.setdefault(table, []).append(values.numpy())
+        joined = {t: np.concatenate(v, axis=1) for t, v in tables.items()}
+        found = {
+            table: {"abundance": s.abundance, "width": s.width}
+            for table, s in abundance.spectra(joined).items()
+            if s.width > 1
+        }
+        write_json(path, found)
+    read: dict[str, dict[str, float]] = json.loads(path.read_text())
+    return read
 
 
 def _metrics(folder: Path) -> dict[str, Any]:
