@@ -220,7 +220,12 @@ class Perturbation(Protocol):
 
 
 class HeadConfig(Protocol):
-    """What a head's Config derives from: a frozen dataclass with defaults for every field."""
+    """What a head's Config derives from: a frozen dataclass with defaults for every field.
+
+    searches: whether the head is `Searched`, which needs validation rows in training.
+    """
+
+    searches: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, experts: Mapping[str, Interface], labels: tuple[str, ...], seed: int) -> Head:

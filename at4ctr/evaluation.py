@@ -13,6 +13,7 @@ from at4ctr import metrics, tasks
 from at4ctr.data.reader import Reader
 from at4ctr.metrics.intervals import mean_prediction
 from at4ctr.metrics.probability import sigmoid
+from at4ctr.schema import BEHAVIOURS
 
 BATCH = 4096  # rows at a time; predictions do not depend on it
 ACTIVENESS_GROUPS = ("low", "middle", "high")
@@ -29,6 +30,8 @@ class Predictions:
     ids: model ids of the user and of the item features of one value, by name.
     rows: their positions in the split, increasing.
     gate: [E] the mean weight of each expert over all rows, where the head has experts.
+    lengths: how many behaviours the model sees. behaviours: how many the user had before the row,
+    those that the window leaves out among them; None where they are not known.
     """
 
     labels: np.ndarray
@@ -40,6 +43,12 @@ class Predictions:
     ids: Mapping[str, np.ndarray] = field(default_factory=dict)
     rows: np.ndarray | None = None
     gate: np.ndarray | None = None
+    behaviours: np.ndarray | None = None
+
+    @property
+    def activeness(self) -> dict[str, np.ndarray]:
+        """`activeness` by ``behaviours``, or by ``lengths`` where they are not known."""
+        return activeness(self.lengths if self.behaviours is None else self.behaviours)
 
     @property
     def probability(self) -> np.ndarray:
@@ -82,7 +91,9 @@ class Predictor:
         now = [f for f in schema.group("item") if f.length is None]
         ids = [f.name for f in (schema.user_id, *now) if f.length is None]
         for batch in reader.dataset(0).take(-1 if batches is None else batches):
-            found = {name: batch[name] for name in ("user_index", "history_length", *ids)}
+            found = {
+                name: batch[name] for name in ("user_index", "history_length", BEHAVIOURS, *ids)
+            }
             found |= {k: v for k, v in batch.items() if k.startswith(("label_", "truth_"))}
             scores = self._scores(batch)
             for label, weights in scores.pop("gates", {}).items():
@@ -114,14 +125,16 @@ class Predictor:
                 {name: whole[name][rows] for name in ids},
                 rows,
                 gates[label] / len(truth) if label in gates else None,
+                whole[BEHAVIOURS][rows],
             )
         return every
 
 
-def activeness(lengths: np.ndarray) -> dict[str, np.ndarray]:
-    """Masks of rows by how long their history is: low up to the 60 % quantile, high above 90 %."""
-    low, high = np.quantile(lengths, ACTIVENESS)
-    masks = (lengths <= low, (lengths > low) & (lengths <= high), lengths > high)
+def activeness(behaviours: np.ndarray) -> dict[str, np.ndarray]:
+    """Masks of rows by how many behaviours came before: low up to the 60 % quantile, high above the
+    90 % quantile."""
+    low, high = np.quantile(behaviours, ACTIVENESS)
+    masks = (behaviours <= low, (behaviours > low) & (behaviours <= high), behaviours > high)
     return dict(zip(ACTIVENESS_GROUPS, masks, strict=True))
 
 
@@ -150,7 +163,7 @@ def report(found: Predictions) -> dict[str, Any]:
     values["mean_prediction"] = means.to_json()
     if found.truth is not None and 0 < values["positives"] < values["rows"]:
         values["bayes_auc"] = metrics.auc(found.labels, found.truth)
-    groups = metrics.by_group(found.labels, found.calibrated, activeness(found.lengths))
+    groups = metrics.by_group(found.labels, found.calibrated, found.activeness)
     values["activeness"] = {
         name: {k: v for k, v in group.items() if v is not None} for name, group in groups.items()
     }

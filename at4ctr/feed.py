@@ -73,8 +73,8 @@ class Feed:
         count = self._readers[0].steps(epoch) // self.batches
         if not count:
             raise InputError(
-                f"fit.batch_size {self.batch_size} is larger than the {self._readers[0].rows} "
-                "training rows; use a smaller batch"
+                f"fit.batch_size {self.batch_size} is larger than the {self._readers[0].rows} rows "
+                f"of the {self._readers[0].split} split; use a smaller batch"
             )
         return count
 

@@ -258,14 +258,14 @@ class Trainer:
             *values, stop = self._step(batch).numpy().tolist()  # the first one sets the names
             losses = dict(zip(self._names, values, strict=True))
             self._finite(losses)
-            if traced:
-                c.timed_steps += 1
-                c.seconds += time.perf_counter() - began
-            traced = True
             c.batch += 1
             c.step += 1
             if self.search:
                 self._finite(self.search.after(c.step))
+            if traced:
+                c.timed_steps += 1
+                c.seconds += time.perf_counter() - began
+            traced = True
             progress.update(c.step, losses, wait)
             if c.step % self.config.log_every == 0 or c.batch == steps:
                 self._log({"step": c.step, **losses})

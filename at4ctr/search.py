@@ -14,6 +14,11 @@ from at4ctr.feed import Feed, MakeReader
 from at4ctr.model.training import TrainingModel
 
 
+def optimizer_of(head: Searched) -> tf.keras.optimizers.Optimizer:
+    """The optimizer of a head's structure weights, not built yet."""
+    return optimizers.build("adam", head.rate)
+
+
 class Search:
     """One step of Adam on a head's ``searched`` after every k-th training step (DARTS, Liu et al.,
     ICLR 2019, first order: ξ = 0): a ← a − rate · Adam(∂L_validation/∂a), all other weights as they
@@ -28,7 +33,7 @@ class Search:
         self, model: TrainingModel, head: Searched, feed: Feed, strategy: tf.distribute.Strategy
     ) -> None:
         self.model, self.head, self.feed, self.strategy = model, head, feed, strategy
-        self.optimizer = optimizers.build("adam", head.rate)
+        self.optimizer = optimizer_of(head)
         self._step = tf.function(self._run, reduce_retracing=True)
         self._next = -1  # the step that the open iterator stands before
         self._batches: Any = None
@@ -51,7 +56,9 @@ class Search:
                 f"head {head.name} learns its structure weights on validation rows and there are "
                 "none; expected a validation split; hold out rows, or choose another head"
             )
-        return cls(model, head, Feed(make_reader, batch_size, shards, strategy), strategy)
+        feed = Feed(make_reader, batch_size, shards, strategy)
+        feed.steps(0)  # refuses a split that is too small before the training begins
+        return cls(model, head, feed, strategy)
 
     def build(self) -> None:
         """Makes the optimizer's slots, which a checkpoint restores."""

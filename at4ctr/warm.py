@@ -37,6 +37,7 @@ from at4ctr.fit import BEST
 from at4ctr.model.serving import ServingModel
 from at4ctr.model.training import TrainingModel
 from at4ctr.schema import FIRST_ID
+from at4ctr.search import Search, optimizer_of
 
 log = logging.getLogger(__name__)
 
@@ -103,14 +104,19 @@ def served(folder: Path) -> Path:
 
 
 def start(
-    model: TrainingModel, optimizer: Optimizer, vocabularies: Vocabularies, parent: Parent
+    model: TrainingModel,
+    optimizer: Optimizer,
+    vocabularies: Vocabularies,
+    parent: Parent,
+    search: Search | None = None,
 ) -> Warm:
     """Gives a fresh model and its optimizer, not built yet, the parent's weights and slots.
 
     Call it before `Trainer.train`, on its ``model`` and ``optimizer``: a checkpoint of the night's
     own, found there, then replaces all of it, and an interrupted night goes on where it was.
 
-    vocabularies: the night's, of which the parent's must be the beginning.
+    vocabularies: the night's, of which the parent's must be the beginning. search: of the night's
+    structure weights, for a head that has such.
     Raises InputError, naming the first difference, for another schema, expert, head or shape, for
     ids that moved, and for a learning rate that decays with the optimizer's step, which goes on.
     """
@@ -127,8 +133,18 @@ def start(
     old_slots = _built(parent.optimizer, parent.model)
     new_slots = _built(optimizer, model)
     path = served(parent.checkpoints)
-    restored = tf.train.Checkpoint(model=parent.model, optimizer=parent.optimizer)
-    checkpoints.restore(path, restored)
+    learned = {"optimizer": parent.optimizer}
+    head: Any = parent.model.serving.head
+    if getattr(head, "searched", ()):
+        learned["search"] = optimizer_of(head)
+        learned["search"].build(head.searched)
+    checkpoints.restore(path, tf.train.Checkpoint(model=parent.model, **learned))
+    if search is not None:
+        search.build()
+        for old_slot, own in zip(
+            learned["search"].variables, search.optimizer.variables, strict=True
+        ):
+            _copy(old_slot, own)
     for name in (n for n in new if n in old):
         _copy(old[name], new[name])
         pairs = zip(old_slots.get(name, []), new_slots.get(name, []), strict=True)

@@ -14,6 +14,7 @@ from dataclasses import replace
 from at4ctr.config import Experiment
 from at4ctr.data.dataset import Options
 from at4ctr.errors import InputError
+from at4ctr.model.build import label_tasks
 from at4ctr.tasks import Task, without_name
 from configs._compose import compose
 
@@ -30,6 +31,24 @@ def extended(made: Experiment) -> Experiment:
             f"recipe ctnocvr: {made.data.name} has no label that is known within another; expected "
             "one, such as conversion within click; choose DATASET=retailrocket, or another CONFIG"
         )
-    first = inner[0]
-    tasks = {**made.tasks, first.name: replace(made.tasks[first.name], weight=0.5)}
-    return replace(made, tasks={**tasks, without_name(first): Task(serve=False)})
+    first, found = inner[0], label_tasks(made.data.schema(), made.tasks)
+    if first.name not in found or not found[first.name].serve:
+        raise InputError(
+            f"recipe ctnocvr: the recipe does not serve {first.name!r}, whose probability the "
+            f"score corrects; expected tasks.{first.name}.serve=true; choose another recipe, such "
+            "as stem in place of stem_al"
+        )
+    derived, own = without_name(first), {}
+    if first.name in made.spaces:  # a space of each label, as STEM has them
+        made = replace(made, spaces={**made.spaces, derived: made.spaces[first.name]})
+        own = {
+            name.replace(first.name, derived, 1): replace(expert, space=derived)
+            for name, expert in made.experts.items()
+            if expert.space == first.name
+        }
+    tasks = {**found, first.name: replace(found[first.name], weight=0.5)}
+    return replace(
+        made,
+        experts={**made.experts, **own},
+        tasks={**tasks, derived: Task(serve=False)},
+    )

@@ -26,6 +26,7 @@ from at4ctr.folders import modules
 from pipelines import train, tune
 from pipelines.assembly import Assembly
 from pipelines.main import main
+from pipelines.tables.claims import Ledger
 from pipelines.tables.jobs import Workshop
 from pipelines.tables.queue import Job, Queue
 from pipelines.tuning import budget, page, ranking, recipe
@@ -184,9 +185,15 @@ class Search:
             entry = Entry(label, f"{self.base}+{label}", overrides)
             job, _ = self.trials.job(f"{entry.recipe}, seed 0", entry.recipe, self._set(overrides))
             found[label] = entry, job
-        if not found or self.clock.left - plan.final / self.jobs < plan.run * len(found):
+        done = Ledger(self.folder / "trials", flags.FLAGS.dataset)
+        done.refresh()
+        new = [job for _, job in found.values() if done.finished(job.key) is None]
+        jobs = [job for _, job in found.values()]
+        if self.clock.left - plan.final / self.jobs < plan.run * len(new):
+            jobs = [job for job in jobs if job not in new]
+        if not jobs:
             return None
-        folders = self._queue([job for _, job in found.values()])
+        folders = self._queue(jobs)
         known = [replace(entry, seed0=best_of(folders[job.key], self.sign))
                  for entry, job in found.values() if job.key in folders]  # fmt: skip
         known = [x for x in known if x.seed0 is not None]

@@ -17,6 +17,7 @@ from absl import flags
 import configs
 from at4ctr import runs
 from at4ctr.config import Experiment
+from at4ctr.data.dataset import Options
 from at4ctr.data.store import Store
 from at4ctr.errors import InputError
 from pipelines import train
@@ -53,10 +54,11 @@ def demand_free(assignments: str, spaces: tuple[Space, ...]) -> None:
                 f"SET and TUNE both name {space.field}; expected each field in one of them; drop "
                 "it from one"
             )
-        if space.field in ("fit.watch", "seed", "data.raw"):
+        of_store = space.field.startswith("data.") and space.field[5:] not in Options.READING
+        if of_store or space.field in ("fit.watch", "seed", "data.raw"):
             raise InputError(
-                f"TUNE names {space.field}, by which trials would not be comparable; expected "
-                "another field; set it by SET"
+                f"TUNE names {space.field}, by which trials would not be comparable, as they would "
+                "be judged on other rows or in another way; expected another field; set it by SET"
             )
 
 

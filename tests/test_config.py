@@ -274,7 +274,18 @@ def test_a_snapshot_names_parts_by_their_registry_and_file():
     assert "at4ctr." not in text.replace("at4ctr.json", "")
 
 
-@pytest.mark.parametrize("name", ["ctnocvr", "din+uim+ctnocvr", "din+ctnocvr+uim", "esmm+ctnocvr"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ctnocvr",
+        "din+uim+ctnocvr",
+        "din+ctnocvr+uim",
+        "esmm+ctnocvr",
+        "stem+ctnocvr",
+        "din+stem+ctnocvr",
+        "dnn+ame+ctnocvr",
+    ],
+)
 def test_ctnocvr_adds_a_label_to_any_recipe(name):
     data = configs.dataset("retailrocket")()
     made = recipe(name, data)
@@ -282,7 +293,11 @@ def test_ctnocvr_adds_a_label_to_any_recipe(name):
     bare = recipe(rest or "din", data)
     assert made.tasks["click_without_conversion"] == Task(serve=False)
     assert made.tasks["conversion"] == replace(bare.tasks["conversion"], weight=0.5)
-    assert replace(made, tasks=bare.tasks) == bare
+    own = made.spaces.keys() - bare.spaces.keys()
+    assert own == ({"click_without_conversion"} if "stem" in name else set())
+    kept = {k: x for k, x in made.experts.items() if x.space not in own}
+    assert replace(made, tasks=bare.tasks, spaces=bare.spaces, experts=kept) == bare
+    assert (len(kept) < len(made.experts)) == bool(own)
     assert made.evaluated == (*bare.evaluated, "click_without_conversion")
     changed = override(made, ["tasks.click_without_conversion.weight=2"])
     assert changed.tasks["click_without_conversion"].weight == 2.0
@@ -294,6 +309,7 @@ def test_ctnocvr_adds_a_label_to_any_recipe(name):
     [
         ("ctnocvr", "taobao", "no label that is known within another; expected"),
         ("din+ctnocvr+ctnocvr", "retailrocket", "names 'ctnocvr' twice"),
+        ("stem_al+ctnocvr", "retailrocket", "does not serve 'conversion', whose probability"),
     ],
 )
 def test_ctnocvr_without_sense_is_refused(name, dataset, said):

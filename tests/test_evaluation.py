@@ -130,6 +130,19 @@ def test_activeness_follows_the_quantiles():
     assert sizes == {"low": 600, "middle": 300, "high": 100}
 
 
+def test_activeness_is_by_all_behaviours_of_the_user_not_by_those_in_the_window(toy, model):
+    narrow, wide = (
+        evaluation.Predictor(model)(
+            Reader(toy[1], "test", batch_size=16, history=size, shuffle=False)
+        )["click"]
+        for size in (1, 8)
+    )
+    assert narrow.lengths.max() == 1 < wide.lengths.max()
+    np.testing.assert_array_equal(narrow.behaviours, wide.behaviours)
+    for name, rows in narrow.activeness.items():
+        np.testing.assert_array_equal(rows, wide.activeness[name])
+
+
 def test_the_mean_gate_is_over_all_rows_of_the_split(toy, tmp_path):
     head = mmoe.Config(experts=2, expert=(4,), tower=(3,))
     made = job.trainer(toy[1], tmp_path, head=head, validate=None)

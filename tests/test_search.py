@@ -5,9 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import tensorflow as tf
 
+from at4ctr import warm
 from at4ctr.backbones import widedeep
 from at4ctr.data.store import Store
 from at4ctr.errors import InputError
@@ -132,6 +134,26 @@ def test_the_best_weights_have_their_structure(store, tmp_path):
     made.train()
     assert (found[0] != found[1]).any()
     np.testing.assert_array_equal(made.model.serving.head.searched[0], found[0])
+
+
+def test_a_warm_start_goes_on_with_the_searchs_moments(store, tmp_path):
+    rising = itertools.count()
+    old: Any = job.trainer(store, tmp_path / "old", **SEARCHED,
+                           validate=lambda: {"click": {"auc": 0.5 + 0.01 * next(rising),
+                                                       "logloss": 0.5}})  # fmt: skip
+    old.train()
+    moments = [v.numpy() for v in old.search.optimizer.variables]
+    assert any(m.any() for m in moments)
+    unbuilt: Any = job.trainer(store, tmp_path / "unused", **SEARCHED)
+    ids = {t.name: pa.chunked_array([store.vocabulary_path(t.name).read_text().split()])
+           for t in store.schema.tables if not t.buckets}  # fmt: skip
+    parent = warm.Parent(unbuilt.model, unbuilt.optimizer, tmp_path / "old" / "checkpoints", ids)
+    night: Any = job.trainer(store, tmp_path / "night", **SEARCHED)
+    warm.start(night.model, night.optimizer, ids, parent, night.search)
+    for had, has in zip(moments, night.search.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(has, had)
+    (structure,), (before,) = (x.model.serving.head.searched for x in (night, old))
+    np.testing.assert_array_equal(structure, before)
 
 
 def test_without_validation_rows_it_is_refused(store, tmp_path):

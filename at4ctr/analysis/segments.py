@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from at4ctr.evaluation import Predictions, activeness
+from at4ctr.evaluation import Predictions
 from at4ctr.metrics.intervals import Trust, by_segment
 from at4ctr.schema import UNKNOWN, Schema
 
@@ -40,7 +40,7 @@ def masks(found: Predictions, ids: Mapping[str, np.ndarray]) -> Families:
         if name in ids:
             new = np.asarray(ids[name]) == UNKNOWN
             families[name] = {"known": ~new, "unknown": new}
-    families["activeness"] = activeness(found.lengths)
+    families["activeness"] = found.activeness
     families["history"] = _bands(found.lengths)
     if "category" in ids:
         families["category"] = _largest(np.asarray(ids["category"]))

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from at4ctr.contracts import Monitored, Tensor, View
 from at4ctr.errors import InputError
+from at4ctr.layers.replicas import summed
 from at4ctr.layers.shape import Shape
 from at4ctr.layers.views import Augmentation, ProjectedViews
 from at4ctr.losses import codebook_learning, quantisation_share, quantised_contrast, sinkhorn
@@ -74,8 +75,8 @@ class QuantisedContrast(tf.Module):
     Monitors: ``codebook``, Eq. 5, which stays at ln T where all codewords are alike; ``usage``, the
     share of the codewords to which Sinkhorn assigns a row of the batch; ``entropy``, that of the
     counts of each row's nearest codeword over ln T, 1 if all are nearest equally often and 0 if a
-    single one is. Of several replicas, each assigns its own rows, nothing is kept between steps,
-    and the codebook's gradients are summed.
+    single one is. Of several replicas, each assigns its own rows; counts and the codebook's
+    gradients are summed, and nothing is kept between steps.
     """
 
     def __init__(self, config: Config, shape: Shape, seed: int) -> None:
@@ -106,9 +107,10 @@ class QuantisedContrast(tf.Module):
         return Monitored(contrast + (learning - value) / c.weight, monitors)
 
     def _counts(self, codewords: Tensor) -> Tensor:
-        """How many rows [B] name each codeword. [T]."""
+        """How many rows [B] name each codeword, over all replicas. [T]."""
         ones = tf.ones_like(codewords, tf.float32)
-        return tf.math.unsorted_segment_sum(ones, codewords, self.config.codewords)
+        (counts,) = summed(tf.math.unsorted_segment_sum(ones, codewords, self.config.codewords))
+        return counts
 
     def _entropy(self, counts: Tensor) -> Tensor:
         """That of the shares of counts [T], over ln T."""

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import tensorflow as tf
 
@@ -30,6 +31,8 @@ class Config(HeadConfig):
     rate: Adam's learning rate of theirs. activation: none for the backbone's own. dropout: of every
     hidden layer.
     """
+
+    searches: ClassVar[bool] = True
 
     bottom: tuple[int, ...] = ()
     units: tuple[int, ...] = (200, 80)

@@ -221,6 +221,12 @@ def label_tasks(schema: Schema, chosen: Mapping[str, Task]) -> dict[str, Task]:
                 f"also reads; expected both; add tasks.{more[name].name}"
             )
         found[name] = chosen[name]
+    for name, task in found.items():
+        if task.over == "all" and (name in more or schema.label(name).within is None):
+            raise InputError(
+                f"tasks.{name}.over is all, and {name!r} is known in every row; expected it of a "
+                f"label that is known within another one alone; set tasks.{name}.over=within"
+            )
     for label in schema.labels:
         if label.name in found and label.within is not None and label.within not in found:
             raise InputError(

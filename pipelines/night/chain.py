@@ -54,8 +54,11 @@ class Settings:
 
     @property
     def halves(self) -> bool:
-        """Whether half of the evaluated users fit a calibrator."""
-        return self.experiment.calibrator != "none"
+        """Whether half of the evaluated users are the validation split: they fit a calibrator,
+        choose the weight of the score, or teach structure weights."""
+        e = self.experiment
+        derived = not set(e.tasks) <= {label.name for label in e.data.schema().labels}
+        return e.calibrator != "none" or derived or e.head.searches
 
     def to_json(self) -> dict[str, Any]:
         parts = {p: config.to_json(getattr(self, p)) for p in PARTS}

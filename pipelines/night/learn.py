@@ -64,7 +64,8 @@ def train_night(
                             "fresh": list(done.fresh), "moved": done.moved}  # fmt: skip
         cursor = trainer.train()
     final = finished(e, store, ids, folder)
-    validated = {} if e.calibrator == "none" else made.predictions(final, "validation")
+    choosing = e.calibrator != "none" or final.without is not None
+    validated = made.predictions(final, "validation") if choosing else {}
     choices = measure.calibrate(e.calibrator, final, validated, folder, e.seed)
     fusion.choose(final, validated, choices, folder)
     if validated:
@@ -90,7 +91,11 @@ def _warm(
         scale_loss=before.fit.precision == "mixed_float16",
     )
     return warm.start(
-        model, trainer.optimizer, ids, warm.Parent(old, optimizer, parent.checkpoints, known)
+        model,
+        trainer.optimizer,
+        ids,
+        warm.Parent(old, optimizer, parent.checkpoints, known),
+        trainer.search,
     )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from at4ctr import runs
+from pipelines.measure import PREDICTIONS
 from pipelines.tables.claims import ASIDE, Claims, Ledger, Orphan, held, identity
 
 THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
@@ -38,6 +39,10 @@ class Job:
     @property
     def recipe(self) -> str:
         return self.arguments["config"]
+
+    def readable(self, folder: Path) -> bool:
+        """Whether a finished run has what reports read: trials have no test rows to predict."""
+        return "trial" in self.arguments or (folder / PREDICTIONS).exists()
 
     def command(self) -> list[str]:
         given = [f"--{name}={value}" for name, value in self.arguments.items()]
@@ -143,6 +148,8 @@ class Queue:
 
     def _reuse(self, job: Job) -> bool:
         folder = self.ledger.finished(job.key)
+        if folder is not None and not job.readable(folder):
+            folder = None  # of make train, which keeps no predictions: it is trained again
         if folder is not None:
             self.folders[job.key] = folder
             seconds = json.loads((folder / runs.METRICS).read_text()).get("seconds")

@@ -73,12 +73,20 @@ class Ranking:
 
     @property
     def winner(self) -> Entry | None:
-        """The entry of the highest mean gain among those whose 95 % interval is above 0."""
+        """The entry of the highest mean gain among those with a gain above 0 whose p is below 0.05
+        after Holm's correction for all entries."""
+        adjusted = self.adjusted()
         for entry in self.ranked:
             gain = self.gain(entry)
-            if gain is not None and gain.half is not None and gain.mean > gain.half:
+            if gain is not None and gain.mean > 0 and adjusted.get(entry.label, 1.0) < 0.05:
                 return entry
         return None
+
+    def adjusted(self) -> dict[str, float]:
+        """Label of an entry -> its p after Holm's correction, of those that have one."""
+        gains = {e.label: self.gain(e) for e in self.entries}
+        tested = {k: d.p for k, d in gains.items() if d is not None and d.p is not None}
+        return dict(zip(tested, holm(list(tested.values())), strict=True))
 
     def never_better(self) -> list[Entry]:
         """Entries that were on no seed better than the base on the same seed."""
@@ -97,9 +105,7 @@ class Ranking:
     def table(self, watch: str) -> list[str]:
         """The ranked table as Markdown, the base at its end."""
         gains = {e.label: self.gain(e) for e in self.entries}
-        tested = [k for k, d in gains.items() if d is not None and d.p is not None]
-        adjusted = dict(zip(tested, holm([gains[k].p for k in tested]), strict=True))  # type: ignore[union-attr, misc]
-        lines = []
+        adjusted, lines = self.adjusted(), []
         for number, entry in enumerate([*self.ranked, self.base], start=1):
             last, gain = entry is self.base, gains.get(entry.label)
             row = self.runs.get(entry.label, Row(entry.label))
@@ -148,10 +154,10 @@ def answer(ranking: Ranking) -> str:
     best = next((e for e in ranked if ranking.gain(e) is not None), None)
     if winner is not None:
         return (
-            f"**{winner.label}** helps: it has the highest mean gain among the rows whose 95 % "
-            "interval lies above 0."
+            f"**{winner.label}** helps: it has the highest mean gain among the rows whose p is "
+            "below 0.05 after the correction for all rows (Holm)."
         )
-    said = "No row's 95 % interval lies above 0, so the base is the recipe to use."
+    said = "No row's gain is shown after the correction (Holm), so the base is the recipe to use."
     if best is not None and (gain := ranking.gain(best)) is not None and gain.mean > 0:
         said += f" {best.label} has the highest mean gain; more SEEDS would tell."
     return said

@@ -116,8 +116,8 @@ MUTANTS = (
     *_of(
         "at4ctr/evaluation.py",
         f"{EVALUATION} -k activeness",
-        ("lengths <= low,", "lengths < low,"),
-        ("(lengths <= high), lengths > high)", "(lengths <= high), lengths >= high)"),
+        ("behaviours <= low,", "behaviours < low,"),
+        ("(behaviours <= high), behaviours > high)", "(behaviours <= high), behaviours >= high)"),
     ),
     *_of(
         "at4ctr/evaluation.py",

@@ -27,7 +27,20 @@ def test_every_cell_composes(dataset, table, figure):
         made = composed(plan, cell, DATA[dataset])
         assert {*made.auxiliaries, *made.perturbations} == set(cell.recipe.split("+")[1:])
         assert made.data.protocol == ("strict" if table == "aqcl2_strict" else "paper")
-        assert made.fit.learning_rate == 0.001
+        tuned = dataset in aqcl.CHOSEN
+        assert (made.fit.learning_rate == 0.001) == (not tuned)
+
+
+@pytest.mark.parametrize("dataset", aqcl.CHOSEN)
+def test_every_method_has_its_chosen_setting(dataset):
+    assert aqcl.CHOSEN[dataset].keys() == aqcl.METHODS.keys()
+    for table in ("aqcl2", "aqcl2_strict"):
+        for cell in aqcl.plan(dataset, table, "").cells:
+            assert cell.overrides == aqcl.CHOSEN[dataset][cell.label]
+    pairs = {c.base: c for c in aqcl.plan(dataset, "aqcl3", "").cells if c.base}
+    for cell in aqcl.plan(dataset, "aqcl3", "").cells:
+        if cell.label in pairs and cell.label != "DIN":
+            assert set(cell.overrides) < set(pairs[cell.label].overrides)
 
 
 def test_printed_numbers_are_the_papers():
