@@ -18,8 +18,8 @@ from pipelines.tables.plans import Cell, Plan
 
 DATASETS = ("amazon_beauty", "tafeng")
 PAPER = ("data.protocol=paper", "data.draw=uniform")
-# The paper's own training is one rate and dropout. Ta Feng has a fifth of its users, so that a table
-# ends here within 90 minutes.
+# The paper's own training is one rate and dropout. Ta Feng has a fifth of its users, so that a
+# table ends here within 90 minutes.
 DEFAULTS: Mapping[str, tuple[str, ...]] = {
     "amazon_beauty": ("fit.learning_rate=0.001", "head.dropout=0.2", "fit.epochs=3"),
     "tafeng": ("fit.learning_rate=0.001", "head.dropout=0.2", "fit.epochs=1",
