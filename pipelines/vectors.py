@@ -1,0 +1,32 @@
+"""Pre-trained vectors of a dataset's users and items, made here of the training rows alone.
+
+It prepares the dataset, makes vectors by truncated SVD of the graph of users and items
+(`at4ctr.data.graph_vectors`), and writes them beside the raw log, where ``data.similarity`` and
+``data.hash_id`` find them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from absl import flags
+
+from at4ctr.data import graph_vectors
+from at4ctr.data.preparation.vectors import folder_of
+from pipelines import train
+from pipelines.main import main
+
+flags.DEFINE_integer("width", 32, "of the vectors: the rank of the SVD", lower_bound=1)
+
+
+def _main() -> None:
+    f = flags.FLAGS
+    asked = train.options(f.dataset, f.raw, f.set)
+    data = replace(asked, similarity=False, hash_id="")
+    store = train.open_store(data)
+    for path in graph_vectors.write(store, folder_of(data, data.acquire()), f.width):
+        print(path)
+
+
+if __name__ == "__main__":
+    main(_main)
