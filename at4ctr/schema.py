@@ -207,16 +207,17 @@ class Schema:
                     f"schema: feature {f.name!r} is weighted; expected a feature of several values "
                     "(length=…) that the history does not name; take weighted=True away"
                 )
-        for group in ("profile", "item"):
-            if not self.group(group):
-                raise InputError(f"schema: no {group} feature; declare at least its id")
-        self._demand_vectors()
+        self._demand_tables()
         self._demand_history()
         if self.times and not self.history:
             raise InputError(
                 "schema: times=True without a history, whose behaviours would have the times; "
                 "expected both or neither; declare Schema.history or take times=True away"
             )
+        for group in ("profile", "item"):
+            if not self.group(group):
+                raise InputError(f"schema: no {group} feature; declare at least its id")
+        self._demand_similarities()
         hidden = [f.name for f in self.features if f.name in self.history and not f.serve]
         if hidden:
             raise InputError(
@@ -224,7 +225,7 @@ class Schema:
                 "are served; take it out of Schema.history or serve it"
             )
 
-    def _demand_vectors(self) -> None:
+    def _demand_tables(self) -> None:
         for t in self.tables:
             if t.frozen and not t.vectors:
                 raise InputError(
@@ -250,6 +251,8 @@ class Schema:
                     f"schema: hash_bits of table {t.name!r} is {t.hash_bits}; expected 1 to 62; "
                     "write hash_bits=32"
                 )
+
+    def _demand_similarities(self) -> None:
         for s in self.similarities:
             for f in (self.user_id, self.item_id):
                 if self.table(f.table).buckets:

@@ -66,15 +66,14 @@ def graph_vectors(graph: csr_matrix, width: int) -> tuple[np.ndarray, np.ndarray
             f"the width of graph vectors is {width}; expected 1 to {least}, the smaller side of "
             "the graph of users and items; give a smaller --width"
         )
-    scaled = _root(graph.sum(axis=1)) @ graph @ _root(graph.sum(axis=0))
-    left, values, right = randomized_svd(scaled, width, n_iter=7, random_state=SEED)
+    users, items = (np.asarray(graph.sum(axis)).ravel() for axis in (1, 0))
+    roots = [diags_array(1 / np.sqrt(np.maximum(degrees, 1))) for degrees in (users, items)]
+    left, values, right = randomized_svd(
+        roots[0] @ graph @ roots[1], width, n_iter=7, random_state=SEED
+    )
+    left[users == 0], right[:, items == 0] = 0, 0  # where rounding leaves something else
     root = np.sqrt(values)
     return (left * root).astype(np.float32), (right.T * root).astype(np.float32)
-
-
-def _root(degrees: np.matrix) -> diags_array:
-    found = np.asarray(degrees).ravel()
-    return diags_array(1 / np.sqrt(np.maximum(found, 1)))
 
 
 def write(store: Store, folder: Path, width: int) -> tuple[Path, Path]:
