@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 
 from at4ctr.data.dataset import SPLITS, Split
 from at4ctr.errors import InputError, unknown
-from at4ctr.schema import Schema
+from at4ctr.schema import FIRST_ID, Schema
 
 if TYPE_CHECKING:
     from at4ctr.contracts import Numbers
@@ -198,6 +198,19 @@ class Store:
             table = self.columns(groups[first : first + GROUPS_AT_ONCE], ["train_cut"])
             total += int(flat(table.column("train_cut")).sum(dtype=np.int64))
         return total / max(sum(group.rows for group in groups), 1)
+
+    def item_clicks(self) -> np.ndarray:
+        """How many training rows of each item id have the first label. [rows] int64, 0 where the
+        id is unknown. One scan of two columns."""
+        label, ids = f"train_{self.schema.labels[0].column}", self.ids(self.schema.item_id.name)
+        found = np.zeros(self.rows(self.schema.item_id.table), np.int64)
+        groups = self.groups("train")
+        for first in range(0, len(groups), GROUPS_AT_ONCE):
+            table = self.columns(groups[first : first + GROUPS_AT_ONCE], ["train_item", label])
+            clicked = flat(table.column("train_item"))[flat(table.column(label)) == 1]
+            found += np.bincount(ids[clicked], minlength=len(found))
+        found[:FIRST_ID] = 0
+        return found
 
     def columns(self, groups: Sequence[RowGroup], names: Sequence[str]) -> pa.Table:
         """Some columns of some row groups, in store order."""

@@ -68,3 +68,13 @@ def test_a_width_beyond_the_graph_is_refused(toy):
     graph = graph_vectors.training_graph(Store.open(toy.path))
     with pytest.raises(InputError, match="width of graph vectors is 10000; expected 1 to"):
         graph_vectors.graph_vectors(graph, 10_000)
+
+
+def test_clicks_of_items_are_counted_in_training_rows(toy):
+    found = Store.open(toy.path).item_clicks()
+    expected = np.zeros_like(found)
+    for _, row in toy.rows("train"):
+        expected[toy.ids["item"][row["item"]]] += row["label_click"] == 1
+    expected[:FIRST_ID] = 0
+    assert expected.sum() > 0
+    np.testing.assert_array_equal(found, expected)
