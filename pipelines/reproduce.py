@@ -1,9 +1,9 @@
 """Trains what a table or figure of a paper compares, and writes its report.
 
 ``make reproduce TABLE=2 DATASET=tafeng SEEDS=5``: tables 2 to 5, ``external``, ``tuning``; figures
-2 to 5 by FIG; those of ``tables.multitask`` and ``tables.aqcl`` by their names; or any recipes by
-RECIPES. One queue, seed by seed; finished runs are reused, a killed command goes on where it was,
-and the report is written anew after every seed.
+2 to 5 by FIG; those of ``tables.multitask``, ``aqcl`` and ``pretrained`` by their names; or any
+recipes by RECIPES. One queue, seed by seed; finished runs are reused, a killed command goes on
+where it was, and the report is written anew after every seed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -19,7 +20,7 @@ from at4ctr.data.store import Store
 from at4ctr.errors import InputError
 from pipelines import train
 from pipelines.main import main
-from pipelines.tables import aqcl, multitask
+from pipelines.tables import aqcl, multitask, pretrained
 from pipelines.tables import plans as _paper
 from pipelines.tables.jobs import Workshop
 from pipelines.tables.plans import Cell, Plan
@@ -27,12 +28,13 @@ from pipelines.tables.queue import Job, Queue
 from pipelines.tables.reports import Report
 
 TRIALS = train.RUNS / "tuning"
+MODULES: tuple[Any, ...] = (multitask, aqcl, pretrained)
 RECIPES = "widedeep,widedeep+uim,din,din+uim+nip"
 flags.DEFINE_string(
-    "table", "", f"one of {', '.join((*_paper.TABLES, *multitask.TABLES, *aqcl.TABLES))}"
+    "table", "", f"one of {', '.join((*_paper.TABLES, *(t for m in MODULES for t in m.TABLES)))}"
 )
 flags.DEFINE_string(
-    "fig", "", f"one of {', '.join((*_paper.FIGURES, *multitask.FIGURES, *aqcl.FIGURES))}"
+    "fig", "", f"one of {', '.join((*_paper.FIGURES, *(x for m in MODULES for x in m.FIGURES)))}"
 )
 flags.DEFINE_list("recipes", RECIPES, "what to compare where neither table nor fig is given")
 flags.DEFINE_string("backbone", "", "of tables 3 and 5 and the figures; empty: the plan's own")
@@ -71,11 +73,11 @@ def chosen_plan() -> Plan:
             f"RECIPES={','.join(f.recipes)} is given beside {'TABLE' if f.table else 'FIG'}="
             f"{f.table or f.fig}, which names its own recipes; expected one of the two; drop one"
         )
-    for module in (multitask, aqcl):
+    for module in MODULES:
         if f.table in module.TABLES or f.fig in module.FIGURES:
             _demand_alone()
             return module.plan(f.dataset, f.table, f.fig)
-    others = [n for m in (multitask, aqcl) for n in (*m.TABLES, *m.FIGURES)]
+    others = [n for m in MODULES for n in (*m.TABLES, *m.FIGURES)]
     plan = _paper.plan(f.dataset, f.table, f.fig, f.backbone, others)
     return replace(plan, name=f"{plan.name}-{f.backbone}") if f.backbone else plan
 
