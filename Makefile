@@ -47,7 +47,7 @@ data: setup
 	@$(PY) -m pipelines.prepare $(log) $(call flag,engine,ENGINE)
 
 ## make vectors     vectors of users and items by SVD of the training graph, beside the raw log
-##                  DATASET= RAW= SET= ARGS="--width=32"
+##                  DATASET= RAW= SET= ARGS="--width=32 --first=4"
 vectors: setup
 	@$(words) pipelines.vectors $(log)
 

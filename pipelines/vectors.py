@@ -19,18 +19,24 @@ from pipelines import train
 from pipelines.main import main
 
 flags.DEFINE_integer("width", 32, "of the vectors: the rank of the SVD", lower_bound=1)
+flags.DEFINE_integer(
+    "first", 0, "how many of each user's behaviours are in the graph; 0: all", lower_bound=0
+)
 
 
-def make(asked: Options, width: int) -> tuple[Path, Path]:
-    """The files of users' and items' vectors, made of the store without vectors."""
-    data = replace(asked, similarity=False, hash_id="")
+def make(asked: Options, width: int, first: int) -> tuple[Path, Path]:
+    """The files of users' and items' vectors, made of the store without vectors.
+
+    The store has rows of all histories, so that what a user did first is in the graph.
+    """
+    data = replace(asked, similarity=False, hash_id="", min_history=min(asked.min_history, 1))
     store = train.open_store(data)
-    return graph_vectors.write(store, folder_of(data, data.acquire()), width)
+    return graph_vectors.write(store, folder_of(data, data.acquire()), width, first)
 
 
 def _main() -> None:
     f = flags.FLAGS
-    for path in make(train.options(f.dataset, f.raw, f.set), f.width):
+    for path in make(train.options(f.dataset, f.raw, f.set), f.width, f.first):
         print(path)
 
 

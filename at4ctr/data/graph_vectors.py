@@ -22,12 +22,16 @@ from at4ctr.schema import FIRST_ID
 SEED = 0
 
 
-def training_graph(store: Store) -> csr_matrix:
+def training_graph(store: Store, first: int = 0) -> csr_matrix:
     """Users × items by model id [rows, rows] float64: 1 where training saw the two together.
 
     Those are the positives of training rows, by the first label, and the behaviours that training
     rows see. No validation or test row, and no behaviour after a user's last training row, is read.
     Ids that training does not know have no edge.
+
+    first: 0 takes all of them. Otherwise an edge is among the user's first so many behaviours, or
+        a positive that comes before the user has so many. No row of a model that is trained with
+        ``data.min_history`` at least as large has then its own edge in the graph.
     """
     schema, label = store.schema, store.schema.labels[0].column
     users, items = store.ids(schema.user_id.name), store.ids(schema.item_id.name)
@@ -37,10 +41,12 @@ def training_graph(store: Store) -> csr_matrix:
         owner = np.repeat(np.arange(len(found.users)), found.counts)
         last = np.zeros(len(found.users), np.int64)
         np.maximum.at(last, owner, found.instances["cut"])
+        last = np.minimum(last, first) if first else last
         sizes = np.diff(found.offsets)
         place = np.arange(found.offsets[-1]) - np.repeat(found.offsets[:-1], sizes)
         seen = place < np.repeat(last, sizes)
         positive = found.instances[label] == 1
+        positive &= (found.instances["cut"] < first) | (not first)
         behaviour = np.repeat(found.users, sizes)[seen], found.behaviours["item"][seen]
         response = found.users[owner[positive]], found.instances["item"][positive]
         for user, item in (behaviour, response):
@@ -76,9 +82,9 @@ def graph_vectors(graph: csr_matrix, width: int) -> tuple[np.ndarray, np.ndarray
     return (left * root).astype(np.float32), (right.T * root).astype(np.float32)
 
 
-def write(store: Store, folder: Path, width: int) -> tuple[Path, Path]:
+def write(store: Store, folder: Path, width: int, first: int = 0) -> tuple[Path, Path]:
     """``user_vectors.parquet`` and ``item_vectors.parquet``: ``id``, ``vector`` of every id that
-    training knows."""
+    training knows. first: of `training_graph`."""
     schema, paths = store.schema, (folder / USER_VECTORS, folder / ITEM_VECTORS)
     for feature in (schema.user_id, schema.item_id):
         if schema.table(feature.table).buckets:
@@ -86,7 +92,7 @@ def write(store: Store, folder: Path, width: int) -> tuple[Path, Path]:
                 f"store {store.path}: ids of {feature.name!r} are hashed into buckets, so that "
                 "they have no vectors of their own; expected a vocabulary; choose another dataset"
             )
-    vectors = graph_vectors(training_graph(store), width)
+    vectors = graph_vectors(training_graph(store, first), width)
     for path, dims, feature, made in zip(
         paths, ("user", "item"), (schema.user_id, schema.item_id), vectors, strict=True
     ):

@@ -1,8 +1,8 @@
 """Similarities and HashIDs (Pan et al., KDD 2024, §3.1) of vectors that `pipelines.vectors` makes.
 
 ``TABLE=pretrained`` compares DIN without vectors, with the similarity of user and candidate, and
-with HashIDs of items in place of their ids and beside them. Run `make vectors` first, with the
-dataset and the options of data that the table has.
+with HashIDs of items in place of their ids and beside them. First run
+``make vectors DATASET=amazon_beauty ARGS="--first=4"``, which makes the vectors that it reads.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from at4ctr.errors import InputError
 from pipelines.tables.plans import Cell, Plan
 
 TABLES, FIGURES = ("pretrained",), ()
-# Of every run: a third of Beauty's users, so that three seeds take a quarter of an hour.
+# Of every run. The vectors are of each user's first four behaviours.
 DEFAULTS: Mapping[str, tuple[str, ...]] = {
-    "amazon_beauty": ("data.user_rate=0.3", "fit.learning_rate=0.001", "fit.epochs=3",
+    "amazon_beauty": ("data.min_history=4", "fit.learning_rate=0.001", "fit.epochs=3",
                       "fit.patience=1"),
 }  # fmt: skip
 ROWS = {
@@ -25,9 +25,9 @@ ROWS = {
     "DIN, HashID beside the id": ("data.hash_id=beside",),
 }
 NOTE = (
-    "The vectors are of a truncated SVD of the graph of the training rows (`make vectors`), of "
-    "width 32. The graph holds each training row's own edge and no test row's. The paper's "
-    "HashIDs are of images, which this log does not have."
+    "The vectors are of a truncated SVD of the graph of each user's first four behaviours (`make "
+    "vectors`), of width 32, and every row of these runs comes later. The paper's HashIDs are of "
+    "images, which this log does not have."
 )
 
 

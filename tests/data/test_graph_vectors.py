@@ -18,13 +18,13 @@ def toy(tmp_path_factory):
     return toy_store.make(tmp_path_factory.mktemp("graph") / "store", users=60)
 
 
-def edges(toy, splits) -> set[tuple[int, int]]:
+def edges(toy, splits, first=10**9) -> set[tuple[int, int]]:
     """User and item ids of the positives, and of what their rows see, row by row."""
     found = set()
     for split in splits:
         for user, row in toy.rows(split):
-            seen = user["behaviour_item"][: row["cut"]]
-            liked = [row["item"]] if row["label_click"] == 1 else []
+            seen = user["behaviour_item"][: min(row["cut"], first)]
+            liked = [row["item"]] if row["label_click"] == 1 and row["cut"] < first else []
             found |= {(user["user"], item) for item in [*seen, *liked]}
     ids = {(int(toy.ids["user"][u]), int(toy.ids["item"][i])) for u, i in found}
     return {(u, i) for u, i in ids if min(u, i) >= FIRST_ID}
@@ -35,6 +35,13 @@ def test_the_graph_holds_what_training_saw_and_nothing_later(toy):
     assert set(zip(*(x.tolist() for x in graph.nonzero()), strict=True)) == edges(toy, ["train"])
     assert edges(toy, ["test"]) - edges(toy, ["train"])
     assert set(graph.data) == {1.0}
+
+
+def test_a_graph_of_first_behaviours_has_no_edge_of_a_later_row(toy):
+    graph = graph_vectors.training_graph(Store.open(toy.path), 2)
+    found = set(zip(*(x.tolist() for x in graph.nonzero()), strict=True))
+    assert found == edges(toy, ["train"], 2)
+    assert found < edges(toy, ["train"])
 
 
 def test_products_of_vectors_are_the_best_approximation_of_their_rank(toy):

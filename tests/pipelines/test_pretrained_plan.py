@@ -16,7 +16,7 @@ def test_every_cell_reads_other_vectors_of_one_log():
     assert [(d.similarity, d.hash_id) for d in made] == [
         (False, ""), (True, ""), (False, "alone"), (False, "beside"),
     ]  # fmt: skip
-    assert {d.user_rate for d in made} == {0.3}
+    assert {d.min_history for d in made} == {4}
     with pytest.raises(InputError, match="TABLE=pretrained has no settings for DATASET=taobao"):
         pretrained.plan("taobao", "pretrained", "")
 

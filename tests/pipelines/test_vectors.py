@@ -31,7 +31,7 @@ def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp("vectors")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        assert len(vectors.make(train.options("simulated", "", SET), 8)) == 2
+        assert len(vectors.make(train.options("simulated", "", SET), 8, 0)) == 2
         e = train.experiment("simulated", "din", "", f"{SET} {FIT}")
         store = train.open_store(e.data)
         yield Assembly(e, store), folder / train.run(e, "din", store)
