@@ -15,7 +15,7 @@ override model = --model="$${MODEL:-ctr}"
 override install = $(PY) -m pip install --quiet --require-hashes -r $1 2> >(grep -v '^WARNING: Location' >&2)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-spark data train eval analyse serve verify-c verify-tfserving days nightly nightly-status rollback test-slow \
+.PHONY: help setup setup-dev setup-spark data vectors train eval analyse serve verify-c verify-tfserving days nightly nightly-status rollback test-slow \
 	tune search reproduce bench bench-peers soak soak-publish soak-nightly mutants test contract lint lock clean
 
 help:
@@ -45,6 +45,11 @@ setup-spark: setup
 ## make data        prepare a dataset           DATASET= RAW= SET= ENGINE=duckdb|spark
 data: setup
 	@$(PY) -m pipelines.prepare $(log) $(call flag,engine,ENGINE)
+
+## make vectors     vectors of users and items by SVD of the training graph, beside the raw log
+##                  DATASET= RAW= SET= ARGS="--width=32 --first=4"
+vectors: setup
+	@$(words) pipelines.vectors $(log)
 
 ## make train       raw log to calibrated SavedModel   DATASET= CONFIG= RAW= SET=
 train: setup

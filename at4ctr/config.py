@@ -80,6 +80,8 @@ class Experiment:
         schema = data.schema()
         settings.setdefault("tasks", {label.name: Task() for label in schema.labels})
         encodings = {n.encoding for n in schema.numbers}
+        encodings |= {s.encoding for s in schema.similarities}
+        encodings |= {"mns" for t in schema.tables if t.hash_id}
         settings.setdefault(
             "encodings",
             {name: config_of("encodings", name, "encoding") for name in sorted(encodings)},

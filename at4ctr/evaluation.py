@@ -163,8 +163,11 @@ def report(found: Predictions) -> dict[str, Any]:
     values["mean_prediction"] = means.to_json()
     if found.truth is not None and 0 < values["positives"] < values["rows"]:
         values["bayes_auc"] = metrics.auc(found.labels, found.truth)
-    groups = metrics.by_group(found.labels, found.calibrated, found.activeness)
-    values["activeness"] = {
-        name: {k: v for k, v in group.items() if v is not None} for name, group in groups.items()
-    }
+    values["activeness"] = by_group(found, found.activeness)
     return values
+
+
+def by_group(found: Predictions, masks: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """The metrics of each group of rows [N], without those that are undefined in it."""
+    groups = metrics.by_group(found.labels, found.calibrated, masks)
+    return {n: {k: v for k, v in group.items() if v is not None} for n, group in groups.items()}

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from at4ctr.errors import InputError, unknown
 
@@ -25,6 +25,8 @@ BEHAVIOURS = "behaviours"  # a batch's: how many behaviours of the user precede 
 AGES = "history_seconds_ago"  # a batch's: how long before its row each behaviour was
 
 Group = Literal["profile", "item", "context", "behaviour"]
+HashUse = Literal["", "alone", "beside"]
+HASH_USES: tuple[HashUse, ...] = ("", "alone", "beside")
 _LABEL = re.compile("[a-z][a-z0-9_]*")
 GROUPS: tuple[Group, ...] = ("profile", "item", "context", "behaviour")
 
@@ -67,6 +69,10 @@ class Table:
     vectors: a Parquet file beside the raw log with columns ``id`` and ``vector``: pre-trained
         vectors of one width, where the rows begin. A learned linear layer brings them to D.
     frozen: whether those rows stay as they are.
+    hash_id: '' for none. Otherwise the ``vectors`` give each id a HashID, so that no row begins as
+        a vector. ``alone``: the digits of the HashID stand in place of the id's row. ``beside``:
+        they are added to it.
+    hash_bits: the binary digits of a HashID.
     """
 
     name: str
@@ -74,6 +80,8 @@ class Table:
     buckets: int = 0
     vectors: str = ""
     frozen: bool = False
+    hash_id: HashUse = ""
+    hash_bits: int = 32
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,24 @@ class Number:
 
 
 @dataclass(frozen=True)
+class Similarity:
+    """The cosine of pre-trained vectors of the user and the candidate, as a number of the context.
+
+    No log has it: the model makes it of the two ids, in training and in the export.
+
+    user, item: Parquet files beside the raw log with columns ``id`` and ``vector``, all vectors of
+        one width, of ids of the first profile and the first item feature. They stay as they are.
+        Where one of the two ids has no vector, or a vector of zeros, the similarity is missing.
+    encoding: as of a `Number`.
+    """
+
+    name: str
+    user: str
+    item: str
+    encoding: str = "mns"
+
+
+@dataclass(frozen=True)
 class Schema:
     """The features of a dataset.
 
@@ -121,6 +147,7 @@ class Schema:
         join its vector; () for a log without any. Other behaviour features stand in ``extras``.
     labels: what is predicted; the first is known in every row.
     numbers: columns that are no ids.
+    similarities: numbers that are made of pre-trained vectors; they follow the context's own.
     weighted: whether a row has a weight in training, in the column ``weight``.
     times: whether the store keeps the time of every row and behaviour, so that a batch has `AGES`.
     """
@@ -132,10 +159,13 @@ class Schema:
     numbers: tuple[Number, ...] = ()
     weighted: bool = False
     times: bool = False
+    similarities: tuple[Similarity, ...] = ()
 
     def __post_init__(self) -> None:
         self._demand_labels()
-        names = [*(f.name for f in self.features), *(n.name for n in self.numbers)]
+        every: tuple[Feature | Number | Similarity, ...]
+        every = (*self.features, *self.numbers, *self.similarities)
+        names = [f.name for f in every]
         tables = [t.name for t in self.tables]
         labels = [label.name for label in self.labels]
         for kind, declared in (("feature", names), ("table", tables), ("label", labels)):
@@ -148,7 +178,6 @@ class Schema:
                     f"schema: number {number.name!r} is of group behaviour; expected profile, item "
                     "or context; declare the behaviour's value as a feature of buckets"
                 )
-        every: tuple[Feature | Number, ...] = (*self.features, *self.numbers)
         for f in every:
             if f.name in RESERVED or f.name.startswith(
                 (history_name(""), weights_name(""), "label_", "truth_")
@@ -157,6 +186,8 @@ class Schema:
                     f"schema: a feature cannot be called {f.name!r}, a name of the reader's own; "
                     "call it something else"
                 )
+            if isinstance(f, Similarity):
+                continue
             if f.group == "context" and f.name in ROWS:
                 raise InputError(
                     f"schema: a context {kind_of(f)} cannot be called {f.name!r}, a name of the "
@@ -176,6 +207,25 @@ class Schema:
                     f"schema: feature {f.name!r} is weighted; expected a feature of several values "
                     "(length=…) that the history does not name; take weighted=True away"
                 )
+        self._demand_tables()
+        self._demand_history()
+        if self.times and not self.history:
+            raise InputError(
+                "schema: times=True without a history, whose behaviours would have the times; "
+                "expected both or neither; declare Schema.history or take times=True away"
+            )
+        for group in ("profile", "item"):
+            if not self.group(group):
+                raise InputError(f"schema: no {group} feature; declare at least its id")
+        self._demand_similarities()
+        hidden = [f.name for f in self.features if f.name in self.history and not f.serve]
+        if hidden:
+            raise InputError(
+                f"schema: history feature {hidden[0]!r} has serve=False; expected features that "
+                "are served; take it out of Schema.history or serve it"
+            )
+
+    def _demand_tables(self) -> None:
         for t in self.tables:
             if t.frozen and not t.vectors:
                 raise InputError(
@@ -187,21 +237,36 @@ class Schema:
                     f"schema: table {t.name!r} has vectors and {t.buckets} hash buckets; expected "
                     "a vocabulary, as each id has its own vector; set buckets=0"
                 )
-        self._demand_history()
-        if self.times and not self.history:
-            raise InputError(
-                "schema: times=True without a history, whose behaviours would have the times; "
-                "expected both or neither; declare Schema.history or take times=True away"
-            )
-        for group in ("profile", "item"):
-            if not self.group(group):
-                raise InputError(f"schema: no {group} feature; declare at least its id")
-        hidden = [f.name for f in self.features if f.name in self.history and not f.serve]
-        if hidden:
-            raise InputError(
-                f"schema: history feature {hidden[0]!r} has serve=False; expected features that "
-                "are served; take it out of Schema.history or serve it"
-            )
+            if t.hash_id not in HASH_USES:
+                raise unknown(f"hash_id of table {t.name!r}", t.hash_id, HASH_USES)
+            if t.hash_id and (not t.vectors or t.frozen):
+                raise InputError(
+                    f"schema: table {t.name!r} has hash_id={t.hash_id!r} "
+                    f"{'and frozen=True' if t.vectors else 'without vectors'}; expected the file "
+                    "of the vectors that are hashed and rows that learn; write "
+                    "vectors='items.parquet' and no frozen=True"
+                )
+            if not 1 <= t.hash_bits <= 62:
+                raise InputError(
+                    f"schema: hash_bits of table {t.name!r} is {t.hash_bits}; expected 1 to 62; "
+                    "write hash_bits=32"
+                )
+
+    def _demand_similarities(self) -> None:
+        for s in self.similarities:
+            for f in (self.user_id, self.item_id):
+                if self.table(f.table).buckets:
+                    raise InputError(
+                        f"schema: similarity {s.name!r} reads vectors of {f.name!r}, whose table "
+                        f"{f.table!r} has hash buckets; expected a vocabulary, as each id has its "
+                        "own vector; set buckets=0"
+                    )
+                if not f.serve:
+                    raise InputError(
+                        f"schema: similarity {s.name!r} reads vectors of {f.name!r}, which has "
+                        "serve=False; expected an id that is served; serve it or leave the "
+                        "similarity out"
+                    )
 
     def _demand_history(self) -> None:
         known = {f.name: f.group for g in ("item", "behaviour") for f in self.group(g)}
@@ -307,6 +372,15 @@ class Schema:
     def item_id(self) -> Feature:
         return self.group("item")[0]
 
+    @property
+    def vectors(self) -> tuple[Vectors, ...]:
+        """Every file of pre-trained vectors, those of tables first."""
+        found = [Vectors(t.name, t.name, t.vectors) for t in self.tables if t.vectors]
+        for s in self.similarities:
+            found += [Vectors(f"{s.name}.user", self.user_id.table, s.user),
+                      Vectors(f"{s.name}.item", self.item_id.table, s.item)]  # fmt: skip
+        return tuple(found)
+
     def fingerprint(self) -> str:
         """Twelve hex digits that change with any declaration."""
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:12]
@@ -324,7 +398,16 @@ class Schema:
             numbers=tuple(Number(**number) for number in value["numbers"]),
             weighted=value["weighted"],
             times=value["times"],
+            similarities=tuple(Similarity(**found) for found in value["similarities"]),
         )
+
+
+class Vectors(NamedTuple):
+    """A file of pre-trained vectors of a table's ids, and its name in a store."""
+
+    name: str
+    table: str
+    file: str
 
 
 def kind_of(declared: Feature | Number) -> str:

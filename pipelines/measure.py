@@ -134,8 +134,10 @@ def uncalibrated(found: Predictions) -> Predictions:
 
 def measure(model: ServingModel, test: Reader) -> dict[str, Measured]:
     """Predictions, and what `measured` makes of them, by label."""
-    found = evaluation.Predictor(model)(test)
-    return {label: measured(model, label, rows, test.schema) for label, rows in found.items()}
+    found, clicks = evaluation.Predictor(model)(test), test.store.item_clicks()
+    return {
+        label: measured(model, label, rows, test.schema, clicks) for label, rows in found.items()
+    }
 
 
 def metrics_of(every: Mapping[str, Measured]) -> dict[str, Any]:
@@ -151,8 +153,17 @@ def gates_of(every: Mapping[str, Measured]) -> dict[str, dict[str, float]]:
     return {label: dict(found.gates) for label, found in every.items() if found.gates}
 
 
-def measured(model: ServingModel, label: str, found: Predictions, schema: Schema) -> Measured:
+def measured(
+    model: ServingModel,
+    label: str,
+    found: Predictions,
+    schema: Schema,
+    clicks: np.ndarray | None = None,
+) -> Measured:
     """Every metric of a label, and the calibration of segments.
+
+    clicks: of each item id in the training rows (`Store.item_clicks`). The metrics then have
+    ``item_clicks``: band of clicks -> the metrics of candidates with so many.
 
     The metrics have ``segments`` and, where there is a fitted calibrator, ``uncalibrated``: the
     same metrics after the sampling correction alone. A mean prediction far from the label's rate is
@@ -165,7 +176,12 @@ def measured(model: ServingModel, label: str, found: Predictions, schema: Schema
         gates = dict(zip(names, found.gate.tolist(), strict=True))
     if not metrics["rows"]:
         return Measured(found, None, {}, metrics, gates)
-    parts = segments.report(found, segments.ids(schema, found.ids))
+    ids = segments.ids(schema, found.ids)
+    if clicks is not None:
+        ids["item_clicks"] = clicks[ids["item"]]
+        groups = segments.bands(ids["item_clicks"], segments.CLICKS)
+        metrics["item_clicks"] = evaluation.by_group(found, groups)
+    parts = segments.report(found, ids)
     metrics["segments"] = segments.to_json(parts)
     before = None
     if model.calibrators:

@@ -1,4 +1,4 @@
-"""Calibration where it may differ: unknown ids, activeness, history length, category."""
+"""Calibration where it may differ: unknown ids, rare items, activeness, history, category."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from at4ctr.metrics.intervals import Trust, by_segment
 from at4ctr.schema import UNKNOWN, Schema
 
 LENGTHS = (0, 1, 5, 20, 50)  # where the bands of history length begin
+CLICKS = (0, 1, 5, 20, 100)  # where the bands of an item's clicks begin
 CATEGORIES = 10  # the largest ones; the others together
 
 Families = dict[str, dict[str, np.ndarray]]
@@ -33,15 +34,18 @@ def masks(found: Predictions, ids: Mapping[str, np.ndarray]) -> Families:
     """Family -> segment -> rows [N]; the segments of a family hold every row once.
 
     ids: some of ``user``, ``item``, ``category`` -> model ids [N]. An unknown id is one that
-    training did not see; a category keeps its model id as its name.
+    training did not see; a category keeps its model id as its name. ``item_clicks`` -> how many
+    clicks the candidate has in the training rows [N].
     """
     families: Families = {"all": {"all": np.ones(found.labels.size, bool)}}
     for name in ("item", "user"):
         if name in ids:
             new = np.asarray(ids[name]) == UNKNOWN
             families[name] = {"known": ~new, "unknown": new}
+    if "item_clicks" in ids:
+        families["item clicks"] = bands(ids["item_clicks"], CLICKS)
     families["activeness"] = found.activeness
-    families["history"] = _bands(found.lengths)
+    families["history"] = bands(found.lengths, LENGTHS)
     if "category" in ids:
         families["category"] = _largest(np.asarray(ids["category"]))
     return families
@@ -87,13 +91,13 @@ def _cells(value: float | None, interval: tuple[float, float] | None, digits: in
     return [shown, between]
 
 
-def _bands(lengths: np.ndarray) -> dict[str, np.ndarray]:
-    """Rows by the length of the history that the model saw."""
-    band = np.searchsorted(LENGTHS, lengths, side="right") - 1
-    ends = [*(n - 1 for n in LENGTHS[1:]), None]
+def bands(counts: np.ndarray, starts: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Rows by a count; the bands begin at ``starts``."""
+    band = np.searchsorted(starts, counts, side="right") - 1
+    ends = [*(n - 1 for n in starts[1:]), None]
     names = [
         f"{first}+" if last is None else f"{first}" if first == last else f"{first}–{last}"
-        for first, last in zip(LENGTHS, ends, strict=True)
+        for first, last in zip(starts, ends, strict=True)
     ]
     return {name: band == number for number, name in enumerate(names)}
 

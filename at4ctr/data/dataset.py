@@ -8,20 +8,21 @@ nothing else knows its raw format. For a log of impressions, `mapped` leaves a m
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from at4ctr.data.days import Lines
 from at4ctr.data.sampling import demand_rate
 from at4ctr.errors import InputError, unknown
-from at4ctr.schema import Label, Schema
+from at4ctr.schema import HashUse, Label, Schema, Similarity
 
 if TYPE_CHECKING:
     from at4ctr.data.engines.base import Engine
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+USER_VECTORS, ITEM_VECTORS = "user_vectors.parquet", "item_vectors.parquet"  # beside the raw log
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,11 @@ class Options(ABC):
     seed: of every draw made in preparation.
     times: keeps the time of every row and behaviour (`Schema.times`), as `tin` reads it. A schema
         of your own declares them itself.
+    similarity: adds the cosine of the vectors of user and candidate (`schema.Similarity`), from the
+        files `USER_VECTORS` and `ITEM_VECTORS` beside the raw log. A schema of your own declares
+        it, and HashIDs, itself.
+    hash_id: what HashIDs, made of `ITEM_VECTORS`, do with items' ids (`schema.Table.hash_id`).
+    hash_bits: of a HashID.
     """
 
     raw: str = ""
@@ -83,9 +89,20 @@ class Options(ABC):
     min_history: int = 1
     seed: int = 0
     times: bool = False
+    similarity: bool = False
+    hash_id: HashUse = ""
+    hash_bits: int = 32
 
     READING: ClassVar[tuple[str, ...]] = ("raw", "history", "negative_rate", "unknown_rate")
-    LATER: ClassVar[tuple[str, ...]] = ("draw", "reject", "user_rate", "times")  # than the first
+    LATER: ClassVar[tuple[str, ...]] = (  # than the first
+        "draw",
+        "reject",
+        "user_rate",
+        "times",
+        "similarity",
+        "hash_id",
+        "hash_bits",
+    )
     FEWEST: ClassVar[int] = 1  # the least min_behaviours; 0: users may have impressions alone
     UTC_OFFSET_HOURS: ClassVar[float] = 0.0  # local minus universal time where the log was written
     RECIPE: ClassVar[str] = "din_at4ctr"  # what it is trained with where CONFIG names none
@@ -119,6 +136,32 @@ class Options(ABC):
                 f"{where}: times is true, and the {'schema' if self.timed else 'log'} has none; "
                 "expected a log with times and Schema(times=True); drop data.times"
             )
+
+        if self.similarity or self.hash_id:
+            schema = self.schema()
+            uses = [table.hash_id for table in schema.tables if table.hash_id]
+            if (self.similarity and not schema.similarities) or (self.hash_id and not uses):
+                raise InputError(
+                    f"{where}: similarity is {self.similarity} and hash_id is {self.hash_id!r}, "
+                    "which the schema does not have; expected a schema that declares them "
+                    "(docs/own_log.md); declare them there and drop these options"
+                )
+
+    def with_vectors(self, schema: Schema) -> Schema:
+        """A schema with the similarity and the HashIDs that the options ask for."""
+        if self.hash_id:
+            item = schema.item_id.table
+            tables = tuple(
+                replace(t, vectors=ITEM_VECTORS, hash_id=self.hash_id, hash_bits=self.hash_bits)
+                if t.name == item
+                else t
+                for t in schema.tables
+            )
+            schema = replace(schema, tables=tables)
+        if self.similarity:
+            more = Similarity("similarity", USER_VECTORS, ITEM_VECTORS)
+            schema = replace(schema, similarities=(*schema.similarities, more))
+        return schema
 
     @property
     def name(self) -> str:

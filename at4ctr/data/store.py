@@ -12,7 +12,8 @@ columns of ``dims`` that say whose they are, and an instance names its user's in
 
 ``values/<feature>.parquet`` has raw values of the features that rows hold as model ids.
 ``numbers/<number>.npy`` and ``weights/<feature>.npy`` are by dims row as ``ids`` are, and
-``vectors/<table>.npy`` are pre-trained vectors by model id.
+``vectors/<name>.npy`` are made of pre-trained vectors, by model id: the rows of a table, the hash
+codes of a table's HashIDs, and the vectors ``<similarity>.user`` and ``<similarity>.item``.
 """
 
 from __future__ import annotations
@@ -32,14 +33,16 @@ import pyarrow.parquet as pq
 
 from at4ctr.data.dataset import SPLITS, Split
 from at4ctr.errors import InputError, unknown
-from at4ctr.schema import Schema
+from at4ctr.schema import FIRST_ID, Schema
 
 if TYPE_CHECKING:
     from at4ctr.contracts import Numbers
 
-FORMAT = 5
+FORMAT = 6
 GROUPS_AT_ONCE = 64  # row groups of a read where a whole split is scanned
 MANIFEST = "manifest.json"
+KINDS = {"table": "tables", "feature": "features", "label": "labels", "number": "numbers",
+         "similarity": "similarities"}  # fmt: skip
 _HEADER = (
     threading.Lock()
 )  # numpy parses a header by ast.literal_eval, unsafe in threads before 3.12
@@ -166,10 +169,7 @@ class Store:
         return {k: Numbers(**v | {"quantiles": tuple(v["quantiles"])}) for k, v in found.items()}
 
     def vectors(self) -> dict[str, np.ndarray]:
-        """Table -> its pre-trained vectors [rows, W] float32 by model id, of those that have some.
-
-        Padding is 0 and unknown the mean.
-        """
+        """Name of `Schema.vectors` -> an array by model id, as `preparation.vectors` writes it."""
         return {n: self._array("vectors", n, "table with vectors") for n in self._arrays["vectors"]}
 
     def _array(self, kind: str, what: str, said: str) -> np.ndarray:
@@ -198,6 +198,19 @@ class Store:
             table = self.columns(groups[first : first + GROUPS_AT_ONCE], ["train_cut"])
             total += int(flat(table.column("train_cut")).sum(dtype=np.int64))
         return total / max(sum(group.rows for group in groups), 1)
+
+    def item_clicks(self) -> np.ndarray:
+        """How many training rows of each item id have the first label. [rows] int64, 0 where the
+        id is unknown. One scan of two columns."""
+        label, ids = f"train_{self.schema.labels[0].column}", self.ids(self.schema.item_id.name)
+        found = np.zeros(self.rows(self.schema.item_id.table), np.int64)
+        groups = self.groups("train")
+        for first in range(0, len(groups), GROUPS_AT_ONCE):
+            table = self.columns(groups[first : first + GROUPS_AT_ONCE], ["train_item", label])
+            clicked = flat(table.column("train_item"))[flat(table.column(label)) == 1]
+            found += np.bincount(ids[clicked], minlength=len(found))
+        found[:FIRST_ID] = 0
+        return found
 
     def columns(self, groups: Sequence[RowGroup], names: Sequence[str]) -> pa.Table:
         """Some columns of some row groups, in store order."""
@@ -272,7 +285,7 @@ class Store:
             "ids": [f.name for f in features],
             "numbers": [n.name for n in self.schema.numbers if n.group != "context"],
             "weights": [f.name for f in features if f.weighted],
-            "vectors": [t.name for t in self.schema.tables if t.vectors],
+            "vectors": [v.name for v in self.schema.vectors],
         }
         return {kind: dict.fromkeys(of) for kind, of in names.items()}
 
@@ -353,13 +366,16 @@ def _manifest(path: Path) -> dict:
 
 
 def _same_schema(path: Path, expected: Schema, found: Schema) -> None:
-    for kind in ("table", "feature", "label", "number"):
-        want = {x["name"]: x for x in expected.to_json()[f"{kind}s"]}
-        have = {x["name"]: x for x in found.to_json()[f"{kind}s"]}
+    for kind, all_of in KINDS.items():
+        want = {x["name"]: x for x in expected.to_json()[all_of]}
+        have = {x["name"]: x for x in found.to_json()[all_of]}
         _same(path, kind, want, have)
         if list(want) != list(have):
             _same(
-                path, "schema", {f"order of {kind}s": list(want)}, {f"order of {kind}s": list(have)}
+                path,
+                "schema",
+                {f"order of {all_of}": list(want)},
+                {f"order of {all_of}": list(have)},
             )
     _same(path, "schema", {"history": list(expected.history)}, {"history": list(found.history)})
     for flag in ("weighted", "times"):

@@ -12,8 +12,10 @@ import tensorflow as tf
 
 from at4ctr.contracts import Embedded, Embeds, Encoding, Packed, Tensor
 from at4ctr.errors import InputError
+from at4ctr.layers.hash_id import HashID
 from at4ctr.layers.segments import deal
 from at4ctr.layers.shape import scatter
+from at4ctr.layers.similarity import Similarity
 from at4ctr.schema import AGES, PADDING, Feature, Group, Schema, history_name, weights_name
 
 _GROUPS: tuple[Group, ...] = ("profile", "item", "context")  # of a sample's own fields
@@ -56,13 +58,17 @@ class Embedder(tf.Module):
         embeds: Embeds = Embeds(),  # noqa: B008  (immutable)
         encodings: Mapping[str, Encoding] = MappingProxyType({}),
         vectors: Mapping[str, np.ndarray] = MappingProxyType({}),
+        hash_ids: Mapping[str, HashID] = MappingProxyType({}),
+        similarities: Mapping[str, Similarity] = MappingProxyType({}),
     ) -> None:
         """rows: of each table, padding and unknown included. embeds: what the backbone asks.
-        encodings: of each number that is served. vectors: table -> pre-trained rows [rows, W].
+        encodings: of each number that is served and of each similarity. vectors: table ->
+        pre-trained rows [rows, W]. hash_ids: of each table with ``Table.hash_id``.
         """
         super().__init__(name="embedder")
         self.schema, self.dimension, self.embeds = schema, config.dimension, embeds
-        self.encodings = dict(encodings)
+        self.encodings, self.similarities = dict(encodings), dict(similarities)
+        self.hash_ids = dict(hash_ids)
         if embeds.ages and not schema.times:
             raise InputError(
                 "the backbone reads how long ago each behaviour was and the schema has no times; "
@@ -73,14 +79,15 @@ class Embedder(tf.Module):
             table.name: tf.Variable(
                 vectors[table.name], trainable=not table.frozen, name=f"table_{table.name}"
             )
-            if table.vectors
+            if table.vectors and not table.hash_id
             else self._table(table.name, rows[table.name], config.scale, [seed, i])
             for i, table in enumerate(schema.tables)
+            if table.hash_id != "alone"
         }
         self.projections = {
             table.name: _projection(vectors[table.name], self.dimension, [seed, 1000 + i])
             for i, table in enumerate(schema.tables)
-            if table.vectors
+            if table.vectors and not table.hash_id
         }
         if self.output:
             size, seeds = rows[schema.item_id.table], [seed, len(schema.tables)]
@@ -96,9 +103,16 @@ class Embedder(tf.Module):
 
     def lookup(self, table: str, ids: Tensor) -> Tensor:
         """Rows of a table: ids [...] -> [..., D]; padding gives zeros. Pre-trained rows of another
-        width come to D by one learned product.
+        width come to D by one learned product. A HashID's vector is added to the row, or is it.
         """
-        found = tf.gather(self.tables[table], ids)
+        if table in self.hash_ids:
+            flat = self.hash_ids[table](tf.reshape(ids, [-1]))
+            found = tf.reshape(flat, tf.concat([tf.shape(ids), [self.dimension]], 0))
+            found = tf.ensure_shape(found, [*ids.shape, self.dimension])
+            if table in self.tables:
+                found += tf.gather(self.tables[table], ids)
+        else:
+            found = tf.gather(self.tables[table], ids)
         if table in self.projections:
             found = tf.linalg.matmul(found, self.projections[table])
         return found * tf.cast(ids != PADDING, found.dtype)[..., None]
@@ -165,7 +179,7 @@ class Embedder(tf.Module):
         ids = [*names["profile"], *names["item"], *names["context"]]
         numbers = {g: [n.name for n in schema.served_numbers(g)] for g in _GROUPS}
         names["profile"] += numbers["profile"]
-        names["context"] += [*numbers["item"], *numbers["context"]]
+        names["context"] += [*numbers["item"], *numbers["context"], *self.similarities]
         fields = [*names["profile"], *names["item"], *names["context"]]
         extras = [f.name for f in schema.served("behaviour") if f.name not in schema.history]
         lengths = batch["history_length"] if schema.history else tf.zeros([size], tf.int32)
@@ -182,7 +196,8 @@ class Embedder(tf.Module):
             behaviours = {k: tf.gather_nd(batch[k][:, :steps], where) for k in keys}
             of_now = weights if now else {}
             vectors |= self._rows({n: batch[n] for n in now} | of_now | behaviours, training)
-        vectors |= {name: encode(batch[name]) for name, encode in self.encodings.items()}
+        values = {**batch, **self._similarities(batch, owner)} if self.similarities else batch
+        vectors |= {name: encode(values[name]) for name, encode in self.encodings.items()}
         of_user = names["profile"] if owner is not None else []
         if one_user:
             vectors |= {n: tf.ensure_shape(vectors[n], [1, self.dimension]) for n in of_user}
@@ -201,6 +216,11 @@ class Embedder(tf.Module):
             owner=owner,
             ages=self._ages(batch, where, steps) if self.embeds.ages and history else None,
         )
+
+    def _similarities(self, batch: Mapping[str, Tensor], owner: Tensor | None) -> dict[str, Tensor]:
+        users, items = batch[self.schema.user_id.name], batch[self.schema.item_id.name]
+        users = _each(users, owner, owner is not None)
+        return {name: of(users, items) for name, of in self.similarities.items()}
 
     def _ages(self, batch: Mapping[str, Tensor], where: Tensor, steps: Tensor) -> Tensor:
         return tf.cast(tf.gather_nd(batch[AGES][:, :steps], where), tf.float32)
@@ -230,7 +250,7 @@ class Embedder(tf.Module):
 
 
 def _each(rows: Tensor, owner: Tensor | None, of_user: bool) -> Tensor:
-    """[B, W]: of users, each row's owner's."""
+    """[B, …]: of users, each row's owner's."""
     return tf.gather(rows, owner) if of_user else rows
 
 

@@ -52,6 +52,7 @@ class Shape(NamedTuple):
         )
         profile += dimension * len(schema.served_numbers("profile"))
         context += dimension * sum(len(schema.served_numbers(g)) for g in ("item", "context"))
+        context += dimension * len(schema.similarities)
         item_names = tuple(f.name for f in schema.served("item"))
         alike = schema.history[: len(item_names)] == item_names
         history = dimension * len(schema.history)
@@ -59,6 +60,7 @@ class Shape(NamedTuple):
         for group, numbers in _FIELDS.items():
             named += [(f.name, group) for f in schema.served(group)]
             named += [(n.name, g) for g in numbers for n in schema.served_numbers(g)]
+        named += [(s.name, "context") for s in schema.similarities]
         return cls(
             profile, item, context, history, dimension, alike, history, tuple(named), schema.history
         )

@@ -17,22 +17,24 @@ from at4ctr.contracts import (
     BackboneConfig,
     Embeds,
     Encoding,
-    EncodingConfig,
     HeadConfig,
     Interface,
     Numbers,
     Part,
     PerturbationConfig,
 )
+from at4ctr.encodings import mns
 from at4ctr.errors import InputError, unknown
 from at4ctr.folders import config_of
 from at4ctr.heads import single
+from at4ctr.layers import similarity
 from at4ctr.layers.embedder import Config as Space
 from at4ctr.layers.embedder import Embedder
+from at4ctr.layers.hash_id import HashID
 from at4ctr.layers.shape import Shape
 from at4ctr.model.serving import Expert, ServingModel
 from at4ctr.model.training import TrainingModel
-from at4ctr.schema import Schema
+from at4ctr.schema import Number, Schema, Similarity
 from at4ctr.tasks import Task, derived, without_name
 
 
@@ -60,7 +62,7 @@ class Plan:
     tasks: Mapping[str, Task] = field(default_factory=dict)
     auxiliaries: Mapping[str, AuxiliaryConfig] = field(default_factory=dict)
     perturbations: Mapping[str, PerturbationConfig] = field(default_factory=dict)
-    encodings: Mapping[str, EncodingConfig] = field(default_factory=dict)
+    encodings: Mapping[str, Any] = field(default_factory=dict)
     negative_rate: float = 1.0
     half_bce: bool = False
     uncertainty: bool = False
@@ -83,8 +85,8 @@ def serving_model(
     numbers: Mapping[str, Numbers] = MappingProxyType({}),
     vectors: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> ServingModel:
-    """rows: size of each table. numbers: what the training rows hold of each number. vectors: the
-    pre-trained rows [rows, W] of each table that has some.
+    """rows: size of each table. numbers: what the training rows hold of each number. vectors: of
+    `Store.vectors`.
     """
     if not plan.experts or not plan.spaces:
         raise InputError(
@@ -96,6 +98,10 @@ def serving_model(
     for name, space in space_of.items():
         if space not in plan.spaces:
             raise unknown(f"space of expert {name}", space, plan.spaces)
+    similarities = {
+        s.name: similarity.Similarity(vectors[f"{s.name}.user"], vectors[f"{s.name}.item"], s.name)
+        for s in schema.similarities
+    }
     spaces = {
         name: Embedder(
             schema,
@@ -105,6 +111,8 @@ def serving_model(
             _embeds(plan, space_of, name),
             _encodings(schema, plan, numbers, config.dimension, _stream(plan.seed, i, name)),
             vectors,
+            _hash_ids(schema, plan, vectors, config.dimension, _stream(plan.seed, i, name)),
+            similarities,
         )
         for i, (name, config) in enumerate(plan.spaces.items())
     }
@@ -244,17 +252,36 @@ def label_tasks(schema: Schema, chosen: Mapping[str, Task]) -> dict[str, Task]:
 def _encodings(
     schema: Schema, plan: Plan, numbers: Mapping[str, Numbers], dimension: int, seed: int
 ) -> dict[str, Encoding]:
-    """The encoding of each served number in a space; its seed comes from the number's name."""
+    """The encoding of each served number and of each similarity in a space; its seed comes from
+    the number's name."""
     found: dict[str, Encoding] = {}
-    for number in schema.numbers:
-        if not number.serve:
-            continue
+    served = tuple(n for n in schema.numbers if n.serve)
+    every: tuple[Number | Similarity, ...] = (*served, *schema.similarities)
+    for number in every:
         what = f"encoding of number {number.name!r}"
         config = plan.encodings.get(number.encoding)
         config = config or config_of("encodings", number.encoding, what)
         own = _seed(seed, zlib.crc32(f"number {number.name}".encode()))
         found[number.name] = config.build(numbers.get(number.name, Numbers()), dimension, own)
     return found
+
+
+def _hash_ids(
+    schema: Schema, plan: Plan, vectors: Mapping[str, np.ndarray], dimension: int, seed: int
+) -> dict[str, HashID]:
+    """Table -> its HashIDs in a space, in the numeral systems of ``encodings.mns``."""
+    tables = [table for table in schema.tables if table.hash_id]
+    bases = plan.encodings["mns"].bases if "mns" in plan.encodings else mns.Config().bases
+    return {
+        table.name: HashID(
+            vectors[table.name],
+            table.hash_bits,
+            bases,
+            dimension,
+            _seed(seed, zlib.crc32(f"hash {table.name}".encode())),
+        )
+        for table in tables
+    }
 
 
 def _demand_correctable(schema: Schema, names: Iterable[str], rate: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,21 @@ def labels(page: Page, rows: Sequence[Row], folders: Folders) -> list[str]:
     by_label = {row.label: row for row in rows}
     pairs = [(r, by_label[r.base]) for r in rows if r.base in by_label]
     return [*found, *_differences(page, pairs, names, folders)]
+
+
+def item_clicks(page: Page, rows: Sequence[Row], folders: Folders) -> list[str]:
+    """AUC, overall and by how many clicks the candidate has in training, and differences."""
+    bands = {band for row in rows for run in row.runs.values() for band in run["item_clicks"]}
+    ordered = sorted(bands, key=lambda band: int(re.split("[–+]", band)[0]))
+    lines = []
+    for row in rows:
+        keys = ["auc", *(f"item_clicks.{band}.auc" for band in ordered)]
+        cells = [spread(row.values(key).values()) for key in (*keys, "gauc", "normalized_entropy")]
+        lines.append([row.label, tables.count(len(row.runs), page.seeds), *cells])
+    header = ["model", "runs", "AUC", *(f"{band} clicks: AUC" for band in ordered), "GAUC", "NE"]
+    by_label = {row.label: row for row in rows}
+    pairs = [(r, by_label[r.base]) for r in rows if r.base in by_label]
+    return [*markdown(header, lines), "", *_differences(page, pairs, ["click"], folders)]
 
 
 def activeness(page: Page, rows: Sequence[Row], folders: Folders) -> list[str]:

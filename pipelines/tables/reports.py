@@ -66,6 +66,7 @@ class Report:
             "results": bodies.results,
             "labels": bodies.labels,
             "activeness": bodies.activeness,
+            "item_clicks": bodies.item_clicks,
             "cost": bodies.cost,
             "rates": bodies.rates,
             "sweep": bodies.sweep,

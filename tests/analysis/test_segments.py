@@ -49,6 +49,15 @@ def test_every_family_holds_every_row_once():
     assert sizes == sorted(sizes, reverse=True)
 
 
+def test_rows_lie_in_the_band_of_their_candidates_clicks():
+    found, ids = predictions()
+    ids["item_clicks"] = np.resize([0, 1, 4, 5, 19, 20, 99, 100, 5000], found.labels.size)
+    group = segments.masks(found, ids)["item clicks"]
+    inside = {name: set(ids["item_clicks"][mask].tolist()) for name, mask in group.items()}
+    assert inside == {"0": {0}, "1–4": {1, 4}, "5–19": {5, 19}, "20–99": {20, 99},
+                      "100+": {100, 5000}}  # fmt: skip
+
+
 def test_the_bands_of_history_length():
     found, _ = predictions()
     bands = segments.masks(found, {})["history"]

@@ -10,6 +10,7 @@ from at4ctr.contracts import Numbers
 from at4ctr.encodings import buckets, log, mns
 from at4ctr.errors import InputError
 from at4ctr.folders import config_of, modules
+from at4ctr.layers.digits import codes
 from tests.model import toys
 
 NAMES = modules("at4ctr.encodings")
@@ -79,20 +80,20 @@ def test_a_column_without_a_known_value_is_encoded(name):
     [(2, [1, 1, 0, 0, 1, 1]), (3, [0, 2, 2, 1, 0, 0]), (10, [1, 5, 0, 0, 0, 0])],
 )
 def test_the_digits_of_51(base, expected):
-    np.testing.assert_array_equal(mns.codes([51], base, 6), [expected])
+    np.testing.assert_array_equal(codes([51], base, 6), [expected])
 
 
 def test_digits_are_those_of_python():
     values = np.concatenate([np.arange(300), 10 ** np.arange(3, 9)])
     for base, length in ((2, 30), (3, 20), (7, 11), (10, 9)):
         expected = [digits(int(v), base, length) for v in values]
-        found = mns.codes(values, base, length)
+        found = codes(values, base, length)
         assert found.dtype == tf.int32
         np.testing.assert_array_equal(found, expected)
 
 
 def test_a_number_of_too_many_digits_is_the_largest_that_fits():
-    np.testing.assert_array_equal(mns.codes([8, 7, 10**18], 2, 3), [[1, 1, 1]] * 3)
+    np.testing.assert_array_equal(codes([8, 7, 10**18], 2, 3), [[1, 1, 1]] * 3)
 
 
 def test_mns_is_the_sum_of_equation_2():
@@ -103,7 +104,7 @@ def test_mns_is_the_sum_of_equation_2():
         size = min(abs(x), 65535)
         expected = special[0].copy() if x < 0 else np.zeros(D)
         for base, length in ((2, 16), (3, 11), (10, 5)):
-            table = toys.double(encoding.tables[f"base_{base}"])
+            table = toys.double(encoding.digits.tables[f"base_{base}"])
             assert table.shape == (base * length, D)
             for k, digit in enumerate(digits(size, base, length)):
                 expected += table[base * k + digit]

@@ -74,7 +74,7 @@ class Config(Options):
 
     def schema(self) -> Schema:
         length = DEEPEST if self.categories == "all" else None
-        return Schema(
+        schema = Schema(
             times=self.times,
             tables=tuple(Table(name, "string") for name in ("user", "item", "category")),
             features=(
@@ -84,6 +84,7 @@ class Config(Options):
             ),
             history=("item", "category"),
         )
+        return self.with_vectors(schema)
 
     def acquire(self) -> Source:
         folder = Path(self.raw or f"data/raw/{self.name}")

@@ -127,7 +127,7 @@ class Config(Options):
 
     def schema(self) -> Schema:
         if self.target == "liked":
-            return Schema(
+            schema = Schema(
                 tables=(Table("user", "string"), Table("item", "string"), Table("genre", "string")),
                 features=(
                     Feature("user", "profile", "user"),
@@ -136,7 +136,8 @@ class Config(Options):
                 ),
                 history=("item", "genres"),
             )
-        return Schema(
+            return self.with_vectors(schema)
+        schema = Schema(
             times=self.times,
             tables=(
                 Table("user", "string"),
@@ -156,6 +157,7 @@ class Config(Options):
             ),
             history=("item", "genres"),
         )
+        return self.with_vectors(schema)
 
     def acquire(self) -> Source:
         folder = Path(self.raw) if self.raw else KEPT

@@ -50,7 +50,7 @@ class Config(Funnel):
     CONVERSION: ClassVar[tuple[str, ...]] = ("transaction",)
 
     def schema(self) -> Schema:
-        return Schema(
+        schema = Schema(
             times=self.times,
             tables=(Table("visitor"), Table("item"), Table("event", "string")),
             features=(
@@ -61,6 +61,7 @@ class Config(Funnel):
             history=("item", "event"),
             labels=LABELS,
         )
+        return self.with_vectors(schema)
 
     def acquire(self) -> Source:
         path = Path(self.raw or f"data/raw/{self.name}")

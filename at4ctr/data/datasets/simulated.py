@@ -85,7 +85,7 @@ class Config(Options):
         )
 
     def schema(self) -> Schema:
-        return Schema(
+        schema = Schema(
             times=self.times,
             tables=(
                 Table("user"),
@@ -103,6 +103,7 @@ class Config(Options):
             ),
             history=("item", "category"),
         )
+        return self.with_vectors(schema)
 
     def acquire(self) -> Source:
         folder = Path(self.raw or f"data/raw/{self.name}") / self._fingerprint()

@@ -95,7 +95,7 @@ class Config(Options):
     DAILY: ClassVar[bool] = True
 
     def schema(self) -> Schema:
-        return Schema(
+        schema = Schema(
             times=self.times,
             tables=tuple(Table(name, "string") for name in FEATURES),
             features=(
@@ -107,6 +107,7 @@ class Config(Options):
             ),
             history=("item", "subclass"),
         )
+        return self.with_vectors(schema)
 
     def acquire(self) -> Source:
         """Verifies and extracts the zip, fetched when there is none; a CSV is taken as it is.

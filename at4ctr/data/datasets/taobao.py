@@ -97,7 +97,7 @@ class Config(Options):
                 )
 
     def schema(self) -> Schema:
-        return Schema(
+        schema = Schema(
             times=self.times,
             tables=(
                 *(Table("user"), Table("item"), Table("category")),
@@ -111,6 +111,7 @@ class Config(Options):
             ),
             history=("item", "category"),
         )
+        return self.with_vectors(schema)
 
     def acquire(self) -> Source:
         """The official log, or a simulated one if there is none and `raw` names none.

@@ -40,7 +40,7 @@ class Config(Funnel):
     CONVERSION: ClassVar[tuple[str, ...]] = ("buy",)
 
     def schema(self) -> Schema:
-        return Schema(
+        schema = Schema(
             times=self.times,
             tables=(Table("user"), Table("item"), Table("category"), Table("event", "string")),
             features=(
@@ -52,6 +52,7 @@ class Config(Funnel):
             history=("item", "category", "event"),
             labels=LABELS,
         )
+        return self.with_vectors(schema)
 
     def acquire(self) -> Source:
         return taobao.Config(raw=self.raw, simulate_rows=self.simulate_rows).acquire()

@@ -133,6 +133,7 @@ def demand_possible(base: Options) -> None:
     schema = base.schema()
     found = [f"number {n.name!r}" for n in schema.numbers]
     found += [f"table {t.name!r} with pre-trained vectors" for t in schema.tables if t.vectors]
+    found += [f"similarity {s.name!r}" for s in schema.similarities]
     found += [f"weighted feature {f.name!r}" for f in schema.features if f.weighted]
     if found:
         raise InputError(

@@ -38,7 +38,7 @@ def build(
 ) -> dict[str, Any]:
     """Writes all of a store but its manifest; returns what it knows of that.
 
-    pretrained: table -> the file of its vectors.
+    pretrained: name of `Schema.vectors` -> its file.
     Raises InputError when no user is left; NoData, which is one, when a split has no rows, or rows
     of one class of a label only.
     """
@@ -69,7 +69,7 @@ def build(
     _demand_weights(config, counts)
     files = [part["file"] for part in counts.parts]
     trained, versions = counts.rows["train"], bool(late.user)
-    summary = numbers.summarise(folder / "data", schema, files, trained, values, versions)
+    summary = numbers.summarise(folder, schema, files, trained, values, ids, versions)
     behaviours = int(engine.one("SELECT count(*) FROM behaviours")[0])
     dropped = engine.dropped | {"min_behaviours": logged - behaviours}
     raw = logged + sum(engine.dropped.values())

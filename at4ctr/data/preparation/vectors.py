@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from at4ctr.data.dataset import Options, Source
 from at4ctr.data.engines.base import name
+from at4ctr.data.preparation.hash_codes import hash_codes
 from at4ctr.errors import InputError
 from at4ctr.schema import FIRST_ID, UNKNOWN, Table
 
@@ -26,34 +27,66 @@ COLUMNS = ("id", "vector")
 
 
 def files(config: Options, source: Source) -> dict[str, Path]:
-    """Table -> its file of pre-trained vectors; InputError where one is missing."""
-    tables = [t for t in config.schema().tables if t.vectors]
-    if not tables:
+    """Name of `Schema.vectors` -> its file; InputError where one is missing."""
+    declared = config.schema().vectors
+    if not declared:
         return {}
-    raw = Path(config.raw or f"data/raw/{config.name}")
-    folder = source.files[0].parent if source.files else raw if raw.is_dir() else raw.parent
-    found = {t.name: folder / t.vectors for t in tables}
-    for table, path in found.items():
+    beside = folder_of(config, source)
+    for vectors in declared:
+        path = beside / vectors.file
         if not path.is_file():
             raise InputError(
-                f"vectors file {path} of table {table!r} is missing; expected a Parquet file with "
-                "columns id and vector beside the raw log; put it there"
+                f"vectors file {path} of table {vectors.table!r} is missing; expected a Parquet "
+                "file with columns id and vector beside the raw log; put it there"
             )
-    return found
+    return {vectors.name: beside / vectors.file for vectors in declared}
+
+
+def folder_of(config: Options, source: Source) -> Path:
+    """Where the files of pre-trained vectors lie: beside the raw log."""
+    raw = Path(config.raw or f"data/raw/{config.name}")
+    return source.files[0].parent if source.files else raw if raw.is_dir() else raw.parent
 
 
 def write(engine: Engine, config: Options, paths: Mapping[str, Path], folder: Path) -> None:
-    """``vectors/<table>.npy`` of every file: float32 [rows, W] by model id.
+    """``vectors/<name>.npy`` of every file, by model id. Padding is 0.
 
-    Padding is 0, and unknown the mean of the ids that the log knows.
+    Rows of a table [rows, W] float32: unknown is the mean of the ids that the log knows. Hash codes
+    [rows] int64: -1 of what has no vector. Vectors of a similarity [rows, W] float32 of length 1:
+    0 where there is none.
     """
     folder.mkdir()
-    for table, path in paths.items():
-        rows = _rows(engine, config.schema().table(table), path)
-        np.save(folder / f"{table}.npy", rows)
+    schema, made = config.schema(), dict[str, np.ndarray]()
+    for vectors in schema.vectors:
+        table, path = schema.table(vectors.table), paths[vectors.name]
+        if vectors.name != table.name:
+            rows = _unit(_rows(engine, table, path, partly=True))
+        elif table.hash_id:
+            rows = hash_codes(_rows(engine, table, path, partly=True), table.hash_bits)
+        else:
+            rows = _rows(engine, table, path)
+            if len(rows) > FIRST_ID:
+                rows[UNKNOWN] = rows[FIRST_ID:].mean(axis=0, dtype=np.float64)
+        made[vectors.name] = rows
+        np.save(folder / f"{vectors.name}.npy", rows)
+    for s in schema.similarities:
+        of_user, of_item = (made[f"{s.name}.{whose}"].shape[1] for whose in ("user", "item"))
+        if of_user != of_item:
+            raise InputError(
+                f"similarity {s.name!r} has vectors of width {of_user} in "
+                f"{paths[f'{s.name}.user']} and of width {of_item} in {paths[f'{s.name}.item']}; "
+                "expected one width, as a cosine needs; write vectors of one space"
+            )
 
 
-def _rows(engine: Engine, table: Table, path: Path) -> np.ndarray:
+def _unit(rows: np.ndarray) -> np.ndarray:
+    """Each row divided by its length; zeros stay."""
+    lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+    return (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+
+
+def _rows(engine: Engine, table: Table, path: Path, *, partly: bool = False) -> np.ndarray:
+    """[rows, W] float32 by model id. partly: whether ids may lack a vector; theirs is then 0."""
     vocabulary = engine.arrow(f"SELECT raw FROM {name(f'vocabulary_{table.name}')} ORDER BY id")
     raws = vocabulary.column("raw").combine_chunks()
     found, given = np.zeros((0, 0), np.float32), np.zeros(len(raws), bool)
@@ -75,15 +108,13 @@ def _rows(engine: Engine, table: Table, path: Path) -> np.ndarray:
                              "delete one of the rows")  # fmt: skip
             given[rows] = True
             found[FIRST_ID + rows] = vectors[known]
-    if not given.all():
+    if not given.all() and not (partly and given.any()):
         lacking = raws.filter(pa.array(~given))
         raise InputError(
             f"vectors file {path} lacks {len(lacking):,} of the {len(raws):,} ids of table "
-            f"{table.name!r}, such as {lacking[0].as_py()!r}; expected a vector of each id that "
-            "training sees; add them to the file"
+            f"{table.name!r}, such as {lacking[0].as_py()!r}; expected a vector of "
+            f"{'some ids' if partly else 'each id'} that training sees; add them to the file"
         )
-    if len(raws):
-        found[UNKNOWN] = found[FIRST_ID:].mean(axis=0, dtype=np.float64)
     return found
 
 
