@@ -68,6 +68,11 @@ class Options(ABC):
     seed: of every draw made in preparation.
     times: keeps the time of every row and behaviour (`Schema.times`), as `tin` reads it. A schema
         of your own declares them itself.
+    repeat_weight: s, how much more a negative weighs whose user was shown the same ad before
+        without a click (`preparation.exposures`); 0 leaves weights alone. The schema is weighted.
+    repeat_count: α in [0, 1], the part of how often; the rest is the part of how lately.
+    repeat_days: the half-life of an exposure, in days.
+    repeat_by: the item feature whose equal values are the same ad; empty: the item's id.
     """
 
     raw: str = ""
@@ -83,9 +88,16 @@ class Options(ABC):
     min_history: int = 1
     seed: int = 0
     times: bool = False
+    repeat_weight: float = 0.0
+    repeat_count: float = 0.5
+    repeat_days: float = 1.0
+    repeat_by: str = ""
 
     READING: ClassVar[tuple[str, ...]] = ("raw", "history", "negative_rate", "unknown_rate")
-    LATER: ClassVar[tuple[str, ...]] = ("draw", "reject", "user_rate", "times")  # than the first
+    LATER: ClassVar[tuple[str, ...]] = (  # than the first
+        "draw", "reject", "user_rate", "times", "repeat_weight", "repeat_count", "repeat_days",
+        "repeat_by",
+    )  # fmt: skip
     FEWEST: ClassVar[int] = 1  # the least min_behaviours; 0: users may have impressions alone
     UTC_OFFSET_HOURS: ClassVar[float] = 0.0  # local minus universal time where the log was written
     RECIPE: ClassVar[str] = "din_at4ctr"  # what it is trained with where CONFIG names none
@@ -113,6 +125,20 @@ class Options(ABC):
             if getattr(self, field) < least:
                 raise InputError(
                     f"{where}: {field} is {getattr(self, field)}; expected at least {least}"
+                )
+        for field, fits, expected in (
+            (
+                "repeat_weight",
+                0 <= self.repeat_weight < float("inf"),
+                "a finite number of at least 0",
+            ),
+            ("repeat_count", 0 <= self.repeat_count <= 1, "a share between 0 and 1"),
+            ("repeat_days", 0 < self.repeat_days < float("inf"), "a finite time above 0"),
+        ):
+            if not fits:
+                raise InputError(
+                    f"{where}: {field} is {getattr(self, field)}; expected {expected}; "
+                    f"correct data.{field}"
                 )
         if self.times and not (self.timed and self.schema().times):
             raise InputError(
