@@ -25,6 +25,7 @@ from at4ctr.data.preparation import (
     shortcuts,
     vectors,
     vocabulary,
+    waits,
 )
 from at4ctr.data.preparation import sql as steps
 from at4ctr.data.sampling import PRIME, uniform31_sql
@@ -48,12 +49,13 @@ def build(
     impressions = bool(shown)
     truths = tuple(x.name for x in schema.labels if columns.truth(x.name) in shown)
     columns.check_and_cast(engine, config)
+    waited = waits.mark_open(engine, config)
     exposures.add_repeats(engine, config)
     _sample(engine, config)
     logged = int(engine.one("SELECT count(*) FROM log")[0])
     chunks = _index(engine, config, impressions)
     late, notes = _place(engine, config, impressions, chunks)
-    notes += exposures.weigh(engine, config)
+    notes += waited + exposures.weigh(engine, config)
     rows = vocabulary.build(engine, config, impressions, late)
     aucs = shortcuts.AUCs()
     if not impressions:
