@@ -53,7 +53,7 @@ class Clicks:
     kind: NDArray[np.int64]
 
     @classmethod
-    def drawn(cls, seed: int = 1, each: int = 12, clicks: int = 120) -> Clicks:
+    def drawn(cls, seed: int = 1, each: int = 24, clicks: int = 120) -> Clicks:
         """each: advertisers of every kind. clicks: of an advertiser in a day, on average."""
         rng = np.random.default_rng(seed)
         kind = np.repeat(np.arange(len(KINDS)), each)
@@ -116,12 +116,14 @@ def learned(log: Clicks, fixed: int | None, cutoffs: range, folder: Path) -> dic
 def errors(log: Clicks, found: Mapping[str, NDArray], cutoffs: range) -> NDArray[np.float64]:
     """[kinds, cutoffs] the predicted conversions of the next day over the expected ones, less 1.
 
-    The first `MEMORY` and the longest wait after the first cutoff are left out.
+    Cutoffs less than the longest wait and `MEMORY` days after the first one are left out.
     """
     result = []
     number = len(log.kind)
     day = (log.time - START) // DAY
-    for cutoff in cutoffs[LONGEST // DAY + MEMORY :]:
+    for cutoff in cutoffs:
+        if cutoff < cutoffs[0] + LONGEST + MEMORY * DAY:
+            continue
         known = (found["cutoff"] > cutoff - MEMORY * DAY) & (found["cutoff"] <= cutoff)
         rows = np.bincount(log.advertiser[known], minlength=number)
         positives = np.bincount(log.advertiser[known], found["label"][known], minlength=number)
@@ -158,10 +160,10 @@ def page(log: Clicks, cutoffs: range) -> str:
         "# Waiting for late conversions (simulated log)",
         "",
         f"Made by `make waits`. {len(log.time):,} simulated clicks of {len(log.kind)} advertisers "
-        f"in {DAYS} days, a third of whom report conversions at once, once a day, or in bursts of "
-        "up to six days. A row is learned once, at the first daily cutoff at which it is ripe, with the "
-        f"label known there. An advertiser's rate is that of the rows learned in {MEMORY} days. "
-        "True rates drift, so that an old row misleads.",
+        f"in {DAYS} days. A third of them reports conversions at once, a third once a day, and a "
+        "third in bursts of up to six days. A row is learned once, at the first daily cutoff at "
+        "which it is ripe, with the label known there. An advertiser's rate is that of the rows "
+        f"learned in {MEMORY} days. True rates drift, so that old rows mislead.",
         "",
         "Bias is predicted over expected conversions of the next day, less 1: mean ± standard "
         "deviation over the cutoffs. Days is the mean age of a row when it is learned.",

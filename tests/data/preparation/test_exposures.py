@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.special import expit, logit
 
-import configs
 from at4ctr.calibration import fitting
 from at4ctr.data.dataset import Options
+from at4ctr.data.datasets import simulated as simulated_log
 from at4ctr.data.engines.duck import Engine
 from at4ctr.data.preparation import exposures
 from at4ctr.data.preparation.prepare import prepare
@@ -45,7 +45,11 @@ class Log(Options):
     def acquire(self):
         raise NotImplementedError
 
-    load = split = acquire
+    def load(self, engine, source):
+        raise NotImplementedError
+
+    def split(self):
+        raise NotImplementedError
 
 
 @pytest.fixture
@@ -120,7 +124,7 @@ def prepared(config, folder):
 def simulated(tmp_path_factory):
     """A simulated log with repeated exposures."""
     folder = tmp_path_factory.mktemp("repeats")
-    config = configs.dataset("simulated")(
+    config = simulated_log.Config(
         raw=str(folder / "raw"), users=300, items=400, categories=40, rows=9000, days=4,
         impressions=30_000, click_rate=0.2, reshown=0.4, fatigue=0.3, repeat_weight=1.0,
     )  # fmt: skip
