@@ -16,7 +16,7 @@ override install = $(PY) -m pip install --quiet --require-hashes -r $1 2> >(grep
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev setup-spark data vectors train eval analyse serve verify-c verify-tfserving days nightly nightly-status rollback test-slow \
-	tune search reproduce bench bench-peers soak soak-publish soak-nightly mutants test contract lint lock clean
+	tune search repeats waits reproduce bench bench-peers soak soak-publish soak-nightly mutants test contract lint lock clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -103,6 +103,15 @@ tune: setup
 ##                  DATASET= CONFIG=din MINUTES=60 SEEDS=3 TASKS=uim,nip JOBS= SAVE=name RAW= SET=
 search: setup
 	@$(PY) -m pipelines.search $(log) $(call flag,config,CONFIG) $(call flag,minutes,MINUTES) $(call flag,seeds,SEEDS) $(call flag,tasks,TASKS) $(call flag,jobs,JOBS) $(call flag,save,SAVE)
+
+## make repeats     what weights of repeated exposures change on a simulated log
+##                  RAW= JOBS=
+repeats: setup
+	@$(PY) -m pipelines.repeats $(call flag,raw,RAW) $(call flag,jobs,JOBS)
+
+## make waits       what waiting for late conversions changes on a simulated log
+waits: setup
+	@$(PY) -m pipelines.waits
 
 ## make reproduce   a table or figure of the paper, its runs not exported
 ##                  TABLE=2|3|4|5|external|tuning or FIG=2|3|4|5 or RECIPES=

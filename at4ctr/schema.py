@@ -180,7 +180,7 @@ class Schema:
                 )
         for f in every:
             if f.name in RESERVED or f.name.startswith(
-                (history_name(""), weights_name(""), "label_", "truth_")
+                (history_name(""), weights_name(""), "label_", "truth_", "reported_")
             ):
                 raise InputError(
                     f"schema: a feature cannot be called {f.name!r}, a name of the reader's own; "

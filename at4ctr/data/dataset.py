@@ -74,6 +74,16 @@ class Options(ABC):
         it, and HashIDs, itself.
     hash_id: what HashIDs, made of `ITEM_VECTORS`, do with items' ids (`schema.Table.hash_id`).
     hash_bits: of a HashID.
+    repeat_weight: s, how much more a negative weighs whose user was shown the same ad before
+        without a click (`preparation.exposures`); 0 leaves weights alone. The schema is weighted.
+    repeat_count: α in [0, 1], the part of how often; the rest is the part of how lately.
+    repeat_days: the half-life of an exposure, in days.
+    repeat_by: the item feature whose equal values are the same ad; empty: the item's id.
+    wait_by: the feature of the impressions, such as the advertiser, whose values each have a wait
+        of their own for labels that are reported late (`preparation.waits`); empty: the item's id.
+    wait_days: the longest wait in days; later reports do not count.
+    wait_tolerance: how far the reports of a day may be from those after the longest wait, as a
+        root mean square relative to their mean.
     """
 
     raw: str = ""
@@ -92,17 +102,20 @@ class Options(ABC):
     similarity: bool = False
     hash_id: HashUse = ""
     hash_bits: int = 32
+    repeat_weight: float = 0.0
+    repeat_count: float = 0.5
+    repeat_days: float = 1.0
+    repeat_by: str = ""
+    wait_by: str = ""
+    wait_days: float = 7.0
+    wait_tolerance: float = 0.1
 
     READING: ClassVar[tuple[str, ...]] = ("raw", "history", "negative_rate", "unknown_rate")
     LATER: ClassVar[tuple[str, ...]] = (  # than the first
-        "draw",
-        "reject",
-        "user_rate",
-        "times",
-        "similarity",
-        "hash_id",
-        "hash_bits",
-    )
+        "draw", "reject", "user_rate", "times", "similarity", "hash_id", "hash_bits",
+        "repeat_weight", "repeat_count", "repeat_days", "repeat_by", "wait_by", "wait_days",
+        "wait_tolerance",
+    )  # fmt: skip
     FEWEST: ClassVar[int] = 1  # the least min_behaviours; 0: users may have impressions alone
     UTC_OFFSET_HOURS: ClassVar[float] = 0.0  # local minus universal time where the log was written
     RECIPE: ClassVar[str] = "din_at4ctr"  # what it is trained with where CONFIG names none
@@ -130,6 +143,22 @@ class Options(ABC):
             if getattr(self, field) < least:
                 raise InputError(
                     f"{where}: {field} is {getattr(self, field)}; expected at least {least}"
+                )
+        for field, fits, expected in (
+            (
+                "repeat_weight",
+                0 <= self.repeat_weight < float("inf"),
+                "a finite number of at least 0",
+            ),
+            ("repeat_count", 0 <= self.repeat_count <= 1, "a share between 0 and 1"),
+            ("repeat_days", 0 < self.repeat_days < float("inf"), "a finite time above 0"),
+            ("wait_days", 0 < self.wait_days < float("inf"), "a finite time above 0"),
+            ("wait_tolerance", 0 <= self.wait_tolerance <= 1, "a share between 0 and 1"),
+        ):
+            if not fits:
+                raise InputError(
+                    f"{where}: {field} is {getattr(self, field)}; expected {expected}; "
+                    f"correct data.{field}"
                 )
         if self.times and not (self.timed and self.schema().times):
             raise InputError(
@@ -205,7 +234,9 @@ class Options(ABC):
         ``impressions``: the user's id, the item and context features, ``timestamp``, ``ord``,
         of every label ``label_<name>`` 0, 1 or, where it is not known, NULL, or `schema.OPEN`
         where it is known within another one and its window is open; ``truth_<name>``
-        DOUBLE, its true probability, where the log knows it; ``weight`` where `Schema.weighted`;
+        DOUBLE, its true probability, where the log knows it; ``reported_<name>`` BIGINT, when it
+        was reported, where labels shall be as each cutoff knows them (`preparation.waits`);
+        ``weight`` where `Schema.weighted`;
         profile features where they are known, and with `min_behaviours` 0 all, as their users need
         not be in ``log``.
         """
@@ -220,6 +251,16 @@ class Options(ABC):
         user has) and ``earlier`` (how many of the user's have a smaller timestamp). Window
         functions must be partitioned by ``"user"``.
         """
+
+    def known_until(self) -> str:
+        """SQL of the second before which the reports of a row's labels are known.
+
+        It is asked of a log with a column ``reported_<label>`` alone, over the impressions.
+        """
+        raise InputError(
+            f"the log of {self.name} has times of reports, and no cutoff by time; expected a split "
+            "by time, as a mapping of your own has; leave the times of reports out"
+        )
 
     def labels_of_both_classes(self) -> tuple[Label, ...]:
         """The labels of which every split must have both classes."""

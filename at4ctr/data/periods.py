@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 SPLIT = """CASE WHEN "timestamp" >= (SELECT test FROM bounds) THEN 'test'
     WHEN "timestamp" >= (SELECT validation FROM bounds) THEN 'validation' ELSE 'train' END"""
 
+# SQL of the second before which a row's reports are known: the end of its split or of the log.
+KNOWN_UNTIL = """CASE WHEN "timestamp" >= (SELECT test FROM bounds)
+        THEN (SELECT max("timestamp") + 1 FROM impressions)
+    WHEN "timestamp" >= (SELECT validation FROM bounds) THEN (SELECT test FROM bounds)
+    ELSE (SELECT validation FROM bounds) END"""
+
 
 def demand_shares(where: str, test: float, validation: float) -> None:
     """Raises InputError unless the shares of time leave some to train on."""

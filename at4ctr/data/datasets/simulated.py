@@ -39,6 +39,9 @@ class Config(Options):
 
     raw: folder that keeps simulated logs, one subfolder a world; simulated when not there.
     users, items, categories, rows, days, click_rate: of the `World`; `rows` behaviours expected.
+    reshown, fatigue: of the `World`: the share of impressions that repeat one, and what each
+        earlier one takes of the log odds. With `reshown` the context has ``exposures``, how many
+        earlier impressions the user has of the item, at most five.
     impressions: how many.
     cutting: what test and validation are, the last two days or random tenths.
     world_seed: of the world; ``seed`` is the preparation's.
@@ -50,6 +53,8 @@ class Config(Options):
     rows: int = 1_000_000
     days: int = 9
     click_rate: float = 0.07
+    reshown: float = 0.0
+    fatigue: float = 0.0
     impressions: int = 2_000_000
     cutting: Literal["days", "random"] = "days"
     world_seed: int = 1
@@ -81,24 +86,30 @@ class Config(Options):
             rows=self.rows,
             days=self.days,
             click_rate=self.click_rate,
+            reshown=self.reshown,
+            fatigue=self.fatigue,
             seed=self.world_seed,
         )
 
     def schema(self) -> Schema:
+        met = bool(self.reshown)
         schema = Schema(
             times=self.times,
+            weighted=bool(self.repeat_weight),
             tables=(
                 Table("user"),
                 Table("item"),
                 Table("category"),
                 Table("type", "string"),
                 Table("position"),
+                *([Table("exposures")] if met else []),
             ),
             features=(
                 Feature("user", "profile", "user"),
                 Feature("item", "item", "item"),
                 Feature("category", "item", "category"),
                 Feature("position", "context", "position"),
+                *([Feature("exposures", "context", "exposures")] if met else []),
                 Feature("type", "behaviour", "type"),
             ),
             history=("item", "category"),
@@ -127,7 +138,8 @@ class Config(Options):
             "impressions",
             f"""CREATE TABLE impressions AS
             SELECT {columns}, position::BIGINT AS position, click AS label_click,
-            probability AS truth_click FROM raw""",
+            probability AS truth_click, least(exposures, {simulate.TIRED}) AS exposures,
+            1::DOUBLE AS weight FROM raw""",
         )
         engine.drop("raw")
 

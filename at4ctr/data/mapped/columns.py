@@ -18,6 +18,7 @@ from at4ctr.data.preparation.attributes import (
     severals,
     since,
 )
+from at4ctr.data.preparation.waits import reported
 from at4ctr.errors import InputError, unknown
 from at4ctr.schema import Feature, Group, Number, Schema, weights_name
 
@@ -98,7 +99,7 @@ def _demand_alike(sources: Mapping[str, Rows]) -> None:
 def _demand_responses(schema: Schema, rows: Rows) -> None:
     """Raises InputError unless the impressions have the schema's labels, and weights if it has."""
     known = [label.name for label in schema.labels]
-    for label in rows.labels:
+    for label in (*rows.labels, *rows.reported):
         if label not in known:
             raise unknown("label in impressions()", label, known)
     for label in known:
@@ -139,6 +140,7 @@ def finish(engine: Engine, schema: Schema, sources: Mapping[str, Rows]) -> None:
     """Gives ``log`` and ``impressions`` all attributes, and makes an empty ``log`` if need be."""
     if "behaviours" not in sources:
         own = {*(label.column for label in schema.labels), "weight"}
+        own |= {reported(label.name) for label in schema.labels}
         kept = ", ".join(name(c) for c in engine.columns("impressions") if c not in own)
         engine.execute(f"CREATE TABLE log AS SELECT {kept} FROM impressions LIMIT 0")
     for method in ("users", "items"):

@@ -28,7 +28,7 @@ from at4ctr.data.mapped.rows import (
     said_plainly,
     select,
 )
-from at4ctr.data.periods import SPLIT, bound, bound_by_shares, demand_shares
+from at4ctr.data.periods import KNOWN_UNTIL, SPLIT, bound, bound_by_shares, demand_shares
 from at4ctr.errors import InputError
 from at4ctr.schema import Schema
 
@@ -204,6 +204,9 @@ class Mapped(Options):
 
     def split(self) -> str:
         return SPLIT
+
+    def known_until(self) -> str:
+        return KNOWN_UNTIL
 
 
 def _insert(engine: Engine, file: File, method: str, rows: Rows, schema: Schema, start: int) -> int:

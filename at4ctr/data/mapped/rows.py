@@ -25,6 +25,7 @@ from at4ctr.data.preparation.columns import (
     unequal,
 )
 from at4ctr.data.preparation.raw_ids import EXPECTED, unnameable_sql
+from at4ctr.data.preparation.waits import reported
 from at4ctr.errors import InputError, unknown
 from at4ctr.schema import Feature, Label, Number, Schema, weights_name
 
@@ -72,6 +73,8 @@ class Rows:
     zone: of a ``datetime`` that names none: ``Asia/Shanghai``, ``+08:00`` or the like.
     labels: of impressions, label -> what is 1 or true where there is such a response, 0 or false
         where there is none, and missing where it is not known.
+    reported: of impressions, label -> when it was reported, as `time` in its unit, and missing
+        where it was not. Preparation then waits for late reports (`preparation.waits`).
     weight: of impressions, a row's weight in training, where the schema is weighted.
     where: which rows; all by default.
     lists: name -> expression of a list, for a row that stands for several, such as a page of
@@ -85,6 +88,7 @@ class Rows:
     time: str = ""
     unit: Unit = "seconds"
     labels: Mapping[str, str] = field(default_factory=dict)
+    reported: Mapping[str, str] = field(default_factory=dict)
     weight: str = ""
     where: str = "true"
     lists: Mapping[str, str] = field(default_factory=dict)
@@ -95,6 +99,11 @@ class Rows:
     def __post_init__(self) -> None:
         if self.unit not in (*PER, "datetime"):
             raise unknown("unit of time", self.unit, (*PER, "datetime"))
+        if self.reported and self.unit == "datetime":
+            raise InputError(
+                f"a mapping of {self.files} has reported and times as datetime; expected Unix time "
+                "of both; write the times of that file so"
+            )
         if self.zone != "UTC" and self.unit != "datetime":
             raise InputError(
                 f"a mapping of {self.files} has zone {self.zone!r} and times in {self.unit}, which "
@@ -200,12 +209,26 @@ def _timed(
         value = instants.SECONDS
         wrong = f"{value} IS NULL OR {value} NOT BETWEEN 0 AND {instants.LAST - 1}"
         return base, Term("timestamp", rows.time, text, value, wrong, instants.EXPECTED)
-    low, high = RANGE[rows.unit]
+    return base, Term("timestamp", rows.time, text, *_unix(engine, rows.unit, text))
+
+
+def _unix(engine: Engine, unit: Unit, text: str) -> tuple[str, str, str]:
+    """SQL of the seconds of a Unix time, SQL of whether it is none, and what is expected."""
+    low, high = RANGE[unit]
     whole = engine.whole(text)
     wrong = f"{whole} IS NULL OR {whole} NOT BETWEEN {low} AND {high - 1}"
-    expected = f"{rows.unit} since 1970, a whole number from {low} to {high - 1}"
-    value = engine.quotient(whole, PER[rows.unit])
-    return base, Term("timestamp", rows.time, text, value, wrong, expected)
+    expected = f"{unit} since 1970, a whole number from {low} to {high - 1}"
+    return engine.quotient(whole, PER[unit]), wrong, expected
+
+
+def _report(engine: Engine, rows: Rows, label: str, columns: Collection[str]) -> Term:
+    """When a label was reported."""
+    said = rows.reported[label]
+    raw = f"CAST({_sql(said, columns)} AS STRING)"
+    text = f"CASE WHEN {raw} NOT IN ({listed(('', *rows.missing))}) THEN {raw} END"
+    value, wrong, expected = _unix(engine, rows.unit, text)
+    wrong = f"(({text}) IS NOT NULL AND ({wrong}))"
+    return Term(reported(label), said, text, value, wrong, expected, True)
 
 
 def _label(rows: Rows, label: Label, first: bool, columns: Collection[str]) -> Term:
@@ -306,6 +329,7 @@ def select(engine: Engine, file: File, rows: Rows, schema: Schema, where: str, s
         if where == IMPRESSIONS:
             labels = [x for x in schema.labels if x.name in rows.labels]
             made += [_label(rows, x, x == schema.labels[0], columns) for x in labels]
+            made += [_report(engine, rows, label, columns) for label in rows.reported]
             made += [_weight(engine, rows, columns)] if rows.weight else []
         for term in made:
             sql = _sql(term.said, columns)

@@ -14,6 +14,7 @@ from at4ctr.data.engines.base import Engine, name, quoted
 from at4ctr.data.nights.state import Rows, kind
 from at4ctr.data.preparation.attributes import GROUPS, first_seen, note, since, value
 from at4ctr.data.preparation.columns import truth as truth_of
+from at4ctr.data.preparation.waits import reported
 from at4ctr.data.sampling import PRIME, uniform31_sql
 from at4ctr.errors import InputError
 from at4ctr.schema import Feature, Label, Schema
@@ -79,6 +80,11 @@ class Protocol(Options):
             f"WHEN \"timestamp\" < {self.window.cutoff} THEN 'train' ELSE {later} END"
         )
 
+    def known_until(self) -> str:
+        """The cutoff for rows that train, and the window's end for those that are evaluated."""
+        cutoff, end = self.window.cutoff, self.window.end
+        return f'CASE WHEN "timestamp" < {cutoff} THEN {cutoff} ELSE {end} END'
+
     def cut(self) -> str:
         return "earlier"
 
@@ -135,8 +141,8 @@ def _take(engine: Engine, table: str, columns: str, inside: str, start: int) -> 
 
 
 def _responses(schema: Schema, there: Collection[str]) -> list[str]:
-    """The columns of labels, true probabilities and weights that impressions have."""
-    named = [c for x in schema.labels for c in (x.column, truth_of(x.name))]
+    """The columns of labels, their probabilities and reports, and weights that impressions have."""
+    named = [c for x in schema.labels for c in (x.column, truth_of(x.name), reported(x.name))]
     return [name(c) for c in [*named, "weight"] if c in there]
 
 

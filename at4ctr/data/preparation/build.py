@@ -18,12 +18,14 @@ from at4ctr.data.engines.base import Engine, name, report
 from at4ctr.data.preparation import (
     attributes,
     columns,
+    exposures,
     negatives,
     numbers,
     parts,
     shortcuts,
     vectors,
     vocabulary,
+    waits,
 )
 from at4ctr.data.preparation import sql as steps
 from at4ctr.data.sampling import PRIME, uniform31_sql
@@ -47,10 +49,13 @@ def build(
     impressions = bool(shown)
     truths = tuple(x.name for x in schema.labels if columns.truth(x.name) in shown)
     columns.check_and_cast(engine, config)
+    waited = waits.mark_open(engine, config)
+    exposures.add_repeats(engine, config)
     _sample(engine, config)
     logged = int(engine.one("SELECT count(*) FROM log")[0])
     chunks = _index(engine, config, impressions)
     late, notes = _place(engine, config, impressions, chunks)
+    notes += waited + exposures.weigh(engine, config)
     rows = vocabulary.build(engine, config, impressions, late)
     aucs = shortcuts.AUCs()
     if not impressions:
@@ -181,6 +186,7 @@ def _place(
         kinds |= {columns.truth(x.name): "DOUBLE" for x in schema.labels}
         more = "".join(f", l.{name(c)}::{k} AS {name(c)}" for c, k in kinds.items() if c in shown)
         more += ", l.weight::DOUBLE AS weight" if schema.weighted else ""
+        more += f", l.{exposures.REPEATED}" if config.repeat_weight else ""
         more += quantities + attributes.hidden(engine, late, "impressions")
         engine.run("impressions", steps.encoded("shown_bare", "impressions", schema, context, more))
     late, missing = attributes.number(

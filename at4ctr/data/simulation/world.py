@@ -21,9 +21,9 @@ Rng = np.random.Generator
 
 _POSITIVE = ("users", "items", "categories", "rows", "days", "categories_per_interest",
              "min_interests", "latent", "successors", "candidates")  # fmt: skip
-_SHARES = ("transition", "repeat", "explore", "duplicates", "strays", "unordered")
+_SHARES = ("transition", "repeat", "explore", "duplicates", "strays", "unordered", "reshown")
 _EFFECTS = ("drift", "affinity", "item_zipf", "category_zipf", "activity", "interest_effect",
-            "transition_effect", "popularity_effect", "examination")  # fmt: skip
+            "transition_effect", "popularity_effect", "examination", "fatigue")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ class World:
     transition_effect: float = 1.5  # item is a successor of the last behaviour's
     popularity_effect: float = 0.3  # per standard deviation of log popularity
     examination: float = 0.5  # per unit of -ln(position)
+    reshown: float = 0.0  # P(impression shows the item of one of the user's last five again)
+    fatigue: float = 0.0  # log odds lost for each of up to five earlier impressions of the item
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:

@@ -47,6 +47,7 @@ POSITIONS = 10
 SHOWN = (0.4, 0.3, 0.1, 0.2)  # user's interests, popular, successors of the last item, uniform
 BLOCK_ROWS = 131_072  # expected rows in memory; part of what a seed means, so no option
 LAGS = 5  # a repeat goes back at most so far
+TIRED = 5  # earlier impressions of an item that count, at most
 PILOT = 100_000  # impressions from which the intercept is solved
 GAP = 45.0  # mean seconds between behaviours of a session
 
@@ -56,7 +57,7 @@ _ID, _FLAG = pa.int64(), pa.int8()
 _KEYS = [("user", _ID), ("item", _ID), ("category", _ID)]
 BEHAVIOUR = pa.schema([*_KEYS, ("type", pa.string()), ("timestamp", _ID)])
 _SHOWING = [("position", _FLAG), ("timestamp", _ID), ("click", _FLAG)]
-IMPRESSION = pa.schema([*_KEYS, *_SHOWING, ("probability", pa.float64())])
+IMPRESSION = pa.schema([*_KEYS, *_SHOWING, ("probability", pa.float64()), ("exposures", _ID)])
 
 
 @dataclass(frozen=True)
@@ -104,11 +105,13 @@ def write_impressions(world: World, folder: Path, *, impressions: int) -> None:
     impression shows one item some seconds after a behaviour and before the next, so that the
     behaviours with an earlier timestamp are the user's whole state. Of the items shown, 40 % are
     popular ones of the user's interests, 30 % popular anywhere, 10 % successors of the last item,
-    20 % uniform; the position is uniform in 1..10. Columns: user, item, category, position,
-    timestamp, click, and the probability with which the click was drawn:
+    20 % uniform; a share `reshown` shows one of the user's last five items again instead. The
+    position is uniform in 1..10. Columns: user, item, category, position, timestamp, click, the
+    probability with which the click was drawn, and exposures e, how many earlier rows have the same
+    user and item:
 
         P = σ(b + a(u, i) + interest_effect · s(u, i, t) + transition_effect · [i ∈ succ(last)]
-              + popularity_effect · z(i) - examination · ln(position))
+              + popularity_effect · z(i) - examination · ln(position) - fatigue · min(e, 5))
 
     with a the affinity (`Catalogue.affinity`), s the mean of [i in the session's interest] and of
     the weight at t of the user's interests that hold i, z the standardised log popularity, and b
@@ -238,6 +241,7 @@ class _Showing:
     time: Ints
     item: Ints
     position: Ints
+    exposures: Ints  # earlier impressions of the item
     logits: Floats  # log odds of a click, without intercept
 
     @classmethod
@@ -253,10 +257,18 @@ class _Showing:
         wait = rng.exponential(GAP / 2, number).astype(np.int64)
         time = block.time[last] + 1 + np.minimum(wait, gap[last] - 2)
         item = _shown(catalogue, rng, block, last, time)
+        if world.reshown:
+            order = np.lexsort((time, last))
+            time, item = time[order], item[order]
+            item = _reshown(world, rng, block.user[last], item)
+        exposures = _earlier(block.user[last], item)
         position = rng.integers(1, POSITIONS, number, endpoint=True)
         state = block.people.state(world, block.user[last], time)
         appeal = catalogue.appeal(state, block.interest[last], block.item[last], item)
-        return cls(last, time, item, position, appeal - world.examination * np.log(position))
+        appeal -= world.examination * np.log(position) + world.fatigue * np.minimum(
+            exposures, TIRED
+        )
+        return cls(last, time, item, position, exposures, appeal)
 
 
 def _impressions(catalogue: Catalogue, block: Block, number: int, base: float) -> pa.Table:
@@ -269,8 +281,32 @@ def _impressions(catalogue: Catalogue, block: Block, number: int, base: float) -
     item = catalogue.item_ids[showing.item]
     category = catalogue.category_ids[catalogue.category[showing.item]]
     place = showing.position.astype(np.int8)
-    columns = [user, item, category, place, showing.time, click.astype(np.int8), probability]
-    return pa.table(columns, schema=IMPRESSION)
+    click = click.astype(np.int8)
+    shown = [place, showing.time, click, probability, showing.exposures]
+    return pa.table([user, item, category, *shown], schema=IMPRESSION)
+
+
+def _reshown(world: World, rng: Rng, user: Ints, item: Ints) -> Ints:
+    """The items [n] of impressions in order, some of them those of earlier impressions."""
+    row = np.arange(len(user))
+    place = row - np.searchsorted(user, user)
+    lag = 1 + (rng.random(len(user)) * np.minimum(place, LAGS)).astype(np.int64)
+    again = (rng.random(len(user)) < world.reshown) & (place > 0)
+    source = np.where(again, row - lag, row)
+    while not np.array_equal(source, source[source]):
+        source = source[source]
+    return item[source]
+
+
+def _earlier(user: Ints, item: Ints) -> Ints:
+    """How many earlier rows [n] have the same user and item."""
+    order = np.lexsort((item, user))  # which is stable
+    pairs = np.stack([user[order], item[order]])
+    begins = np.append(True, (np.diff(pairs) != 0).any(axis=0))
+    row = np.arange(len(user))
+    found = np.empty(len(user), np.int64)
+    found[order] = row - np.maximum.accumulate(np.where(begins, row, 0))
+    return found
 
 
 def _shown(catalogue: Catalogue, rng: Rng, block: Block, last: Ints, time: Ints) -> Ints:

@@ -146,7 +146,9 @@ def test_disorder_only_reorders(tmp_path):
 
 def test_impression_columns(folder, impressions):
     schema = pq.read_schema(folder / "impressions.parquet")
-    assert schema.names == [*NAMES[:3], "position", "timestamp", "click", "probability"]
+    assert schema.names == [
+        *NAMES[:3], "position", "timestamp", "click", "probability", "exposures",
+    ]  # fmt: skip
     assert str(schema.field("click").type) == "int8"
     assert str(schema.field("probability").type) == "double"
     assert pq.read_schema(folder / "behaviours.parquet").names == NAMES
