@@ -334,10 +334,12 @@ class Uncertain(Protocol):
     """A head that knows how uncertain its logits are, as one of Gaussian processes.
 
     It fills ``Outputs.features`` of each label. `at4ctr.posterior` gives each of ``processes``
-    (label -> ``layers.gaussian.GaussianProcess``) its precision at the end of training.
+    (label -> ``layers.gaussian.GaussianProcess``) its posterior at the end of training, by
+    ``newton`` steps of Newton's method.
     """
 
     processes: Mapping[str, Any]
+    newton: int
 
     def deviation(self, label: str, features: Tensor) -> Tensor:
         """The standard deviation [B] of a label's logit."""

@@ -117,7 +117,7 @@ class Trainer:
         validation split.
 
     Statistics that serving needs (`population`) are estimated before every evaluation and, where
-    there is none, before the last weights are saved. The precision of Gaussian-process logits
+    there is none, before the last weights are saved. The posterior of Gaussian-process logits
     (`posterior`) is estimated at the end, with the weights that are kept.
     """
 

@@ -3,7 +3,8 @@
 Vocabularies only grow, so row i of a table means the same id in parent and child: the parent's rows
 and their slots are copied bit for bit, and rows of new ids keep a fresh model's initial values and
 zero slots. Every other variable is copied as it is; population statistics too, which the night
-estimates anew when it has trained (`population`). What is not copied, and why:
+estimates anew when it has trained (`population`). The posterior of Gaussian-process logits is the
+night's prior (`posterior`), so that evidence adds up over a chain of nights. What is not copied, and why:
 
 - the state of random generators (dropout, `layers.mlp.Draws`): a night draws with its own seed;
 - the learning rate, which is the night's;
@@ -129,6 +130,8 @@ def start(
     path = served(parent.checkpoints)
     restored = tf.train.Checkpoint(model=parent.model, optimizer=parent.optimizer)
     checkpoints.restore(path, restored)
+    if before.uncertain:  # the posterior was made after the last step
+        checkpoints.restore(parent.checkpoints / BEST, tf.train.Checkpoint(model=before))
     for name in (n for n in new if n in old):
         _copy(old[name], new[name])
         pairs = zip(old_slots.get(name, []), new_slots.get(name, []), strict=True)

@@ -31,6 +31,8 @@ class Config(HeadConfig):
         none, which is SNGP's own form. A label's covariance has the square of their sum of values.
     length: ℓ of every kernel, whose inputs have the length 1.
     ridge: prior precision of β; the prior standard deviation of a logit is 1/√ridge.
+    newton: steps of Newton's method by which β reaches the mode of its posterior after training,
+        each a pass over the training rows; 0 leaves β as it was trained, as SNGP does.
     """
 
     units: tuple[int, ...] = (200, 80)
@@ -39,10 +41,11 @@ class Config(HeadConfig):
     features: int = 128
     part_features: int = 128
     length: float = 0.5
-    ridge: float = 1.0
+    ridge: float = 0.25
+    newton: int = 3
 
     def __post_init__(self) -> None:
-        for name, low in {"features": 1, "part_features": 0}.items():
+        for name, low in {"features": 1, "part_features": 0, "newton": 0}.items():
             if getattr(self, name) < low:
                 raise InputError(f"head.{name} is {getattr(self, name)}; expected at least {low}")
         for name in ("length", "ridge"):
@@ -64,13 +67,15 @@ class GaussianProcesses(tf.Module):
     Random features and not inducing points: what a training row adds to the precision is then a sum
     over rows with a fixed number of features, so that replicas add theirs, and no location has to
     be learned. The precision is summed after training, over the rows of an epoch, with the final
-    weights (`at4ctr.posterior`).
+    weights (`at4ctr.posterior`), and so is what β needs to reach its posterior's mode: the
+    approximation is one around the mode. Both leave the weights below β as they are.
 
     The additive terms of the parts are a deviation from SNGP, which normalises the spectrum of the
     hidden layers so that they keep distances. Here f reads the parts themselves: ids that the
     hidden layers do not tell apart have parts of different directions, and their own evidence. No
     gradient passes from these terms to the parts. Further deviations: W is not orthogonal, the
-    prior of β enters the covariance and not the loss, and no moving average over steps is kept.
+    prior of β enters the posterior and not the training loss, and no moving average over steps is
+    kept.
 
     The terms of ``Encoded.wide``, as those of an FM, are taken as known: they add nothing to the
     standard deviation, and neither do the weights below f.
@@ -83,7 +88,7 @@ class GaussianProcesses(tf.Module):
         activation = activation_of(config.activation, experts)
         parts = parts_required("gaussian_process", experts)
         self.networks = Networks(parts, labels, (), config.units, activation, config.dropout, seed)
-        self.tower_widths = self.networks.widths
+        self.tower_widths, self.newton = self.networks.widths, config.newton
         own = [i for i, part in enumerate(parts) if part.width and config.part_features]
         self.own = tuple(own)
         direct = sum(part.width for e in experts.values() for part in e.direct)

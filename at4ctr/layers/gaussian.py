@@ -1,4 +1,4 @@
-"""A Gaussian process by random Fourier features, with the Laplace approximation of its posterior."""
+"""A Gaussian process by random Fourier features, with the Laplace posterior of its weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tensorflow as tf
 from at4ctr.contracts import Tensor
 from at4ctr.layers.towers import Logit
 
-TINY = 1e-6  # below the mean square of any input that says something
+TINY = 1e-6  # added to a mean square, so that a vector of zeros stays one
 
 
 class Fourier(tf.Module):
@@ -42,10 +42,14 @@ class GaussianProcess(tf.Module):
     """f = Σ_j f_j(x_j) + b, f_j a Gaussian process of its own input: f = βᵀφ + b,
     φ = [φ_1(x_1), …, φ_J(x_J)]/√J, a priori β ~ N(0, I/ridge). So f has the prior variance 1/ridge.
 
-    The posterior covariance of β is Λ⁻¹, Λ = ridge·I + Σ_i w_i p_i (1 − p_i) φ_i φ_iᵀ over the
-    training rows, p = σ(f) (SNGP, Liu et al., NeurIPS 2020, Eq. 9). With Λ = L Lᵀ the standard
-    deviation of f is √(φᵀ Λ⁻¹ φ) = ‖L⁻¹ φ‖. `factor` holds L⁻¹, so that the variance is a sum of
-    squares and never negative in float32. It is that of the prior until `set_precision`.
+    The Laplace approximation of the posterior is N(β̂, Λ⁻¹), Λ = ridge·I + Σ_i w_i p_i (1 − p_i)
+    φ_i φ_iᵀ over the training rows, p = σ(f) (SNGP, Liu et al., NeurIPS 2020, Eq. 9). With
+    Λ = L Lᵀ the standard deviation of f is √(φᵀ Λ⁻¹ φ) = ‖L⁻¹ φ‖. `factor` holds L⁻¹, so that the
+    variance is a sum of squares and never negative in float32.
+
+    `mean` and `factor` are what is believed of β: the prior until `Laplace` has seen rows. A warm
+    start takes them from its parent, whose posterior is then the prior. The bias has a flat prior,
+    and its own variance is left out.
     """
 
     def __init__(
@@ -63,34 +67,91 @@ class GaussianProcess(tf.Module):
             Fourier(width, number, length, seed + j, f"fourier_{j}")
             for j, (width, number) in enumerate(zip(widths, numbers, strict=True))
         ]
-        self.size, self.ridge = sum(numbers), ridge
+        self.size = sum(numbers)
         self.logit = Logit(self.size, (seed, 999), "logit")
         prior = tf.eye(self.size) / math.sqrt(ridge)
         self.factor = tf.Variable(prior, trainable=False, name="factor")
+        self.mean = tf.Variable(tf.zeros([self.size]), trainable=False, name="mean")
 
     def features(self, inputs: Sequence[Tensor]) -> Tensor:
         """φ [B, M] of inputs [B, I_j]; one of one row stands for every row."""
         found = [fourier(x) for fourier, x in zip(self.inputs, inputs, strict=True)]
         rows = tf.shape(found[0])[0]
-        spread = [
-            tf.broadcast_to(x, [rows, x.shape[-1]]) if x.shape[0] == 1 else x for x in found
-        ]
+        spread = [tf.broadcast_to(x, [rows, x.shape[-1]]) if x.shape[0] == 1 else x for x in found]
         return tf.concat(spread, -1) / math.sqrt(len(found))
 
     def deviation(self, features: Tensor) -> Tensor:
         """The standard deviation [B] of f, from φ [B, M]."""
         return tf.norm(tf.linalg.matmul(features, self.factor, transpose_b=True), axis=-1)
 
-    def set_precision(self, evidence: np.ndarray) -> None:
-        """Takes Σ_i w_i p_i (1 − p_i) φ_i φ_iᵀ [M, M] in, in float64."""
-        precision = evidence + self.ridge * np.eye(self.size)
-        lower = tf.linalg.cholesky(tf.constant(precision, tf.float64))
-        inverse = tf.linalg.triangular_solve(lower, tf.eye(self.size, dtype=tf.float64))
-        self.factor.assign(tf.cast(inverse, tf.float32))
+    @property
+    def weights(self) -> tuple[tf.Variable, tf.Variable]:
+        """β [M, 1] and b [1]."""
+        assert self.logit.dense is not None
+        return self.logit.dense.kernel, self.logit.bias
 
 
-def evidence(features: Tensor, logits: Tensor, weights: Tensor) -> Tensor:
-    """Σ_i w_i p_i (1 − p_i) φ_i φ_iᵀ [M, M] float64, of φ [B, M], logits [B] and weights [B]."""
-    wide, z, w = (tf.cast(x, tf.float64) for x in (features, logits, weights))
-    own = (w * tf.sigmoid(z) * tf.sigmoid(-z))[:, None] * wide
-    return tf.linalg.matmul(wide, own, transpose_a=True)
+def evidence(features: Tensor, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """What rows say of [β; b], in float64 and side by side: with a = [φ; 1] the matrix
+    Σ w p (1 − p) a aᵀ, the gradient Σ w (y − p) a and the loss −Σ w ln P(y).
+
+    Args:
+        features: φ [B, M].
+        logits, labels, weights: f, y and w [B].
+
+    Returns:
+        [(M + 1)² + M + 2] float64.
+    """
+    wide, z, y, w = (tf.cast(x, tf.float64) for x in (features, logits, labels, weights))
+    a = tf.concat([wide, tf.ones_like(z)[:, None]], -1)
+    matrix = tf.linalg.matmul(a, (w * tf.sigmoid(z) * tf.sigmoid(-z))[:, None] * a, True)
+    gradient = tf.linalg.matvec(a, w * (y - tf.sigmoid(z)), True)
+    lost = w * tf.nn.sigmoid_cross_entropy_with_logits(labels=y, logits=z)
+    return tf.concat([tf.reshape(matrix, [-1]), gradient, [tf.reduce_sum(lost)]], 0)
+
+
+class Laplace:
+    """Newton's method for the posterior's mode from the evidence of all rows, in float64.
+
+    Give `take` the evidence at the present [β; b], as often as steps are wanted and once more, and
+    then call `finish`. A step that does not lower −ln P(y, β) is halved.
+    """
+
+    def __init__(self, process: GaussianProcess) -> None:
+        self.process = process
+        inverse = np.linalg.inv(process.factor.numpy().astype(np.float64))
+        self.prior = np.zeros((process.size + 1, process.size + 1))
+        self.prior[:-1, :-1] = inverse @ inverse.T
+        self.mean = np.append(process.mean.numpy().astype(np.float64), 0.0)
+        self.least, self.step = math.inf, np.zeros(0)
+        self.best, self.precision = self.mean, self.prior
+
+    def take(self, found: np.ndarray, *, last: bool) -> None:
+        """found: the sum of `evidence` over all rows. last: no further step is taken."""
+        size = self.process.size + 1
+        matrix, gradient = found[: size * size].reshape(size, size), found[size * size : -1]
+        here = np.concatenate([v.numpy().ravel() for v in self.process.weights]).astype(np.float64)
+        pull = self.prior @ (here - self.mean)
+        lost = found[-1] + 0.5 * (here - self.mean) @ pull
+        if lost <= self.least:
+            self.least, self.best, self.precision = lost, here, self.prior + matrix
+            known = self.precision + np.diag(np.append(np.zeros(size - 1), TINY))  # b of no row
+            self.step = np.linalg.solve(known, gradient - pull)
+        else:
+            self.step /= 2
+        if not last:
+            self._move(self.best + self.step)
+
+    def finish(self) -> None:
+        """Gives the process the best [β; b] and the posterior around it."""
+        self._move(self.best)
+        lower = tf.linalg.cholesky(tf.constant(self.precision[:-1, :-1], tf.float64))
+        whole = tf.eye(self.process.size, dtype=tf.float64)
+        inverse = tf.linalg.triangular_solve(lower, whole)
+        self.process.factor.assign(tf.cast(inverse, tf.float32))
+        self.process.mean.assign(self.best[:-1].astype(np.float32))
+
+    def _move(self, to: np.ndarray) -> None:
+        kernel, bias = self.process.weights
+        kernel.assign(to[:-1, None].astype(np.float32))
+        bias.assign(to[-1:].astype(np.float32))

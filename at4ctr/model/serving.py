@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import tensorflow as tf
 
 from at4ctr import tasks
 from at4ctr.calibration import Calibrator, graph
-from at4ctr.contracts import Backbone, Embedded, Encoded, Head, Outputs, Tensor
+from at4ctr.contracts import Backbone, Embedded, Encoded, Head, Outputs, Tensor, Uncertain
 from at4ctr.layers.embedder import Embedder
 from at4ctr.schema import Label
 
@@ -145,7 +145,8 @@ class ServingModel(tf.keras.Model):
         answers = self._named(every, logits)
         for name in self.served if self.uncertain else ():
             after = f"_{name}" if len(self.served) > 1 else ""
-            answers[f"deviation{after}"] = self.head.deviation(name, outputs.features[name])
+            known = cast(Uncertain, self.head)
+            answers[f"deviation{after}"] = known.deviation(name, outputs.features[name])
         if fused:
             conversion, without = (every[name] for name in fused)
             answers["score"] = tasks.score(conversion, without, self.score_weight)
