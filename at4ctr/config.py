@@ -140,7 +140,8 @@ class Experiment:
         ):
             raise InputError(
                 f"calibrator is {self.calibrator} and head gaussian_process answers deviations, "
-                "which no isotonic map scales by a constant; expected none or platt; set calibrator=platt"
+                "which no isotonic map scales by a constant; expected none or platt; set "
+                "calibrator=platt"
             )
         self._demand_watch()
         for name, expert in self.experts.items():

@@ -40,7 +40,7 @@ class Config(HeadConfig):
     dropout: float = 0.0
     features: int = 128
     part_features: int = 128
-    length: float = 0.5
+    length: float = 0.35
     ridge: float = 0.25
     newton: int = 3
 
