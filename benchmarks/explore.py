@@ -7,6 +7,8 @@ python -m benchmarks.explore [--seeds 5] [--page docs/results/simulated/explorat
 from __future__ import annotations
 
 import argparse
+import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,7 +53,7 @@ class World:
     base: float = -2.5
     quality: float = 0.7
     taste: float = 0.5
-    rounds: int = 6
+    rounds: int = 8
     requests: int = 2000  # of a round
     candidates: int = 8  # of a request
     first: float = 0.5  # share of the items that are there from the first round
@@ -104,9 +106,6 @@ class Learner:
     def __init__(self, world: World, seed: int, options: Mapping[str, Any]) -> None:
         self.world, self.epochs = world, options["epochs"]
         head = gaussian_process.Config(**options["head"])
-        space = embedder.Config(
-            dimension=options.get("dimension", 8), scale=options.get("scale", 0.05)
-        )
         plan = Plan.of(dnn.Config(pool_history=False), embedder.Config(8), head=head, seed=seed)
         sizes = {"user": world.users, "item": world.items, "category": world.categories}
         rows = {name: FIRST_ID + size for name, size in sizes.items()}
@@ -159,56 +158,47 @@ class Learner:
 
     def asked(self, users: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Logits and deviations of items [R] or [R, N] for users of the same shape, or [R]."""
-        flat = np.broadcast_to(
-            users.reshape(users.shape + (1,) * (items.ndim - users.ndim)), items.shape
-        )
-        found = self.answer(self.batch(flat.ravel(), items.ravel(), np.zeros(items.size)))
-        return tuple(found[k].numpy().reshape(items.shape) for k in ("logit", "deviation"))
+        every = users if users.ndim == items.ndim else np.broadcast_to(users[:, None], items.shape)
+        found = self.answer(self.batch(every.ravel(), items.ravel(), np.zeros(items.size)))
+        logit, deviation = (found[k].numpy().reshape(items.shape) for k in ("logit", "deviation"))
+        return logit, deviation
 
 
-@dataclass(frozen=True)
-class Played:
-    """Of one policy in one world: the regret of each round, and the share of the requests of the
-    last round whose best candidate was chosen."""
-
-    regret: tuple[float, ...]
-    best: float
+POLICIES = {"random": math.nan, "greedy": 0.0, "Thompson, half the deviation": 0.5, "Thompson": 1.0}
 
 
-POLICIES = ("random", "greedy", "Thompson")
+def play(world: World, policy: str, learner: Learner) -> list[float]:
+    """The regret of each round, Σ max P(click) − P(click on the chosen candidate).
 
-
-def play(world: World, policy: str, learner: Learner) -> Played:
-    """Rounds of requests; after each one the model is trained anew on all rows so far. The first
-    round is random for every policy, and a click is drawn with the same uniform number for all."""
+    After each round the model is trained anew on all rows so far. The first round is random for
+    every policy, and a click is drawn with the same uniform number for all.
+    """
     rng = np.random.default_rng([world.seed, 3])
     log: list[Rows] = []
-    regret, share = [], 0.0
+    regret = []
     for number in range(world.rounds):
         users, candidates, uniforms = world.requests_of(number)
         if policy == "random" or not number:
             value = np.random.default_rng([world.seed, 4, number]).random(candidates.shape)
         else:
             value, deviation = learner.asked(users, candidates)
-            if policy == "Thompson":
-                value = value + deviation * rng.normal(size=value.shape)
+            value = value + POLICIES[policy] * deviation * rng.normal(size=value.shape)
         chosen = np.take_along_axis(candidates, value.argmax(1)[:, None], 1)[:, 0]
         truth = sigmoid(world.logits[users[:, None], candidates])
         p = sigmoid(world.logits[users, chosen])
         regret.append(float((truth.max(1) - p).sum()))
-        share = float((truth.max(1) == p).mean())
         log.append((users, chosen, uniforms < p))
         if policy != "random" and number < world.rounds - 1:
             u, i, y = (np.concatenate(column) for column in zip(*log, strict=True))
             learner.learn((u, i, y))
-    return Played(tuple(regret), share)
+    return regret
 
 
-BANDS = ((0, 0), (1, 20), (21, 50), (51, 150), (151, 500), (501, None))
-ALL = (0, None)
+BANDS = {"all": (0, 10**9), "0": (0, 0), "1 to 20": (1, 20), "21 to 50": (21, 50),
+         "51 to 150": (51, 150), "151 to 500": (151, 500), "above 500": (501, 10**9)}  # fmt: skip
 
 
-def coverage(world: World, learner: Learner, rows: int) -> dict[Any, dict[str, float]]:
+def coverage(world: World, learner: Learner, rows: int) -> dict[str, dict[str, float]]:
     """How far answers are from the truth after a log whose items are shown by Zipf's law.
 
     By the training rows of an item: the number of items, the mean over all users of their logits'
@@ -225,11 +215,11 @@ def coverage(world: World, learner: Learner, rows: int) -> dict[Any, dict[str, f
     error = world.logits - logit
     count = np.bincount(items, minlength=world.items)
     found = {}
-    for low, high in (ALL, *BANDS):
-        here = (count >= low) & (count <= (high if high is not None else rows))
+    for name, (low, high) in BANDS.items():
+        here = (count >= low) & (count <= high)
         if here.any():
             z = np.abs(error[:, here]) / deviation[:, here]
-            found[low, high] = {
+            found[name] = {
                 "items": float(here.sum()),
                 "error": float(np.mean(error[:, here] ** 2)),
                 "deviation": float(deviation[:, here].mean()),
@@ -248,13 +238,12 @@ def interval(values: Sequence[float]) -> str:
 HEAD: dict[str, Any] = {
     "units": (32, 16), "features": 64, "part_features": 256, "length": 0.35, "ridge": 0.25,
 }  # fmt: skip
-OWN, HIDDEN = "this head", "hidden layer's terms alone"
-FORMS = {
+OWN = "this head"
+FORMS: dict[str, dict[str, Any]] = {
     OWN: {},
-    "without Newton's steps": {"newton": 0},
-    HIDDEN: {"part_features": 0, "features": 320},
+    "newton=0": {"newton": 0},
+    "part_features=0": {"part_features": 0, "features": 320},
 }
-PLAYED = (OWN, HIDDEN)
 OPTIONS = {"epochs": 2, "rate": 5e-3, "batch": 256}
 
 
@@ -262,36 +251,78 @@ def learner_of(world: World, form: str) -> Learner:
     return Learner(world, world.seed, {**OPTIONS, "head": {**HEAD, **FORMS[form]}})
 
 
-def measure(seeds: int, rows: int) -> dict[str, Any]:
-    """All that the page shows, seed by seed."""
-    found: dict[str, Any] = {"played": {}, "coverage": {}}
-    for seed in range(seeds):
-        still = World(seed, first=1.0)
-        for form in FORMS:
-            held = coverage(still, learner_of(still, form), rows)
-            found["coverage"].setdefault(form, []).append(held)
-        moving = World(seed)
-        for form in PLAYED:
-            learner = learner_of(moving, form)
-            for policy in POLICIES if form == OWN else POLICIES[1:]:
-                name = policy if form == OWN else f"{policy}, {form}"
-                found["played"].setdefault(name, []).append(play(moving, policy, learner))
-        print(f"seed {seed}", {k: round(sum(v[-1].regret), 1) for k, v in found["played"].items()},
-              flush=True)  # fmt: skip
-    return found
+WORLDS: dict[str, dict[str, int]] = {
+    "8 candidates of 300 items": {},
+    "all of 60 items": {"items": 60, "candidates": 60},
+}
+
+
+def measure(seed: int, rows: int) -> dict[str, Any]:
+    """All that the page shows, of one seed."""
+    still = World(seed, first=1.0)
+    held = {form: coverage(still, learner_of(still, form), rows) for form in FORMS}
+    regret: dict[str, dict[str, list[float]]] = {}
+    for name, changes in WORLDS.items():
+        world = World(seed, **changes)
+        learner = learner_of(world, OWN)
+        regret[name] = {policy: play(world, policy, learner) for policy in POLICIES}
+    return {"coverage": held, "regret": regret}
+
+
+COVERAGE = (
+    "| rows of the item | items | error, RMS | deviation | within 1 deviation (68 %) | "
+    "within 1.96 deviations (95 %) |"
+)
+
+
+def page(found: Sequence[Mapping[str, Any]], rows: int) -> str:
+    """The page's tables, as Markdown; the reading of them stands below by hand."""
+    first = World(0)
+    lines = [f"Simulated. {len(found)} seeds; 95 % intervals of the mean by Student's t.", ""]
+    for form in FORMS:
+        lines += [f"### {form}", "", COVERAGE, "|---|---|---|---|---|---|"]
+        for band in BANDS:
+            held = [f["coverage"][form][band] for f in found if band in f["coverage"][form]]
+            if len(held) < 2:
+                continue
+            share = [interval([100 * h[level] for h in held]) for level in ("68", "95")]
+            error = math.sqrt(np.mean([h["error"] for h in held]))
+            items, deviation = (np.mean([h[k] for h in held]) for k in ("items", "deviation"))
+            cells = [band, f"{items:.0f}", f"{error:.2f}", f"{deviation:.2f}", *share]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    lines += [f"The log of these tables has {rows:,} rows.", ""]
+    for world in WORLDS:
+        heads = [f"round {k + 1}" for k in range(first.rounds)]
+        lines += [f"### Regret, {world}", ""]
+        lines.append(f"| policy | {' | '.join(heads)} | all | less greedy's |")
+        lines.append("|" + "---|" * (first.rounds + 3))
+        greedy = [sum(f["regret"][world]["greedy"]) for f in found]
+        for policy in POLICIES:
+            every = np.array([f["regret"][world][policy] for f in found])
+            apart = interval(list(every.sum(1) - greedy)) if policy != "greedy" else ""
+            cells = [policy, *(f"{v:.0f}" for v in every.mean(0)), f"{every.sum(1).mean():.0f}"]
+            lines.append(f"| {' | '.join([*cells, apart])} |")
+        lines.append("")
+    return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rows", type=int, default=16_000, help="of the log that coverage reads")
-    parser.add_argument("--found", type=Path, default=Path("explore.pickle"))
-    parser.add_argument("--page", type=Path)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.explore", description=__doc__)
+    add = parser.add_argument
+    add("--seeds", type=int, default=5)
+    add("--rows", type=int, default=16_000, help="of the log that coverage is measured after")
+    add("--found", type=Path, default=Path("explore.json"), help="seeds that are there are kept")
+    add("--page", type=Path, help="the page to write")
     given = parser.parse_args()
-    found = measure(given.seeds, given.rows)
-    import pickle
-
-    given.found.write_bytes(pickle.dumps(found))
+    found = json.loads(given.found.read_text()) if given.found.exists() else []
+    for seed in range(len(found), given.seeds):
+        found.append(measure(seed, given.rows))
+        given.found.write_text(json.dumps(found))
+        for world, by in found[-1]["regret"].items():
+            print(f"seed {seed}, {world}:", {k: round(sum(v)) for k, v in by.items()}, flush=True)
+    if given.page:
+        given.page.write_text(page(found, given.rows))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The posterior of Gaussian-process logits: by its oracle, and after kill, resume and warm start."""
+"""The posterior of Gaussian-process logits: by its oracle, after kill, resume and warm start."""
 
 from __future__ import annotations
 
