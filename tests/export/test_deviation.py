@@ -26,7 +26,9 @@ LABELS = ("click", "conversion")
 def model(rich_store):
     rows = {t.name: rich_store.rows(t.name) for t in rich_store.schema.tables}
     plan = Plan.of(din.Config(), EMBEDDING, head=HEAD, negative_rate=rich.RATE, seed=3)
-    made: Any = serving_model(rich_store.schema, rows, plan, rich_store.numbers(), rich_store.vectors())
+    made: Any = serving_model(
+        rich_store.schema, rows, plan, rich_store.numbers(), rich_store.vectors()
+    )
     rng = np.random.default_rng(0)
     for process in made.head.processes.values():
         process.factor.assign(np.tril(rng.normal(size=process.factor.shape)))
