@@ -1,7 +1,7 @@
 """Exploration with a Gaussian-process head in a world whose logits are known: how far the answered
 deviation is to be believed, and the regret of Thompson sampling beside that of a greedy choice.
 
-python -m benchmarks.explore [--seeds 5] [--page docs/results/simulated/exploration.md]
+python -m benchmarks.explore --page docs/results/simulated/exploration.md
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class World:
     base: float = -2.5
     quality: float = 0.7
     taste: float = 0.5
-    rounds: int = 8
+    rounds: int = 6
     requests: int = 2000  # of a round
     candidates: int = 8  # of a request
     first: float = 0.5  # share of the items that are there from the first round
@@ -164,7 +164,7 @@ class Learner:
         return logit, deviation
 
 
-POLICIES = {"random": math.nan, "greedy": 0.0, "Thompson, half the deviation": 0.5, "Thompson": 1.0}
+POLICIES = {"random": math.nan, "greedy": 0.0, "Thompson": 1.0}  # how many deviations are drawn
 
 
 def play(world: World, policy: str, learner: Learner) -> list[float]:
@@ -251,60 +251,70 @@ def learner_of(world: World, form: str) -> Learner:
     return Learner(world, world.seed, {**OPTIONS, "head": {**HEAD, **FORMS[form]}})
 
 
-WORLDS: dict[str, dict[str, int]] = {
+WORLDS: dict[str, dict[str, Any]] = {
     "8 candidates of 300 items": {},
-    "all of 60 items": {"items": 60, "candidates": 60},
-}
+    "all of 60 items, none arrives later": {
+        "items": 60, "candidates": 60, "first": 1.0, "requests": 500, "rounds": 8,
+    },
+}  # fmt: skip
 
 
-def measure(seed: int, rows: int) -> dict[str, Any]:
-    """All that the page shows, of one seed."""
+def measure(seed: int, rows: int, done: dict[str, Any]) -> Iterator[str]:
+    """Puts what is not done of a seed there; yields after each part what it is."""
     still = World(seed, first=1.0)
-    held = {form: coverage(still, learner_of(still, form), rows) for form in FORMS}
-    regret: dict[str, dict[str, list[float]]] = {}
+    for form in FORMS:
+        if form not in done.setdefault("coverage", {}):
+            done["coverage"][form] = coverage(still, learner_of(still, form), rows)
+            yield f"coverage, {form}"
     for name, changes in WORLDS.items():
         world = World(seed, **changes)
-        learner = learner_of(world, OWN)
-        regret[name] = {policy: play(world, policy, learner) for policy in POLICIES}
-    return {"coverage": held, "regret": regret}
+        if name not in done.setdefault("regret", {}):
+            learner = learner_of(world, OWN)
+            done["regret"][name] = {policy: play(world, policy, learner) for policy in POLICIES}
+            yield f"{name}: { ({k: round(sum(v)) for k, v in done['regret'][name].items()}) }"
 
 
+BEGIN, END = "<!-- explore: begin -->", "<!-- explore: end -->"
 COVERAGE = (
     "| rows of the item | items | error, RMS | deviation | within 1 deviation (68 %) | "
     "within 1.96 deviations (95 %) |"
 )
 
 
-def page(found: Sequence[Mapping[str, Any]], rows: int) -> str:
-    """The page's tables, as Markdown; the reading of them stands below by hand."""
-    first = World(0)
-    lines = [f"Simulated. {len(found)} seeds; 95 % intervals of the mean by Student's t.", ""]
+def tables(found: Sequence[Mapping[str, Any]], rows: int) -> str:
+    """The page's tables, as Markdown, each of the seeds that have its part."""
+    lines = [BEGIN, f"The log of the first tables has {rows:,} rows.", ""]
     for form in FORMS:
-        lines += [f"### {form}", "", COVERAGE, "|---|---|---|---|---|---|"]
+        done = [f["coverage"][form] for f in found if form in f["coverage"]]
+        lines += [
+            f"### Coverage, {form} ({len(done)} seeds)",
+            "",
+            COVERAGE,
+            "|---|---|---|---|---|---|",
+        ]
         for band in BANDS:
-            held = [f["coverage"][form][band] for f in found if band in f["coverage"][form]]
-            if len(held) < 2:
-                continue
-            share = [interval([100 * h[level] for h in held]) for level in ("68", "95")]
-            error = math.sqrt(np.mean([h["error"] for h in held]))
-            items, deviation = (np.mean([h[k] for h in held]) for k in ("items", "deviation"))
-            cells = [band, f"{items:.0f}", f"{error:.2f}", f"{deviation:.2f}", *share]
-            lines.append(f"| {' | '.join(cells)} |")
+            held = [by[band] for by in done if band in by]
+            if len(held) > 1:
+                share = [interval([100 * h[level] for h in held]) for level in ("68", "95")]
+                error = math.sqrt(np.mean([h["error"] for h in held]))
+                items, deviation = (np.mean([h[k] for h in held]) for k in ("items", "deviation"))
+                cells = [band, f"{items:.0f}", f"{error:.2f}", f"{deviation:.2f}", *share]
+                lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
-    lines += [f"The log of these tables has {rows:,} rows.", ""]
     for world in WORLDS:
-        heads = [f"round {k + 1}" for k in range(first.rounds)]
-        lines += [f"### Regret, {world}", ""]
-        lines.append(f"| policy | {' | '.join(heads)} | all | less greedy's |")
-        lines.append("|" + "---|" * (first.rounds + 3))
-        greedy = [sum(f["regret"][world]["greedy"]) for f in found]
+        played = [f["regret"][world] for f in found if world in f.get("regret", {})]
+        rounds = len(played[0]["greedy"])
+        lines += [f"### Regret, {world} ({len(played)} seeds)", ""]
+        heads = " | ".join(f"round {k + 1}" for k in range(rounds))
+        lines += [f"| policy | {heads} | all | less greedy's |", "|" + "---|" * (rounds + 3)]
+        greedy = [sum(by["greedy"]) for by in played]
         for policy in POLICIES:
-            every = np.array([f["regret"][world][policy] for f in found])
+            every = np.array([by[policy] for by in played])
             apart = interval(list(every.sum(1) - greedy)) if policy != "greedy" else ""
             cells = [policy, *(f"{v:.0f}" for v in every.mean(0)), f"{every.sum(1).mean():.0f}"]
             lines.append(f"| {' | '.join([*cells, apart])} |")
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines[:-1], END])
 
 
 def main() -> None:
@@ -312,17 +322,19 @@ def main() -> None:
     add = parser.add_argument
     add("--seeds", type=int, default=5)
     add("--rows", type=int, default=16_000, help="of the log that coverage is measured after")
-    add("--found", type=Path, default=Path("explore.json"), help="seeds that are there are kept")
-    add("--page", type=Path, help="the page to write")
+    add("--found", type=Path, default=Path("explore.json"), help="what is there is not done again")
+    add("--page", type=Path, help="the page whose tables to write")
     given = parser.parse_args()
     found = json.loads(given.found.read_text()) if given.found.exists() else []
-    for seed in range(len(found), given.seeds):
-        found.append(measure(seed, given.rows))
-        given.found.write_text(json.dumps(found))
-        for world, by in found[-1]["regret"].items():
-            print(f"seed {seed}, {world}:", {k: round(sum(v)) for k, v in by.items()}, flush=True)
+    for seed in range(given.seeds):
+        found += [{}] * (seed == len(found))
+        for said in measure(seed, given.rows, found[seed]):
+            given.found.write_text(json.dumps(found))
+            print(f"seed {seed}, {said}", flush=True)
     if given.page:
-        given.page.write_text(page(found, given.rows))
+        text = given.page.read_text()
+        before, after = text.split(BEGIN)[0], text.split(END)[1]
+        given.page.write_text(before + tables(found, given.rows) + after)
 
 
 if __name__ == "__main__":
