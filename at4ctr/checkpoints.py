@@ -162,16 +162,18 @@ class Keeper:
         """The served weights of the best validation so far."""
         save(self.folder, _best(step), self.served(), {"step": step})
 
+    def take_best(self, step: int) -> None:
+        """Puts the weights that ``save_best`` wrote after a step in the model."""
+        best = self.folder / _best(step)
+        if whole(best) is None:
+            raise InputError(
+                f"{best} is missing or damaged; expected the weights of the best validation "
+                "AUC; delete the run's folder to train again"
+            )
+        self.take(best.name)
+
     def finish(self, name: str, best_step: int | None) -> None:
-        """Puts the best weights, or the last ones where None, in the model and under ``name``."""
-        if best_step is not None:
-            best = self.folder / _best(best_step)
-            if whole(best) is None:
-                raise InputError(
-                    f"{best} is missing or damaged; expected the weights of the best validation "
-                    "AUC; delete the run's folder to train again"
-                )
-            self.take(best.name)
+        """Keeps the model's served weights under ``name``. best_step: None for the last ones."""
         save(self.folder, name, self.served(), {"step": best_step or 0})
 
     def take(self, name: str) -> None:

@@ -20,7 +20,7 @@ from at4ctr.errors import InputError, unknown
 from at4ctr.fit import WATCHED, Fit
 from at4ctr.folders import config_of, modules
 from at4ctr.gates import anomaly, verdict
-from at4ctr.heads import single
+from at4ctr.heads import gaussian_process, single
 from at4ctr.layers import embedder
 from at4ctr.model.build import ExpertConfig, Plan, label_tasks
 from at4ctr.tasks import Task, composed_name, derived
@@ -44,7 +44,7 @@ class Experiment:
     encodings: name -> options of how numbers become vectors; by default their own.
     calibrator: the map fitted to each label on validation rows, after the sampling correction.
         ``none`` fits none. Use it when the base rate may drift after validation, or to compare log
-        losses with published numbers.
+        losses with published numbers. The head ``gaussian_process`` takes ``none`` or ``platt``.
 
     A backbone, a head and an auxiliary are each the Config of a module in the folder of that name.
     """
@@ -137,6 +137,14 @@ class Experiment:
             raise unknown("weighting", self.weighting, ("fixed", "uncertainty"))
         if not 0 <= self.seed < 2**31:
             raise InputError(f"seed is {self.seed}; expected 0 to 2147483647")
+        if self.calibrator in ("isotonic", "auto") and isinstance(
+            self.head, gaussian_process.Config
+        ):
+            raise InputError(
+                f"calibrator is {self.calibrator} and head gaussian_process answers deviations, "
+                "which no isotonic map scales by a constant; expected none or platt; set "
+                "calibrator=platt"
+            )
         self._demand_watch()
         for name, expert in self.experts.items():
             least = expert.backbone.least_history

@@ -103,6 +103,7 @@ class Outputs(NamedTuple):
     towers: Mapping[str, tuple[Tensor, ...]]  # label -> its hidden layers, first to last, [B, W]
     inputs: Mapping[str, Tensor] = MappingProxyType({})  # label -> [B, W], what its tower reads
     gates: Mapping[str, Tensor] = MappingProxyType({})  # label -> [B, E], experts' weights, sum 1
+    features: Mapping[str, Tensor] = MappingProxyType({})  # label -> [B, M], of `Uncertain`
 
 
 class Targets(NamedTuple):
@@ -332,6 +333,22 @@ class Searched(Protocol):
 
     @property
     def searched(self) -> tuple[tf.Variable, ...]: ...
+
+
+class Uncertain(Protocol):
+    """A head that knows how uncertain its logits are, as one of Gaussian processes.
+
+    It fills ``Outputs.features`` of each label. `at4ctr.posterior` gives each of ``processes``
+    (label -> ``layers.gaussian.GaussianProcess``) its posterior at the end of training, by
+    ``newton`` steps of Newton's method.
+    """
+
+    processes: Mapping[str, Any]
+    newton: int
+
+    def deviation(self, label: str, features: Tensor) -> Tensor:
+        """The standard deviation [B] of a label's logit."""
+        ...
 
 
 class Monitored(NamedTuple):

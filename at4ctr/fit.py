@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +21,7 @@ from at4ctr.feed import Feed, MakeReader
 from at4ctr.layers.mlp import PRODUCTS, Precision, products_in
 from at4ctr.model.training import TrainingModel
 from at4ctr.population import Population
+from at4ctr.posterior import Posterior
 from at4ctr.progress import Progress
 from at4ctr.search import Search
 
@@ -116,7 +117,8 @@ class Trainer:
         validation split.
 
     Statistics that serving needs (`population`) are estimated before every evaluation and, where
-    there is none, before the last weights are saved.
+    there is none, before the last weights are saved. The posterior of Gaussian-process logits
+    (`posterior`) is estimated at the end, with the weights that are kept.
     """
 
     def __init__(
@@ -140,6 +142,7 @@ class Trainer:
         self.model, self.config, self.folder, self.validate = model, config, folder, validate
         self.feed = Feed(make_reader, config.batch_size, config.shards, self.strategy)
         self.population = Population(model.serving, self.feed)
+        self.posterior = Posterior(model.serving, self.feed)
         total = sum(self.feed.steps(e) for e in range(config.epochs))
         decay = total if config.decay == "linear" else 0
         self.optimizer = optimizers.build(
@@ -231,6 +234,10 @@ class Trainer:
         best = None if self.cursor.best is None else self.cursor.best_step
         if best is None:
             self.population.estimate()  # of the last weights; the best ones have theirs
+        else:
+            self.kept.take_best(best)
+        with self._stoppable():
+            self.posterior.estimate()
         cluster.chief_does(lambda: self.kept.finish(BEST, best))
         if not cluster.is_chief():
             self.kept.take(BEST)  # every host ends with the same weights
@@ -280,6 +287,10 @@ class Trainer:
             c.epoch, c.batch = c.epoch + 1, 0
         cluster.chief_does(lambda: self.kept.save(c.step, asdict(c)))
 
+    def _stoppable(self) -> AbstractContextManager[None]:
+        """Inside, SIGTERM stops at once, unless other hosts would be left waiting."""
+        return stopping.at_once() if cluster.hosts().size == 1 else nullcontext()
+
     def _stop(self) -> NoReturn:
         """Saves where training stands, on all hosts at the same step."""
         stopping.act()
@@ -325,9 +336,8 @@ class Trainer:
         if self.validate is None:
             c.due = False
             return
-        alone = cluster.hosts().size == 1  # of several, one may not leave the others waiting
         try:
-            with stopping.at_once() if alone else nullcontext():
+            with self._stoppable():
                 self.population.estimate()
                 watch, metrics = cluster.chief_does(self._validated)
         except stopping.Stopped:

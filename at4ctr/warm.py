@@ -3,7 +3,9 @@
 Vocabularies only grow, so row i of a table means the same id in parent and child: the parent's rows
 and their slots are copied bit for bit, and rows of new ids keep a fresh model's initial values and
 zero slots. Every other variable is copied as it is; population statistics too, which the night
-estimates anew when it has trained (`population`). What is not copied, and why:
+estimates anew when it has trained (`population`). The parent's posterior of Gaussian-process
+logits becomes the night's prior (`posterior`), so that evidence adds up over a chain of nights.
+What is not copied, and why:
 
 - the state of random generators (dropout, `layers.mlp.Draws`): a night draws with its own seed;
 - the learning rate, which is the night's;
@@ -139,6 +141,8 @@ def start(
         learned["search"] = optimizer_of(head)
         learned["search"].build(head.searched)
     checkpoints.restore(path, tf.train.Checkpoint(model=parent.model, **learned))
+    if before.uncertain:  # the posterior was made after the last step
+        checkpoints.restore(parent.checkpoints / BEST, tf.train.Checkpoint(model=before))
     if search is not None:
         search.build()
         for old_slot, own in zip(

@@ -83,6 +83,13 @@ def _outputs(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         of = f"P({name} | {within})" if within else f"P({name})"
         known[f"probability{after}"] = f"{of}, calibrated for the unsampled log"
         known[f"logit{after}"] = f"before the calibration (probability{after} = {formula})"
+        if "draws" in manifest:
+            slope, intercept = manifest["draws"][name].values()
+            known[f"deviation{after}"] = (
+                f"standard deviation of logit{after}; a draw f = logit{after} + "
+                f"deviation{after} · ε, ε ~ N(0, 1), has the probability "
+                f"σ({slope:.6g} f{_shifted(intercept)})"
+            )
         if within:
             known[f"probability_{within}_and_{name}"] = f"P({within} and {name})"
     if manifest["score"]:

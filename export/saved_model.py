@@ -145,6 +145,7 @@ def _manifest(
         "score": {"labels": list(model.fused), "weight": model.score_weight}
         if model.score_weight
         else None,
+        **({"draws": draws(model)} if model.uncertain else {}),
         "history": front.history,
         "reads_history": front.reads_past,
         **({"reads_ages": True} if front.reads_ages else {}),
@@ -156,6 +157,21 @@ def _manifest(
         },
         "variable_bytes": size,
     }
+
+
+def draws(model: ServingModel) -> dict[str, dict[str, float]]:
+    """Served label -> the ``slope`` a and ``intercept`` c with which a drawn logit f has the
+    probability σ(a f + c): those of its calibrator, and ln w of the sampled label in c."""
+    found = {}
+    for label in model.labels:
+        if label.name in model.served:
+            shift = float(model.shift.numpy()) if label.sampled else 0.0
+            zero, one = shift, 1.0 + shift
+            if label.name in model.calibrators:
+                fitted = model.calibrators[label.name]
+                zero, one = (float(fitted.logits(tf.constant(z, tf.float64))) for z in (zero, one))
+            found[label.name] = {"slope": one - zero, "intercept": zero}
+    return found
 
 
 def _version(folder: Path, version: int | None) -> int:

@@ -139,6 +139,13 @@ def test_devices_resume_exactly(mirrored):
     assert np.isfinite(list(mirrored["uim"]["curves"].values())).all()
 
 
+def test_the_posterior_of_two_devices_is_that_of_one(mirrored):
+    one, two = (mirrored["posterior"][n] for n in ("1", "2"))
+    for alone, shared in zip(one, two, strict=True):
+        assert np.abs(alone).max() > 0
+        np.testing.assert_allclose(shared, alone, rtol=1e-4, atol=1e-6)
+
+
 def test_population_statistics_of_two_devices_are_those_of_one(mirrored):
     one, two = (mirrored["population"][n] for n in ("1", "2"))
     assert len(one) == 4  # mean and variance of two layers

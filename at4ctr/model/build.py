@@ -136,7 +136,7 @@ def serving_model(
     chosen = label_tasks(schema, plan.tasks)
     names = tuple(chosen)
     _demand_correctable(schema, names, plan.negative_rate)
-    return ServingModel(
+    model = ServingModel(
         spaces,
         experts,
         plan.head.build(faces, names, _seed(plan.seed, 2)),
@@ -145,6 +145,9 @@ def serving_model(
         logit_shift(plan.negative_rate),
         next((x for name, x in derived(schema.labels).items() if name in chosen), None),
     )
+    if model.uncertain:
+        _demand_own_losses(schema, chosen)
+    return model
 
 
 def training_model(
@@ -301,6 +304,24 @@ def _demand_correctable(schema: Schema, names: Iterable[str], rate: float) -> No
                 f"data.negative_rate is {rate} and label {name!r} is neither the sampled one nor "
                 "known within it, so that its probability could not be corrected; expected 1; set "
                 "data.negative_rate=1"
+            )
+
+
+def _demand_own_losses(schema: Schema, chosen: Mapping[str, Task]) -> None:
+    """Raises InputError unless the loss of each label is the cross entropy of its own logit, whose
+    second derivative is p (1 − p)."""
+    for label in schema.labels:
+        if label.name in chosen and label.within and chosen[label.name].over == "all":
+            raise InputError(
+                f"tasks.{label.name}.over is all and the head answers deviations; expected the "
+                f"loss of the label's own logit; set tasks.{label.name}.over=within or another head"
+            )
+    for name in derived(schema.labels):
+        if name in chosen:
+            raise InputError(
+                f"the experiment learns {name!r} and its head answers deviations, which the "
+                f"correction of that label for sampling would change; expected labels of the "
+                f"schema alone; leave tasks.{name} out or set another head"
             )
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import tensorflow as tf
 
 from at4ctr import tasks
 from at4ctr.calibration import Calibrator, graph
-from at4ctr.contracts import Backbone, Embedded, Encoded, Head, Outputs, Tensor
+from at4ctr.contracts import Backbone, Embedded, Encoded, Head, Outputs, Tensor, Uncertain
 from at4ctr.layers.embedder import Embedder
 from at4ctr.schema import Label
 
@@ -127,7 +127,9 @@ class ServingModel(tf.keras.Model):
 
         One served label gives ``probability`` and ``logit``. Several give ``probability_<label>``
         and ``logit_<label>``, and ``probability_<a>_and_<b>`` where b is known within a. A model
-        with a score weight above 0 also gives ``score`` (`tasks.score`).
+        with a score weight above 0 also gives ``score`` (`tasks.score`). A head of Gaussian
+        processes adds ``deviation`` or ``deviation_<label>``, the standard deviation of that
+        ``logit``.
 
         A batch with ``owner`` [B] has a row of profile and history for each of H users. Where the
         graph knows that H is 1 and every backbone ``shares``, what depends on the user alone is
@@ -137,14 +139,23 @@ class ServingModel(tf.keras.Model):
             batch = self._by_row(batch)
         fused = self.fused if self.score_weight else ()
         names = dict.fromkeys((*self.served, *fused))
-        logits = self._outputs(batch, names).logits
-        corrected = self.corrected(logits)
+        outputs = self._outputs(batch, names)
+        logits, corrected = outputs.logits, self.corrected(outputs.logits)
         every = {name: self._probability(name, corrected[name]) for name in names}
         answers = self._named(every, logits)
+        for name in self.served if self.uncertain else ():
+            after = f"_{name}" if len(self.served) > 1 else ""
+            known = cast(Uncertain, self.head)
+            answers[f"deviation{after}"] = known.deviation(name, outputs.features[name])
         if fused:
             conversion, without = (every[name] for name in fused)
             answers["score"] = tasks.score(conversion, without, self.score_weight)
         return answers
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether the head knows the standard deviation of its logits."""
+        return bool(getattr(self.head, "processes", {}))
 
     @property
     def fused(self) -> tuple[str, ...]:

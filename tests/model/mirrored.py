@@ -21,7 +21,7 @@ from at4ctr.auxiliaries import path_augmenting, uim
 from at4ctr.backbones import dbpman
 from at4ctr.data.store import Store
 from at4ctr.errors import InputError
-from at4ctr.heads import autoheri, single
+from at4ctr.heads import autoheri, gaussian_process, single
 from tests.data import toy_store
 from tests.model import host, job
 
@@ -134,6 +134,21 @@ def population(store: Store, folder: Path, devices: tuple[str, ...]) -> list[lis
         return found
 
 
+def posterior(store: Store, folder: Path, devices: tuple[str, ...]) -> list[Any]:
+    """Factor and mean of an untrained model's process, the same on every device."""
+    head = gaussian_process.Config(units=(6,), features=5, part_features=3, newton=2)
+    with cluster.strategy(devices).scope():
+        trainer = made(store, folder / f"posterior-{len(devices)}", devices, head=head)
+        trainer.posterior.estimate()
+        (process,) = trainer.posterior.processes.values()
+        found = []
+        for v in (process.factor, process.mean):
+            copies = [c.numpy().tolist() for c in trainer.strategy.experimental_local_results(v)]
+            assert copies == [copies[0]] * (len(devices) or 1)
+            found.append(copies[0])
+        return found
+
+
 def searched(store: Store, folder: Path, devices: tuple[str, ...]) -> list[list[float]]:
     """The structure weights after an epoch."""
     config = dataclasses.replace(job.FIT, devices=devices, epochs=1, evaluations=1)
@@ -167,6 +182,7 @@ def of_two(store: Store, folder: Path) -> dict[str, Any]:
     """What needs no more than two devices."""
     found: dict[str, Any] = {"shards": shards(store, folder)}
     found["population"] = {str(len(d) or 1): population(store, folder, d) for d in ((), TWO)}
+    found["posterior"] = {str(len(d) or 1): posterior(store, folder, d) for d in ((), TWO)}
     toy_store.make(folder / "rich", users=60, rich=True)
     rich = Store.open(folder / "rich")
     found["search"] = {str(len(d) or 1): searched(rich, folder, d) for d in ((), TWO)}
