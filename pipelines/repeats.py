@@ -26,20 +26,20 @@ from pipelines.tables.jobs import Workshop
 from pipelines.tables.queue import Job, Queue
 
 PAGE = Path("docs/results/simulated/repeats.md")
-SEEDS = 3
-TOP = 5
+SEEDS = 2
+TOP = 3
 RECIPE = "din"
 LOG = (
-    "data.users=3000 data.items=4000 data.categories=400 data.rows=90000 data.impressions=200000 "
-    "data.days=9 data.click_rate=0.1 data.reshown=0.3 data.fatigue=0.3 data.history=20 "
-    "fit.batch_size=512 fit.epochs=2 fit.optimizer=adam fit.learning_rate=0.002 "
+    "data.users=1000 data.items=2000 data.categories=200 data.rows=40000 data.impressions=150000 "
+    "data.days=9 data.click_rate=0.1 data.reshown=0.3 data.fatigue=0.3 data.history=5 "
+    "data.cutting=random fit.batch_size=256 fit.optimizer=adam fit.learning_rate=0.002 "
     "embedding.dimension=8"
 )
-REW = "data.repeat_weight=0.5"
+REW = "data.repeat_weight=1.0"
 ROWS: Mapping[str, tuple[str, ...]] = {
-    "no weights": (),
-    "REW, s = 0.5": (REW,),
-    "REW, s = 0.5, Platt": (REW, "calibrator=platt"),
+    "Platt": ("calibrator=platt",),
+    "REW, Platt": (REW, "calibrator=platt"),
+    "REW": (REW,),
 }
 
 
@@ -85,7 +85,7 @@ def page(found: Mapping[str, list[dict[str, float]]]) -> str:
         "# Weights of repeated exposures (simulated log)",
         "",
         f"Made by `make repeats`. The log is simulated: {LOG.partition(' fit.')[0]}. The model is "
-        f"`{RECIPE}`, which reads how often the user was shown the item.",
+        f"`{RECIPE}`, which reads how often the user was shown the item; REW is `{REW}`.",
         "",
         *markdown(header, rows),
         "",
