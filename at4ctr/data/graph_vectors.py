@@ -97,10 +97,10 @@ def write(store: Store, folder: Path, width: int, first: int = 0) -> tuple[Path,
         paths, ("user", "item"), (schema.user_id, schema.item_id), vectors, strict=True
     ):
         raw = pq.read_table(store.path / "dims" / f"{dims}.parquet").column(feature.name)
-        ids, first = np.unique(store.ids(feature.name), return_index=True)
-        first, ids = first[ids >= FIRST_ID], ids[ids >= FIRST_ID]
+        ids, row = np.unique(store.ids(feature.name), return_index=True)
+        row, ids = row[ids >= FIRST_ID], ids[ids >= FIRST_ID]
         lists = pa.FixedSizeListArray.from_arrays(pa.array(made[ids].ravel()), width)
-        table = pa.table({"id": raw.take(pa.array(first)), "vector": lists})
+        table = pa.table({"id": raw.take(pa.array(row)), "vector": lists})
         aside = path.with_name(f".{path.name}")
         pq.write_table(table, aside)
         aside.replace(path)
