@@ -26,7 +26,7 @@ from pipelines.tables.jobs import Workshop
 from pipelines.tables.queue import Job, Queue
 
 PAGE = Path("docs/results/simulated/repeats.md")
-SEEDS = 2
+SEEDS = 3
 TOP = 3
 RECIPE = "din"
 LOG = (
