@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 import tensorflow as tf
 
 Tensor: TypeAlias = tf.Tensor
+TABLE = "table_"  # how the names of embedding tables begin, by which optimizers know them
 Activation = Literal["dice", "prelu", "relu", "leaky_relu", "sigmoid", "linear"]
 
 

@@ -38,6 +38,10 @@ WATCHED: Mapping[str, int] = MappingProxyType(  # 1: higher is better
 class Fit:
     """batch_size: rows per step, over all replicas.
     learning_rate: of the first step.
+    optimizer: ``lazy_adam``; ``rowwise_adagrad``, whose tables have one value of state a row; or
+        ``adam``, which moves every row in every step.
+    table_rate: the learning rate of embedding tables. 0 is ``learning_rate``. Adagrad needs a
+        larger one than Adam, such as 0.02.
     decay: of the learning rate over all epochs: ``none``, or ``linear`` to 0.
     half_bce: halves the loss of every label, which is the public code's scale.
     precision: of the products of dense layers in training (``layers.mlp.products_in``). The loss is
@@ -58,7 +62,8 @@ class Fit:
     batch_size: int = 1024
     epochs: int = 1
     learning_rate: float = 1e-3
-    optimizer: Literal["lazy_adam", "adam"] = "lazy_adam"
+    optimizer: Literal["lazy_adam", "rowwise_adagrad", "adam"] = "lazy_adam"
+    table_rate: float = 0.0
     decay: Literal["none", "linear"] = "none"
     half_bce: bool = False
     precision: Precision = "float32"
@@ -80,6 +85,8 @@ class Fit:
             raise unknown("fit.precision", self.precision, PRODUCTS)
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise InputError(f"fit.learning_rate is {self.learning_rate}; expected above 0")
+        if not (math.isfinite(self.table_rate) and self.table_rate >= 0):
+            raise InputError(f"fit.table_rate is {self.table_rate}; expected at least 0")
         if not 0 < self.checkpoint_share <= 1:
             raise InputError(
                 f"fit.checkpoint_share is {self.checkpoint_share}; expected above 0 and at most 1"
@@ -149,6 +156,7 @@ class Trainer:
             config.optimizer,
             config.learning_rate,
             decay,
+            table_rate=config.table_rate,
             scale_loss=config.precision == "mixed_float16",
         )
         self.search = Search.of(model, make_search, config.batch_size, config.shards, self.strategy)

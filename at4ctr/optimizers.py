@@ -1,4 +1,4 @@
-"""LazyAdam: Adam whose cost does not grow with the embedding tables."""
+"""Optimizers whose cost does not grow with the embedding tables: LazyAdam, row-wise Adagrad."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any, TypeAlias
 
 import tensorflow as tf
 
-from at4ctr.contracts import Tensor
+from at4ctr.contracts import TABLE, Tensor
 from at4ctr.errors import InputError
 
 Gradient: TypeAlias = Tensor | tf.IndexedSlices
 
 # Keras starts at 2¹⁵, where the gradients of a loss at temperature 0.02 overflow for many steps.
 FIRST_SCALE = 2.0**10
+NAMES = ("lazy_adam", "rowwise_adagrad", "adam")
 
 
 class LazyAdam(tf.keras.optimizers.Adam):
@@ -38,11 +39,19 @@ class LazyAdam(tf.keras.optimizers.Adam):
         beta_2: float = 0.999,
         epsilon: float = 1e-8,
         name: str = "LazyAdam",
+        table_rate: float = 1.0,
     ) -> None:
+        """table_rate: the rate of embedding tables' rows over that of all else."""
         # The base class's weight_decay=0 would still rewrite every table: only None is off.
         super().__init__(
             learning_rate, beta_1, beta_2, epsilon, weight_decay=None, jit_compile=False, name=name
         )
+        self.table_rate = table_rate
+
+    def _rate_of(self, variable: tf.Variable) -> Tensor:
+        rate = tf.cast(self.learning_rate, variable.dtype)
+        own = self.table_rate != 1.0 and variable.name.startswith(TABLE)
+        return rate * self.table_rate if own else rate
 
     def update_step(self, gradient: Gradient, variable: tf.Variable) -> None:
         index = self._index_dict[self._var_key(variable)]
@@ -71,7 +80,7 @@ class LazyAdam(tf.keras.optimizers.Adam):
         dtype = variable.dtype
         step = tf.cast(self.iterations + 1, dtype)
         correction = tf.sqrt(1 - tf.pow(self.beta_2, step)) / (1 - tf.pow(self.beta_1, step))
-        rate = tf.cast(self.learning_rate, dtype) * correction
+        rate = self._rate_of(variable) * correction
         ids, g = gradient.indices, gradient.values
         m_rows = self.beta_1 * tf.gather(m, ids) + (1 - self.beta_1) * g
         v_rows = self.beta_2 * tf.gather(v, ids) + (1 - self.beta_2) * tf.square(g)
@@ -92,6 +101,48 @@ class LazyAdam(tf.keras.optimizers.Adam):
         return [g if known else next(rest) for g, known in zip(grads, done, strict=True)]
 
 
+class RowwiseAdagrad(LazyAdam):
+    """Adagrad with one accumulator a row for embedding tables, and Adam for all else.
+
+    For a table's row θ [D] with the gradient g [D]:
+        a ← a + (1/D) Σ_d g_d²,  θ ← θ − r lr · g / (√a + ε),  r = ``table_rate``, a [1] from 0.
+    It is FBGEMM's exact row-wise Adagrad, which TorchRec trains with. A row without a gradient
+    keeps θ and a. A table is a variable whose name begins with `contracts.TABLE`. It has N values
+    of state for N rows, where Adam has 2 N D.
+    """
+
+    def __init__(
+        self, learning_rate: Any = 1e-3, table_rate: float = 1.0, epsilon: float = 1e-8
+    ) -> None:
+        super().__init__(
+            learning_rate, epsilon=epsilon, name="RowwiseAdagrad", table_rate=table_rate
+        )
+
+    def add_variable_from_reference(
+        self, model_variable: tf.Variable, variable_name: str, shape: Any = None, **more: Any
+    ) -> tf.Variable:
+        """Of a table, ``m`` is its accumulator [N]; ``v``, which nothing reads, is one value."""
+        if model_variable.name.startswith(TABLE):
+            shape = model_variable.shape[:1] if variable_name == "m" else [1]
+        return super().add_variable_from_reference(model_variable, variable_name, shape, **more)
+
+    def update_step(self, gradient: Gradient, variable: tf.Variable) -> None:
+        if not variable.name.startswith(TABLE):
+            super().update_step(gradient, variable)
+            return
+        sums = self._momentums[self._index_dict[self._var_key(variable)]]
+        rate = self._rate_of(variable)
+        if not isinstance(gradient, tf.IndexedSlices):
+            sums.assign_add(tf.reduce_mean(tf.square(gradient), -1))
+            variable.assign_sub(rate * gradient / (tf.sqrt(sums) + self.epsilon)[:, None])
+            return
+        ids, g = gradient.indices, gradient.values
+        total = tf.gather(sums, ids) + tf.reduce_mean(tf.square(g), -1)
+        sums.scatter_update(tf.IndexedSlices(total, ids))
+        change = rate * g / (tf.sqrt(total) + self.epsilon)[:, None]
+        variable.scatter_update(tf.IndexedSlices(tf.gather(variable, ids) - change, ids))
+
+
 def _distinct(gradient: Gradient) -> bool:
     """Whether no row is named twice, as is plain from the graph: the ids came out of tf.unique."""
     if not isinstance(gradient, tf.IndexedSlices) or not hasattr(gradient.indices, "op"):
@@ -103,10 +154,17 @@ def _distinct(gradient: Gradient) -> bool:
 
 
 def build(
-    name: str, learning_rate: float, decay_steps: int = 0, *, scale_loss: bool = False
+    name: str,
+    learning_rate: float,
+    decay_steps: int = 0,
+    *,
+    table_rate: float = 0.0,
+    scale_loss: bool = False,
 ) -> tf.keras.optimizers.Optimizer:
-    """``lazy_adam``, or ``adam``: dense-equivalent, every row's moments decay at every step.
+    """``lazy_adam``; ``rowwise_adagrad``; or ``adam``: dense-equivalent, every row's moments decay
+    at every step.
 
+    table_rate: of embedding tables; 0 for ``learning_rate``. Both decay alike.
     decay_steps: 0 for a constant rate; otherwise it falls linearly to 0 over so many steps. At a
         constant rate the last step's noise is in the mean prediction (PCOC off by a tenth).
     scale_loss: for float16, which would lose small gradients: Keras's ``LossScaleOptimizer``, whose
@@ -118,12 +176,20 @@ def build(
         rate = tf.keras.optimizers.schedules.PolynomialDecay(
             learning_rate, decay_steps, end_learning_rate=0.0
         )
+    ratio = table_rate / learning_rate if table_rate else 1.0
     if name == "lazy_adam":
-        made = LazyAdam(rate)
+        made = LazyAdam(rate, table_rate=ratio)
+    elif name == "rowwise_adagrad":
+        made = RowwiseAdagrad(rate, ratio)
+    elif name == "adam" and ratio != 1.0:
+        raise InputError(
+            f"fit.table_rate is {table_rate} and fit.optimizer is adam, which has one rate; "
+            "expected lazy_adam or rowwise_adagrad; set fit.table_rate=0"
+        )
     elif name == "adam":
         made = tf.keras.optimizers.Adam(rate, epsilon=1e-8, weight_decay=None, jit_compile=False)
     else:
-        raise InputError(f"fit.optimizer is {name!r}; expected lazy_adam or adam")
+        raise InputError(f"fit.optimizer is {name!r}; expected one of {', '.join(NAMES)}")
     if not scale_loss:
         return made
     return tf.keras.mixed_precision.LossScaleOptimizer(made, initial_scale=FIRST_SCALE)

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from at4ctr import optimizers
+from at4ctr.contracts import TABLE
 from at4ctr.errors import InputError
 from at4ctr.optimizers import LazyAdam
 from tests.oracles import adam as oracle
@@ -158,8 +159,55 @@ def test_adam_decays_every_row():
     np.testing.assert_array_equal(found.numpy()[2:], start()[2:])
 
 
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("dense", [False, True])
+def test_rows_take_the_steps_of_rowwise_adagrad(graph, dense):
+    made = optimizers.build("rowwise_adagrad", oracle.RATE, table_rate=0.05)
+    table, bias = tf.Variable(start(), name=TABLE + "item"), tf.Variable(start(), name="kernel")
+    expected, of_bias = oracle.RowwiseAdagrad(start(), 0.05), oracle.Adam(start())
+    made.build([table, bias])
+    assert sorted(tuple(v.shape) for v in made.variables if v.shape.rank) == sorted(
+        [(ROWS,), (1,), (ROWS, WIDTH), (ROWS, WIDTH)]
+    )
+
+    def step(g, ids):
+        slices = tf.IndexedSlices(tf.gather(g, ids), ids, tf.constant([ROWS, WIDTH]))
+        of_table = tf.convert_to_tensor(slices) if dense else slices
+        made.apply_gradients([(of_table, table), (g, bias)])
+
+    if graph:
+        step = tf.function(step)
+    rng = np.random.default_rng(3)
+    for g in gradients():
+        rows = rng.choice(ROWS, 4, replace=False)
+        step(tf.constant(g), tf.constant(rows, tf.int32))
+        expected.step(g, rows)
+        of_bias.step(g)
+    np.testing.assert_allclose(table, expected.theta, rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(bias, of_bias.theta, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["lazy_adam", "rowwise_adagrad"])
+def test_tables_have_a_rate_of_their_own_that_decays_alike(name):
+    moved = {}
+    for ratio in (1.0, 4.0):
+        made = optimizers.build(name, 0.1, decay_steps=2, table_rate=0.1 * ratio)
+        table, kernel = (tf.Variable(start(), name=n) for n in (TABLE + "item", "kernel"))
+        for _ in range(2):
+            g = sparse(gradients()[0], [1, 2])
+            made.apply_gradients([(g, table), (tf.constant(gradients()[0]), kernel)])
+        moved[ratio] = table.numpy() - start(), kernel.numpy() - start()
+    np.testing.assert_allclose(moved[4.0][0], 4 * moved[1.0][0], rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(moved[4.0][1], moved[1.0][1])
+
+
+def test_adam_has_one_rate():
+    with pytest.raises(InputError, match=r"fit\.table_rate is 0\.1 and fit\.optimizer is adam"):
+        optimizers.build("adam", 0.01, table_rate=0.1)
+
+
 def test_an_unknown_optimizer_is_refused():
-    with pytest.raises(InputError, match="lazy_adam or adam"):
+    with pytest.raises(InputError, match="lazy_adam, rowwise_adagrad, adam"):
         optimizers.build("sgd", 0.1)
 
 

@@ -101,13 +101,19 @@ def test_rows_and_slots_go_by_id_and_new_ones_start_fresh(stores, trained, tmp_p
     assert (done.fresh, done.moved, done.path.name) == ((), 0.0, f"step-{steps:09d}")
 
 
-def test_the_next_step_is_the_one_of_a_training_that_was_not_broken(stores, trained, tmp_path):
-    store = stores[0]
+@pytest.mark.parametrize("optimizer", ["lazy_adam", "rowwise_adagrad"])
+def test_the_next_step_is_the_one_of_a_training_that_was_not_broken(
+    stores, trained, tmp_path, optimizer
+):
+    store, own = stores[0], {"config": dataclasses.replace(FIT, optimizer=optimizer)}
+    if optimizer != FIT.optimizer:
+        job.trainer(store, tmp_path / "parent", **{**NIGHT, **own}).train()
+        trained = tmp_path / "parent" / "checkpoints"
     shutil.copytree(trained, tmp_path / "on" / "checkpoints")
-    more = dataclasses.replace(FIT, epochs=2)
+    more = dataclasses.replace(own["config"], epochs=2)
     unbroken = job.trainer(store, tmp_path / "on", **{**NIGHT, "config": more})
     assert unbroken.resume()
-    made, _ = begun(store, tmp_path / "night", parent_of(store, trained))
+    made, _ = begun(store, tmp_path / "night", parent_of(store, trained, **own), **own)
     for trainer in (unbroken, made):
         batches = trainer.feed(1, 0)
         for _ in range(3):

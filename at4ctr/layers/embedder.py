@@ -10,7 +10,7 @@ from types import MappingProxyType
 import numpy as np
 import tensorflow as tf
 
-from at4ctr.contracts import Embedded, Embeds, Encoding, Packed, Tensor
+from at4ctr.contracts import TABLE, Embedded, Embeds, Encoding, Packed, Tensor
 from at4ctr.errors import InputError
 from at4ctr.layers.hash_id import HashID
 from at4ctr.layers.segments import deal
@@ -77,7 +77,7 @@ class Embedder(tf.Module):
         self.output = f"{schema.item_id.table}/output" if embeds.output else ""
         self.tables = {
             table.name: tf.Variable(
-                vectors[table.name], trainable=not table.frozen, name=f"table_{table.name}"
+                vectors[table.name], trainable=not table.frozen, name=f"{TABLE}{table.name}"
             )
             if table.vectors and not table.hash_id
             else self._table(table.name, rows[table.name], config.scale, [seed, i])
@@ -95,11 +95,11 @@ class Embedder(tf.Module):
         if embeds.first_order:  # apart from the vectors, whose rows a history names too
             for name in dict.fromkeys(f.table for g in _GROUPS for f in schema.served(g)):
                 start = tf.zeros([rows[name], 1])
-                self.tables[name + _LINEAR] = tf.Variable(start, name=f"table_{name}_linear")
+                self.tables[name + _LINEAR] = tf.Variable(start, name=f"{TABLE}{name}_linear")
 
     def _table(self, name: str, rows: int, scale: float, seed: list[int]) -> tf.Variable:
         start = tf.random.stateless_uniform([rows, self.dimension], seed, -scale, scale)
-        return tf.Variable(start, name=f"table_{name.replace('/', '_')}")
+        return tf.Variable(start, name=f"{TABLE}{name.replace('/', '_')}")
 
     def lookup(self, table: str, ids: Tensor) -> Tensor:
         """Rows of a table: ids [...] -> [..., D]; padding gives zeros. Pre-trained rows of another

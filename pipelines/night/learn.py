@@ -88,6 +88,7 @@ def _warm(
         before.fit.optimizer,
         before.fit.learning_rate,
         0,
+        table_rate=before.fit.table_rate,
         scale_loss=before.fit.precision == "mixed_float16",
     )
     return warm.start(
