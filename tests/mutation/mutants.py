@@ -74,7 +74,10 @@ MUTANTS = (
     *_of(
         "at4ctr/model/serving.py",
         "tests/calibration/test_graph.py -k sampling_correction",
-        ("corrected = self.corrected(logits)", "corrected = logits"),
+        (
+            "logits, corrected = outputs.logits, self.corrected(outputs.logits)",
+            "logits, corrected = outputs.logits, outputs.logits",
+        ),
         (
             "self.corrected({k: tf.cast(v, tf.float64) for k, v in outputs.logits.items()})",
             "{k: tf.cast(v, tf.float64) for k, v in outputs.logits.items()}",
