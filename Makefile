@@ -62,7 +62,7 @@ eval: setup
 ## make analyse     what runs learned, on one offline page: docs/analysis.md
 ##                  RUN=runs/latest or RUN=a,b,… OUT= ARGS="--rows=100000 --pairs=20000 --category="
 analyse: setup
-	@$(words) pipelines.analyse $(call flag,run,RUN) $(call flag,out,OUT)
+	@$(words) pipelines.analyse $(call flag,runs,RUN) $(call flag,to,OUT)
 
 ## make serve       the exported model by gRPC and REST   MODEL= PORT= REST_PORT=
 serve: setup

@@ -46,8 +46,8 @@ from pipelines.night.report.page import (
     table,
 )
 
-flags.DEFINE_list("run", ["runs/latest"], "folders of finished runs, of one store")
-flags.DEFINE_string("out", "", "folder of the page; empty: analysis in the first run's folder")
+flags.DEFINE_list("runs", ["runs/latest"], "folders of finished runs, of one store")
+flags.DEFINE_string("to", "", "folder of the page; empty: analysis in the first run's folder")
 flags.DEFINE_integer("rows", 100_000, "training rows of the mutual information", lower_bound=1)
 flags.DEFINE_integer("pairs", 20_000, "user-item pairs that are compared", lower_bound=1)
 flags.DEFINE_string("category", "", "raw category of the candidates; empty: the best filled one")
@@ -402,8 +402,8 @@ def _say(line: str) -> None:
 
 def _main() -> None:
     f = flags.FLAGS
-    every = opened(f.run)
-    out = Path(f.out) if f.out else every[0].folder / "analysis"
+    every = opened(f.runs)
+    out = Path(f.to) if f.to else every[0].folder / "analysis"
     given = {"rows": f.rows, "pairs": f.pairs, "label": f.label, "category": f.category}
     print(analyse(every, out, **given))
 

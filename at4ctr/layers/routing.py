@@ -88,10 +88,9 @@ class Routed(tf.Module):
             if e in read
         }
         found = [self._label(k, x, hidden, training) for k in labels]
-        logits, towers, inputs, gates = (
-            {k: v for each in whole for k, v in each.items()} for whole in zip(*found, strict=True)
+        return Outputs(
+            *({k: v for one in of for k, v in one.items()} for of in zip(*found, strict=True))
         )
-        return Outputs(logits, towers, inputs, gates)
 
     def _label(
         self, k: str, x: Mapping[str, Encoded], hidden: Mapping[str, Tensor], training: bool
