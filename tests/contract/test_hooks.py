@@ -12,7 +12,7 @@ from tests.model import toys
 HOOKS = {
     "backbones": {"activation", "build", "embeds", "least_history", "reads_history"},
     "auxiliaries": {"build", "demand_rows", "needs", "weight", "use_history"},
-    "heads": {"build"},
+    "heads": {"build", "searches"},
 }
 PARTS = {"backbones": BACKBONES, "auxiliaries": AUXILIARIES, "heads": HEADS}
 NAMES = [(folder, name) for folder, parts in PARTS.items() for name in parts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -36,6 +37,7 @@ with (folder / ".lock").open("w") as lock:
     if "another" in sys.argv[3]:
         (folder / "config.json").write_text("{}")
     metrics = {"auc": 0.5, "validation": {"auc": 0.75}, "seconds": 60.0}
+    (folder / "predictions.parquet").touch()
     (folder / "metrics.json").write_text(json.dumps(metrics))
     if "late" in sys.argv[3]:
         sys.exit("error: after the end")
@@ -81,6 +83,17 @@ def test_in_order_and_reused():
     again = run([*jobs, job("new")])
     assert order() == ["b", "a", "c", "new"]
     assert len(again.folders) == 4
+
+
+def test_a_run_without_predictions_is_trained_again_but_a_trial_has_none(place):
+    one = job("a")
+    (folder,) = run([one]).folders.values()
+    (place / folder / "predictions.parquet").unlink()
+    trial = dataclasses.replace(one, arguments={**one.arguments, "trial": "runs"})
+    assert run([trial]).folders == {one.key: folder}
+    assert order() == ["a"]
+    run([one])
+    assert order() == ["a", "a"]
 
 
 @pytest.mark.usefixtures("place")

@@ -115,6 +115,7 @@ for step in (1, 2, 3):
     while step == 1 and x < 3 and time.time() < began + 20:
         time.sleep(0.01)  # until it is pruned
 metrics = {"seconds": 2.0, "train_seconds": 1.0}
+(folder / "predictions.parquet").touch()
 (folder / "metrics.json").write_text(json.dumps(metrics))
 """
 
