@@ -132,7 +132,7 @@ def behaviours(path, frame):
 
 @pytest.fixture
 def log(table):
-    frame = rows_of(table, "log").dropna()
+    frame = rows_of(table, "log")[["user", "item", "category", "type", "timestamp"]].dropna()
     return frame.astype({"category": "int64"}).drop_duplicates()
 
 
