@@ -11,6 +11,7 @@ space.
 from at4ctr.config import Experiment
 from at4ctr.data.dataset import Options
 from at4ctr.heads import stem
+from at4ctr.model.build import label_tasks
 from configs._compose import compose, dropout, in_spaces, main_space
 
 
@@ -20,5 +21,6 @@ def experiment(data: Options) -> Experiment:
 
 def extended(made: Experiment) -> Experiment:
     """The experiment with its experts in the spaces of STEM."""
-    spaces = dict.fromkeys(("shared", *made.tasks), main_space(made))
+    labels = label_tasks(made.data.schema(), made.tasks)
+    spaces = dict.fromkeys(("shared", *labels), main_space(made))
     return in_spaces(made, spaces, stem.Config(dropout=dropout(made)))

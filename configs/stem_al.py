@@ -15,6 +15,7 @@ from at4ctr.config import Experiment
 from at4ctr.data.dataset import Options
 from at4ctr.errors import InputError
 from at4ctr.heads import stem
+from at4ctr.model.build import label_tasks
 from configs._compose import compose, dropout, in_spaces, main_space
 
 
@@ -24,13 +25,14 @@ def experiment(data: Options) -> Experiment:
 
 def extended(made: Experiment) -> Experiment:
     """The experiment with its first label as the main one and the others auxiliary."""
-    main, *others = made.tasks
+    found = label_tasks(made.data.schema(), made.tasks)
+    main, *others = found
     if not others:
         raise InputError(
             f"recipe stem_al: {made.data.name} has the label {main!r} alone; expected another one "
             "to learn beside it; choose DATASET=retailrocket, or another CONFIG"
         )
-    spaces = dict.fromkeys(made.tasks, main_space(made))
+    spaces = dict.fromkeys(found, main_space(made))
     head = stem.Config(auxiliary=tuple(others), dropout=dropout(made))
-    tasks = {k: replace(t, serve=t.serve and k == main) for k, t in made.tasks.items()}
+    tasks = {k: replace(t, serve=t.serve and k == main) for k, t in found.items()}
     return replace(in_spaces(made, spaces, head), tasks=tasks)

@@ -16,6 +16,7 @@ from at4ctr.data.dataset import Options
 from at4ctr.data.datasets import taobao
 from at4ctr.errors import InputError
 from at4ctr.folders import modules
+from at4ctr.model.build import label_tasks
 from at4ctr.tasks import Task
 from configs import recipe
 
@@ -302,6 +303,15 @@ def test_ctnocvr_adds_a_label_to_any_recipe(name):
     changed = override(made, ["tasks.click_without_conversion.weight=2"])
     assert changed.tasks["click_without_conversion"].weight == 2.0
     assert from_json(to_json(changed)) == changed
+
+
+@pytest.mark.parametrize("name", ["stem", "stem_al", "ctnocvr"])
+def test_a_recipe_that_names_no_task_learns_every_label_in_an_extension_too(name):
+    module = importlib.import_module(f"configs.{name}")
+    named = recipe("din", configs.dataset("retailrocket")())
+    found, expected = (module.extended(x) for x in (replace(named, tasks={}), named))
+    assert found.spaces == expected.spaces
+    assert label_tasks(named.data.schema(), found.tasks) == expected.tasks
 
 
 @pytest.mark.parametrize(

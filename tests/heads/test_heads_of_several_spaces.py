@@ -157,13 +157,7 @@ def test_a_labels_loss_trains_its_spaces_alone(name):
 def test_one_user_with_many_candidates(name):
     model = serving_model(toys.TWO, toys.ROWS, planned(name))
     toys.jitter(model)
-    arrays = toys.tensors(toys.batch(6, 6, schema=toys.TWO))
-    of_user = {"user", "city"} | {k for k in arrays if k.startswith("history_")}
-    one = {k: v[2:3] if k in of_user else v for k, v in arrays.items()}
-    rows = {k: tf.repeat(v, 6, 0) if k in of_user else v for k, v in one.items()}
-    found = model.answer(one | {"owner": tf.zeros([6], tf.int32)})
-    for key, values in model.answer(rows).items():
-        np.testing.assert_allclose(found[key], values, rtol=1e-5, atol=2e-6)
+    toys.assert_one_user_is_repeated(model, toys.TWO)
 
 
 @pytest.mark.parametrize(

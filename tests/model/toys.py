@@ -133,6 +133,17 @@ def view(model: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     return model.view(tensors(arrays))
 
 
+def assert_one_user_is_repeated(model: Any, schema: Schema) -> None:
+    """The candidates of one user are answered as rows that each have that user."""
+    arrays = tensors(batch(6, 6, schema=schema))
+    of_user = {"user", "city"} | {k for k in arrays if k.startswith("history_")}
+    one = {k: v[2:3] if k in of_user else v for k, v in arrays.items()}
+    rows = {k: tf.repeat(v, 6, 0) if k in of_user else v for k, v in one.items()}
+    found = model.answer(one | {"owner": tf.zeros([6], tf.int32)})
+    for key, values in model.answer(rows).items():
+        np.testing.assert_allclose(found[key], values, rtol=1e-5, atol=2e-6)
+
+
 def jitter(module: tf.Module, seed: int = 0) -> None:
     """Moves every float variable off its start, so that no term of an equation is 0 or 1."""
     rng = np.random.default_rng(seed)

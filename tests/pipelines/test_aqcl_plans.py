@@ -10,7 +10,7 @@ from at4ctr.errors import InputError
 from pipelines.tables import aqcl, bodies
 from pipelines.tables.page import Page
 from pipelines.tables.plans import Cell, Plan
-from tests.pipelines.test_paper import composed, paper
+from tests.pipelines.test_paper import composed_cells, paper
 
 DATA = {"amazon_beauty": amazon_beauty.Config(), "tafeng": tafeng.Config()}
 EVERY = [(t, "") for t in aqcl.TABLES] + [("", f) for f in aqcl.FIGURES]
@@ -20,11 +20,7 @@ EVERY = [(t, "") for t in aqcl.TABLES] + [("", f) for f in aqcl.FIGURES]
 @pytest.mark.parametrize(("table", "figure"), EVERY)
 def test_every_cell_composes(dataset, table, figure):
     plan = aqcl.plan(dataset, table, figure)
-    labels = [c.label for c in plan.cells]
-    assert len(set(labels)) == len(labels)
-    assert {c.base for c in plan.cells if c.base} <= set(labels)
-    for cell in plan.cells:
-        made = composed(plan, cell, DATA[dataset])
+    for cell, made in composed_cells(plan, DATA[dataset]):
         assert {*made.auxiliaries, *made.perturbations} == set(cell.recipe.split("+")[1:])
         assert made.data.protocol == ("strict" if table == "aqcl2_strict" else "paper")
         tuned = dataset in aqcl.CHOSEN

@@ -16,7 +16,7 @@ from pipelines import measure
 from pipelines.tables import bodies, multitask
 from pipelines.tables.page import Page
 from pipelines.tables.plans import Cell, Plan
-from tests.pipelines.test_paper import composed, paper
+from tests.pipelines.test_paper import composed_cells, paper
 
 DATA = {"retailrocket": retailrocket.Config(), "aliccp": aliccp.Config()}
 EVERY = [(t, "") for t in multitask.TABLES] + [("", f) for f in multitask.FIGURES]
@@ -26,11 +26,7 @@ EVERY = [(t, "") for t in multitask.TABLES] + [("", f) for f in multitask.FIGURE
 @pytest.mark.parametrize(("table", "figure"), EVERY)
 def test_every_cell_composes(dataset, table, figure):
     plan = multitask.plan(dataset, table, figure)
-    labels = [c.label for c in plan.cells]
-    assert len(set(labels)) == len(labels)
-    assert {c.base for c in plan.cells if c.base} <= set(labels)
-    for cell in plan.cells:
-        made = composed(plan, cell, DATA[dataset])
+    for cell, made in composed_cells(plan, DATA[dataset]):
         assert made.fit.watch == "click_and_conversion.auc"
         assert ("click_without_conversion" in made.tasks) == ("ctnocvr" in cell.recipe)
         fields = {a.partition("=")[0] for a in cell.overrides}

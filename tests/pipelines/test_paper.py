@@ -39,6 +39,15 @@ def composed(plan: _paper.Plan, cell: _paper.Cell, data: Options) -> Experiment:
     return config.override(configs.recipe(cell.recipe, options["data"]), rest)
 
 
+def composed_cells(plan: _paper.Plan, data: Options) -> list[tuple[_paper.Cell, Experiment]]:
+    """Every cell and its experiment; the plan's labels are distinct, and its pairs name them."""
+    labels = [cell.label for cell in plan.cells]
+    assert len(set(labels)) == len(labels)
+    assert {cell.base for cell in plan.cells if cell.base} <= set(labels)
+    assert {label for pair in plan.pairs for label in pair} <= set(labels)
+    return [(cell, composed(plan, cell, data)) for cell in plan.cells]
+
+
 def printed(text: str, table: str) -> list[list[float]]:
     """The numbers of a Markdown table's rows, in order; those without any left out."""
     after = text[text.index(f"Table {table}:") :].split("\n\n", 2)[1]
