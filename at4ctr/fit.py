@@ -40,8 +40,7 @@ class Fit:
     learning_rate: of the first step.
     optimizer: ``lazy_adam``; ``rowwise_adagrad``, whose tables have one value of state a row; or
         ``adam``, which moves every row in every step.
-    table_rate: the learning rate of embedding tables. 0 is ``learning_rate``. Adagrad needs a
-        larger one than Adam, such as 0.02.
+    table_rate: the learning rate of embedding tables. 0 is ``learning_rate``.
     decay: of the learning rate over all epochs: ``none``, or ``linear`` to 0.
     half_bce: halves the loss of every label, which is the public code's scale.
     precision: of the products of dense layers in training (``layers.mlp.products_in``). The loss is

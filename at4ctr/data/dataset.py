@@ -111,11 +111,6 @@ class Options(ABC):
     wait_tolerance: float = 0.1
 
     READING: ClassVar[tuple[str, ...]] = ("raw", "history", "negative_rate", "unknown_rate")
-    LATER: ClassVar[tuple[str, ...]] = (  # than the first
-        "draw", "reject", "user_rate", "times", "similarity", "hash_id", "hash_bits",
-        "repeat_weight", "repeat_count", "repeat_days", "repeat_by", "wait_by", "wait_days",
-        "wait_tolerance",
-    )  # fmt: skip
     FEWEST: ClassVar[int] = 1  # the least min_behaviours; 0: users may have impressions alone
     UTC_OFFSET_HOURS: ClassVar[float] = 0.0  # local minus universal time where the log was written
     RECIPE: ClassVar[str] = "din_at4ctr"  # what it is trained with where CONFIG names none
@@ -203,14 +198,8 @@ class Options(ABC):
         return True
 
     def preparation(self) -> dict:
-        """The options that shape the store, by name.
-
-        Those in ``LATER`` are named only where they are not `Options`' defaults, so the stores
-        that were prepared before these options existed are still found.
-        """
-        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self.READING}
-        usual = {f.name: f.default for f in fields(Options) if f.name in self.LATER}
-        return {k: v for k, v in found.items() if k not in usual or v != usual[k]}
+        """The options that shape the store, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self.READING}
 
     @abstractmethod
     def schema(self) -> Schema:

@@ -155,7 +155,6 @@ def test_an_option_that_the_schema_does_not_follow_is_refused():
     with pytest.raises(InputError, match="similarity is True and hash_id is '', which the schema"):
         rich_log.Log(similarity=True)
     assert Log(similarity=True, hash_id="beside").preparation()["similarity"] is True
-    assert rich_log.Log().preparation().keys().isdisjoint({"similarity", "hash_id", "hash_bits"})
 
 
 def test_nights_of_similarities_are_refused(monkeypatch):
