@@ -48,7 +48,8 @@ class Embedded(NamedTuple):
     """A batch in one embedding space: all that a backbone sees.
 
     ``profile``, ``history``, ``mask``, ``packed`` and ``extras`` have H rows, everything else B.
-    ``owner`` names the user of each row. It is None where row b is user b's, so that H = B.
+    ``owner`` names the user of each row. It is None where row b is user b's, so that H = B. In
+    training it never decreases, as the rows of a request stand side by side.
     """
 
     fields: Tensor  # [B, F, D] one row per feature of profile, item and context
@@ -281,11 +282,13 @@ class Interface(NamedTuple):
 class Backbone(Protocol):
     """What makes parts of a batch, for a head to read.
 
-    Four more attributes are read where a backbone has them: ``direct``, the widths of
+    It takes any H: rows that each have their own user, rows of one request that share it, and the
+    candidates of one user. `layers.pairs` and ``layers.shape.part`` bring users to their rows.
+
+    Three more attributes are read where a backbone has them: ``direct``, the widths of
     ``Encoded.direct``; ``gives``, the names of what it puts in ``Encoded.extras`` (an auxiliary
-    whose Config ``needs`` others is refused beside it); ``states``, the width S where it is not the
-    behaviours' own; and ``shares``, whether it takes an ``Embedded.one_user``: for any other the
-    user is repeated.
+    whose Config ``needs`` others is refused beside it); and ``states``, the width S where it is not
+    the behaviours' own.
     """
 
     name: str

@@ -84,6 +84,11 @@ class Feed:
             self.strategy.distribute_datasets_from_function(lambda _: self._dataset(epoch, start))
         )
 
+    def compiled(self, step: Callable[..., Any], *others: tf.TensorSpec) -> Any:
+        """A `tf.function` of a batch and ``others``: one trace, however many rows a batch has."""
+        batches = self.strategy.distribute_datasets_from_function(lambda _: self._dataset(0, 0))
+        return tf.function(step, input_signature=(batches.element_spec, *others))
+
     def where(self, epoch: int, batch: int) -> str:
         """How a person finds the rows of a batch."""
         per = self.batches
@@ -113,4 +118,9 @@ class Feed:
 
 
 def _stacked(*parts: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    return {name: tf.concat([p[name] for p in parts], 0) for name in parts[0]}
+    found = {name: tf.concat([p[name] for p in parts], 0) for name in parts[0]}
+    if "owner" in found:
+        users = [tf.shape(p["history_length"])[0] for p in parts]
+        before = tf.cumsum(tf.stack(users), exclusive=True)
+        found["owner"] = tf.concat([p["owner"] + before[i] for i, p in enumerate(parts)], 0)
+    return found

@@ -170,7 +170,7 @@ class Trainer:
             learning,
             config.checkpoint_share,
         )
-        compiled = tf.function(self._run, jit_compile=False, reduce_retracing=True)
+        compiled = self.feed.compiled(self._run, tf.TensorSpec([], tf.float32))
         self._step = lambda batch: compiled(batch, tf.constant(float(stopping.wanted())))
 
     @property

@@ -34,7 +34,7 @@ class Population:
         self.layers = [m for m in model.submodules if isinstance(m, Dice)]
         self.steps = min(feed.steps(EPOCH), math.ceil(ROWS / feed.batch_size))
         self._traced: list[Sums] = []  # of a pass, as far as layers and shapes go
-        self._pass = tf.function(self._run, reduce_retracing=True)
+        self._pass = feed.compiled(self._run)
 
     def estimate(self) -> None:
         """Assigns mean and variance of every layer; every host must call it at the same step."""

@@ -32,7 +32,7 @@ class Posterior:
         """feed: of the training rows, under the strategy that made the model."""
         self.model, self.feed = model, feed
         self.processes: Mapping[str, GaussianProcess] = getattr(model.head, "processes", {})
-        self._pass = tf.function(self._run, reduce_retracing=True)
+        self._pass = feed.compiled(self._run)
 
     def estimate(self) -> None:
         """Replaces each process's prior by its posterior, by the weights at hand and serving's

@@ -34,7 +34,7 @@ class Search:
     ) -> None:
         self.model, self.head, self.feed, self.strategy = model, head, feed, strategy
         self.optimizer = optimizer_of(head)
-        self._step = tf.function(self._run, reduce_retracing=True)
+        self._step = feed.compiled(self._run)
         self._next = -1  # the step that the open iterator stands before
         self._batches: Any = None
 

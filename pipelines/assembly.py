@@ -60,6 +60,7 @@ class Assembly:
             if split == "train" and e.data.protocol == "strict"
             else 0.0,
             seed=e.seed,
+            grouping=e.data.grouping if training else "rows",
             shuffle=training,
             drop_remainder=training,
             truth=bool(self.store.truth) and not training,

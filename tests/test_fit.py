@@ -1,5 +1,6 @@
 """The training loop: exact resume, early stop, and no step past a loss that is not finite."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -109,6 +110,42 @@ def test_every_row_takes_the_same_part_after_a_pause(store, tmp_path):
     whole = job.trainer(store, tmp_path / "other").feed._readers[0]
     np.testing.assert_array_equal(rest[0], whole.batch(0, 4)["user_index"])
     np.testing.assert_array_equal(seen[3], whole.batch(0, 3)["user_index"])
+
+
+def test_requests_resume_bit_for_bit(tmp_path):
+    toy_store.make(tmp_path / "store", page=3)
+    store = Store.open(tmp_path / "store")
+
+    class PauseError(Exception):
+        pass
+
+    def trainer(folder):
+        tasks = {"uim": uim.Config()}
+        return job.trainer(
+            store, folder, auxiliaries=tasks, grouping="requests", validate=None, config=once
+        )
+
+    once = dataclasses.replace(job.FIT, epochs=1, evaluations=1)
+
+    whole = trainer(tmp_path / "whole")
+    whole.train()
+    made = trainer(tmp_path / "paused")
+    step, seen = made._step, []
+
+    def paused(batch):
+        if made.cursor.step == 4:
+            raise PauseError
+        seen.append((len(batch["item"]), len(batch["user"])))
+        return step(batch)
+
+    made._step = paused
+    with pytest.raises(PauseError):
+        made.train()
+    assert all(rows >= users for rows, users in seen)
+    assert any(rows > users for rows, users in seen)
+    again = trainer(tmp_path / "paused")
+    again.train()
+    assert job.fingerprint(again) == job.fingerprint(whole)
 
 
 def scripted(values, watch="click.auc"):

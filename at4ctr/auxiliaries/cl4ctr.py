@@ -10,7 +10,7 @@ import tensorflow as tf
 from at4ctr.contracts import AuxiliaryConfig, Embedded, Tensor, View
 from at4ctr.errors import InputError
 from at4ctr.layers.mlp import Dense, Draws
-from at4ctr.layers.shape import Shape, history_required, mean
+from at4ctr.layers.shape import Shape, each, history_required, mean
 from at4ctr.layers.views import dropout
 from at4ctr.losses.field_contrast import field_alignment, field_uniformity
 from at4ctr.schema import Schema
@@ -85,7 +85,7 @@ class FieldContrast(tf.Module):
         """[B, F, D], the mean history's features last."""
         if not self.config.use_history:
             return x.fields
-        pooled = mean(x)  # [B, J]
+        pooled = each(x, mean(x))  # [B, J]
         more = tf.reshape(pooled, [-1, pooled.shape[-1] // self.dimension, self.dimension])
         return tf.concat([x.fields, more], 1)
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from at4ctr.contracts import AuxiliaryConfig, Embedded, Tensor, View
 from at4ctr.errors import InputError
 from at4ctr.layers.mlp import MLP, Draws
-from at4ctr.layers.shape import Shape, history_required, lengths, mean
+from at4ctr.layers.shape import Shape, each, history_required, lengths, mean
 from at4ctr.losses import binary_cross_entropy
 from at4ctr.schema import Schema
 
@@ -114,14 +114,15 @@ class DeepMCP(tf.Module):
         user = x.profile
         if self.config.use_history:
             user = tf.concat([user, mean(x)], -1)
-        logits = tf.reduce_sum(_apply(self.user, user) * _apply(self.item, x.item), -1)
+        logits = tf.reduce_sum(each(x, _apply(self.user, user)) * _apply(self.item, x.item), -1)
         return binary_cross_entropy(labels, logits)
 
     def correlate(self, x: Embedded, labels: Tensor) -> Tensor:
         """L_corr, a scalar."""
-        sizes = lengths(x)
+        ends = each(x, tf.cumsum(lengths(x)))  # among the packed behaviours
+        sizes = each(x, lengths(x))
         clicked = tf.cast(tf.where((labels > 0.5) & (sizes > 0))[:, 0], tf.int32)  # [K]
-        latest = tf.gather(tf.cumsum(sizes) - 1, clicked)  # among the packed behaviours
+        latest = tf.gather(ends, clicked) - 1
         others = self.others(clicked, tf.size(sizes))  # [K, Q]
         rows, place = tf.unique(tf.concat([clicked, tf.reshape(others, [-1])], 0))
         inputs = [

@@ -57,7 +57,7 @@ class NextItemPrediction(tf.Module):
 
     def loss(self, view: View) -> Tensor:
         x, config = view.embedded, self.config
-        lengths = Lengths.of(x.packed.rows, tf.shape(x.item)[0])
+        lengths = Lengths.of(x.packed.rows, tf.shape(x.mask)[0])
         found = [self.attention.states(x.packed, lengths), x.packed.values, lengths.sizes]
         if config.mask_duplicates:
             ids = view.batch[self.item_id][:, : tf.shape(x.mask)[1]]

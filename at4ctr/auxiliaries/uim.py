@@ -9,7 +9,7 @@ import tensorflow as tf
 from at4ctr.contracts import AuxiliaryConfig, Tensor, View
 from at4ctr.errors import InputError
 from at4ctr.layers.mlp import MLP
-from at4ctr.layers.replicas import gathered, share
+from at4ctr.layers.replicas import gathered, gathered_owners, share
 from at4ctr.layers.self_attention import Lengths, SelfAttention
 from at4ctr.layers.shape import Shape, history_required
 from at4ctr.losses import user_item_match
@@ -70,11 +70,11 @@ class UserItemMatch(tf.Module):
         )
 
     def represent(self, view: View) -> tuple[Tensor, Tensor]:
-        """r^U, r^I [B, width] (Eq. 5)."""
+        """r^U [H, width] of users and r^I [B, width] of rows (Eq. 5)."""
         x = view.embedded
         user = x.profile
         if self.config.use_history:
-            lengths = Lengths.of(x.packed.rows, tf.shape(x.item)[0])
+            lengths = Lengths.of(x.packed.rows, tf.shape(x.mask)[0])
             user = tf.concat([user, self.attention.pooled(x.packed, lengths)], -1)
         return self.user(user, training=True), self.item(x.item, training=True)
 
@@ -83,13 +83,22 @@ class UserItemMatch(tf.Module):
         # Rows of the log's users and items: model ids may read as unknown.
         names = ("user_index", "item_index") if self.config.mask_duplicates else ()
         found, anchors, parts = [user, item, view.labels, *(view.batch[n] for n in names)], None, 1
+        owner = view.embedded.owner
         if self.config.gather and share().size > 1:
             index, parts = share()
             anchors = gathered(tf.fill(tf.shape(view.labels), index))[0] == index
+            if owner is not None:
+                owner = gathered_owners(owner, tf.shape(user)[0])
             found = gathered(*found)
         user, item, labels, *ids = found
         user_ids, item_ids = ids or (None, None)
-        temperature = self.config.temperature
         return parts * user_item_match(
-            user, item, labels, temperature, user_ids=user_ids, item_ids=item_ids, anchors=anchors
+            user,
+            item,
+            labels,
+            self.config.temperature,
+            user_ids=user_ids,
+            item_ids=item_ids,
+            anchors=anchors,
+            owner=owner,
         )

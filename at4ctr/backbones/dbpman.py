@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from at4ctr.contracts import BackboneConfig, Embedded, Encoded, Packed, Part, Tensor
 from at4ctr.errors import InputError
 from at4ctr.layers.attention import TargetAttention, pool, pool_all
+from at4ctr.layers.pairs import Pairs, by_row
 from at4ctr.layers.paths import PathEnhancing, Paths, Weighed, directions, recent, replaced
-from at4ctr.layers.shape import Shape, history_required, lengths, product, total
+from at4ctr.layers.shape import Shape, history_required, lengths, part, product, total
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,26 @@ class Config(BackboneConfig):
         return DBPMaN(self, shape, seed)
 
 
+class _PathsOfRows(NamedTuple):
+    """The paths of each row's user, M in all; of the one user where there is one."""
+
+    path: Tensor  # [M, D]
+    rows: Tensor  # [M] int32, non-decreasing
+    numbers: Tensor  # [M] int32: p
+    follows: Tensor  # [M] int32: the click that follows, among the behaviours of ``by_row``
+
+    @classmethod
+    def of(cls, x: Embedded, path: Tensor, paths: Paths, training: bool) -> _PathsOfRows:
+        """path [N, D]: what the paths of the users became."""
+        if x.owner is None or x.one_user:
+            return cls(path, paths.rows, paths.numbers, paths.follows)
+        pairs = Pairs.of(tf.reduce_sum(tf.cast(paths.mask, tf.int32), 1), x.owner)
+        position = tf.gather(x.packed.positions, tf.gather(paths.follows, pairs.index))
+        starts = tf.gather(Pairs.of(lengths(x), x.owner).starts, pairs.rows)
+        copied = pairs.copy(path, training=training)
+        return cls(copied, pairs.rows, pairs.positions, starts + position)
+
+
 class DBPMaN(tf.Module):
     """Parts: profile, context, item, Σh, m0, m1, out0, out1, item ⊙ Σh.
 
@@ -82,7 +104,6 @@ class DBPMaN(tf.Module):
     """
 
     gives = ("paths", "path_mask", "path_weights")
-    shares = True
 
     def __init__(self, config: Config, shape: Shape, seed: int) -> None:
         super().__init__(name="dbpman")
@@ -110,13 +131,14 @@ class DBPMaN(tf.Module):
         weighed = self._past(x, behaviours, paths, training)
         past = self.past(weighed, training=training)
         now = self._current(x, behaviours, sizes, training)
-        packed = Packed(past.path, paths.rows, paths.numbers)
+        of_row = _PathsOfRows.of(x, past.path, paths, training)
+        packed = Packed(of_row.path, of_row.rows, of_row.numbers)
         of_paths = self.over_paths(now, packed, training=training, one_user=x.one_user)
-        of_clicks = self._clicks(x, past.path, now, paths, training)
+        of_clicks = self._clicks(x, of_row, now, training)
         mean = tf.math.unsorted_segment_sum(past.path, paths.rows, size) / self.config.paths
         mean = tf.ensure_shape(mean, [1 if x.one_user else None, self.dimension])
-        pooled = total(x)
-        parts = [x.profile, x.context, x.item, pooled, of_paths, of_clicks, mean, now]
+        mean, pooled = part(x, mean), part(x, total(x))
+        parts = [part(x, x.profile), x.context, x.item, pooled, of_paths, of_clicks, mean, now]
         if self.product:
             parts.append(product(x, pooled))
         extras = {
@@ -143,25 +165,25 @@ class DBPMaN(tf.Module):
         """c [B, D]."""
         index, real = recent(sizes, self.config.length)
         behaviours = tf.pad(behaviours, [[1, 0], [0, 0]])  # row 0 stands where nothing is
+        index, real = part(x, index), part(x, real)
         keys = tf.gather(behaviours, tf.where(real, index + 1, 0))
         query = x.item[:, : self.dimension]  # the candidate's id comes first
         weighed = self.current.weigh(query, keys, training=training)
         return self.current(weighed, real, training=training).path
 
-    def _clicks(
-        self, x: Embedded, past: Tensor, now: Tensor, paths: Paths, training: bool
-    ) -> Tensor:
+    def _clicks(self, x: Embedded, past: _PathsOfRows, now: Tensor, training: bool) -> Tensor:
         """m1 [B, J]."""
-        unit, (values, rows, _) = self.over_clicks, x.packed
+        unit, behaviours = self.over_clicks, by_row(x, training=training)
+        values, rows, _ = behaviours
         if not self.config.follow_score:
-            return unit(x.item, x.packed, training=training, one_user=x.one_user)
+            return unit(x.item, behaviours, training=training, one_user=x.one_user)
         if x.one_user:
             scores = unit.cross(unit.project(x.item), values, training=training)  # [R, B]
-            agreement = tf.linalg.matmul(past, now, transpose_b=True)  # [N, B]
-            scores = tf.tensor_scatter_nd_add(scores, paths.follows[:, None], agreement)
+            agreement = tf.linalg.matmul(past.path, now, transpose_b=True)  # [N, B]
+            scores = tf.tensor_scatter_nd_add(scores, past.follows[:, None], agreement)
             return pool_all(scores, values)
         query = unit.project(x.item)
         scores = unit.scores(query, values, rows, training=training, ordered=True)
-        agreement = tf.reduce_sum(tf.gather(now, paths.rows) * past, -1)  # s_p [N]
-        scores = tf.tensor_scatter_nd_add(scores, paths.follows[:, None], agreement)
+        agreement = tf.reduce_sum(tf.gather(now, past.rows) * past.path, -1)  # s_p
+        scores = tf.tensor_scatter_nd_add(scores, past.follows[:, None], agreement)
         return pool(scores, values, rows, tf.shape(x.item)[0])

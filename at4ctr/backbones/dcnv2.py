@@ -57,8 +57,6 @@ class DCNV2(tf.Module):
     ``fit.precision``.
     """
 
-    shares = True
-
     def __init__(self, config: Config, shape: Shape, seed: int) -> None:
         super().__init__(name="dcnv2")
         self.pool = config.pool_history

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from at4ctr.contracts import Activation, BackboneConfig, Embedded, Embeds, Encoded, Part
 from at4ctr.layers.fm import terms
-from at4ctr.layers.shape import Shape, each, history_required, total
+from at4ctr.layers.shape import Shape, each, history_required, part, total
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,6 @@ class DeepFM(tf.Module):
     trunk, PReLU for ReLU (both CAN's).
     """
 
-    shares = True
-
     def __init__(self, config: Config, shape: Shape) -> None:
         super().__init__(name="deepfm")
         self.pool = config.pool_history
@@ -54,9 +52,9 @@ class DeepFM(tf.Module):
 
     def __call__(self, x: Embedded, *, training: bool) -> Encoded:
         del training
-        deep, pooled = [x.profile, x.context, x.item], None
+        deep, pooled = [part(x, x.profile), x.context, x.item], None
         if self.pool:
             pooled = total(x)
-            deep.append(pooled)
+            deep.append(part(x, pooled))
         wide = terms(x, None if pooled is None else each(x, pooled))
         return Encoded(tuple(deep), x.history, wide=wide)

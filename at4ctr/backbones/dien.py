@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from at4ctr.contracts import BackboneConfig, Embedded, Encoded, Part
+from at4ctr.contracts import BackboneConfig, Embedded, Encoded, Packed, Part
 from at4ctr.errors import unknown
 from at4ctr.layers.attention import TargetAttention, segment_softmax
 from at4ctr.layers.gru import AUGRU, FORMS, GRU, Form
 from at4ctr.layers.mlp import PReLU
-from at4ctr.layers.shape import Shape, history_required, product, total
+from at4ctr.layers.pairs import Pairs
+from at4ctr.layers.shape import Shape, history_required, lengths, part, product, total
 from at4ctr.layers.steps import Steps
 
 
@@ -45,8 +46,6 @@ class DIEN(tf.Module):
     auxiliary loss (``next_behaviour``) reads.
     """
 
-    shares = True
-
     def __init__(self, config: Config, shape: Shape, seed: int) -> None:
         super().__init__(name="dien")
         width = shape.history
@@ -60,7 +59,7 @@ class DIEN(tf.Module):
         self.parts = tuple(map(Part, widths))
 
     def __call__(self, x: Embedded, *, training: bool) -> Encoded:
-        pooled = total(x)
+        pooled = part(x, total(x))
         steps = Steps.of(x.packed, tf.shape(x.mask)[0])
         states = self.gru(steps.pack(x.packed.values), steps, training=training)
         query = self.query(self.attention.project(x.item), training)
@@ -68,10 +67,17 @@ class DIEN(tf.Module):
             scores = self.attention.cross(query, states, training=training)
             final = self.evolution.shared(states, tf.nn.softmax(scores, 0))
         else:
-            scores = self.attention.scores(query, states, steps.rows, training=training)
-            weights = segment_softmax(scores, steps.rows, steps.size)
-            final = steps.final(self.evolution(states, weights, steps, training=training))
-        parts = [x.profile, x.context, x.item, pooled, final]
+            own, of_row = states, steps
+            if x.owner is not None:
+                pairs = Pairs.of(lengths(x), x.owner)
+                own = pairs.copy(steps.unpack(states), training=training)
+                packed = Packed(own, pairs.rows, pairs.positions)
+                of_row = Steps.of(packed, tf.shape(x.item)[0])
+                own = of_row.pack(own)
+            scores = self.attention.scores(query, own, of_row.rows, training=training)
+            weights = segment_softmax(scores, of_row.rows, of_row.size)
+            final = of_row.final(self.evolution(own, weights, of_row, training=training))
+        parts = [part(x, x.profile), x.context, x.item, pooled, final]
         if self.product:
             parts.append(product(x, pooled))
         return Encoded(tuple(parts), steps.dense(states, tf.shape(x.mask)[1]))

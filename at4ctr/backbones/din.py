@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from at4ctr.contracts import BackboneConfig, Embedded, Encoded, Part
 from at4ctr.layers.attention import TargetAttention
-from at4ctr.layers.shape import Shape, history_required, product, total
+from at4ctr.layers.pairs import by_row
+from at4ctr.layers.shape import Shape, history_required, part, product, total
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,6 @@ class DIN(tf.Module):
     Σh sums real behaviours only (the public code adds the padding row too).
     """
 
-    shares = True
-
     def __init__(self, config: Config, shape: Shape, seed: int) -> None:
         super().__init__(name="din")
         self.attention = TargetAttention(shape.item, shape.history, config.attention, seed)
@@ -39,9 +38,9 @@ class DIN(tf.Module):
         self.parts = tuple(map(Part, widths))
 
     def __call__(self, x: Embedded, *, training: bool) -> Encoded:
-        pooled = total(x)
-        interest = self.attention(x.item, x.packed, training=training, one_user=x.one_user)
-        parts = [x.profile, x.context, x.item, pooled, interest]
+        pooled, behaviours = part(x, total(x)), by_row(x, training=training)
+        interest = self.attention(x.item, behaviours, training=training, one_user=x.one_user)
+        parts = [part(x, x.profile), x.context, x.item, pooled, interest]
         if self.product:
             parts.append(product(x, pooled))
         return Encoded(tuple(parts), x.history)

@@ -20,7 +20,17 @@ from at4ctr.contracts import (
 from at4ctr.errors import InputError
 from at4ctr.layers.attention import TargetAttention, pool, pool_all
 from at4ctr.layers.mlp import Dense, PReLU
-from at4ctr.layers.shape import Shape, history_required, product, recency, scatter, total
+from at4ctr.layers.pairs import Pairs
+from at4ctr.layers.shape import (
+    Shape,
+    history_required,
+    lengths,
+    part,
+    product,
+    recency,
+    scatter,
+    total,
+)
 
 _POSITION = 8  # width of a position's embedding
 _DEPTH = 40.0  # e⁻⁴⁰ is nothing beside 1 in float32, and its square is still a normal number
@@ -63,8 +73,6 @@ class DMR(tf.Module):
     not categories.
     """
 
-    shares = True
-
     def __init__(self, config: Config, shape: Shape, seed: int) -> None:
         super().__init__(name="dmr")
         self.item_to_item = ItemToItem(config, shape, seed)
@@ -77,13 +85,19 @@ class DMR(tf.Module):
 
     def __call__(self, x: Embedded, *, training: bool) -> Encoded:
         ranks = recency(x)
+        history, of_row = x.packed, ranks
+        if x.owner is not None and not x.one_user:
+            pairs = Pairs.of(lengths(x), x.owner)
+            values = pairs.copy(x.packed.values, training=training)
+            history = Packed(values, pairs.rows, pairs.positions)
+            of_row = tf.gather(ranks, pairs.index)
         interest, scored = self.item_to_item(
-            x.item, x.packed, ranks, training=training, one_user=x.one_user
+            x.item, history, of_row, training=training, one_user=x.one_user
         )
         user, states = self.user_to_item(x, ranks, training=training)
-        matched = tf.reduce_sum(user * x.output, -1)
-        pooled = total(x)
-        parts = [x.profile, x.context, x.item, pooled, interest]
+        matched = tf.reduce_sum(part(x, user) * x.output, -1)
+        pooled = part(x, total(x))
+        parts = [part(x, x.profile), x.context, x.item, pooled, interest]
         parts += [matched[:, None], scored[:, None]]
         if self.product:
             parts.append(product(x, pooled))

@@ -8,7 +8,7 @@ from typing import ClassVar
 import tensorflow as tf
 
 from at4ctr.contracts import Activation, BackboneConfig, Embedded, Encoded, Part
-from at4ctr.layers.shape import Shape, history_required, mean
+from at4ctr.layers.shape import Shape, history_required, mean, part
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,6 @@ class DNN(tf.Module):
     (§4.3) and CTnoCVR (§2.3) have logs without histories; their networks read the fields alone.
     """
 
-    shares = True
-
     def __init__(self, config: Config, shape: Shape) -> None:
         super().__init__(name="dnn")
         self.pool = config.pool_history
@@ -47,5 +45,5 @@ class DNN(tf.Module):
 
     def __call__(self, x: Embedded, *, training: bool) -> Encoded:
         del training
-        pooled = (mean(x),) if self.pool else ()
-        return Encoded((x.profile, x.context, x.item, *pooled), x.history)
+        pooled = (part(x, mean(x)),) if self.pool else ()
+        return Encoded((part(x, x.profile), x.context, x.item, *pooled), x.history)

@@ -37,7 +37,6 @@ class FM(tf.Module):
     Weights start at 0, vectors uniform (Rendle: normal).
     """
 
-    shares = True
     parts = ()
 
     def __init__(self, config: Config) -> None:

@@ -67,8 +67,6 @@ class GwPFM(tf.Module):
     O(F²) products for F fields in G groups.
     """
 
-    shares = True
-
     def __init__(self, config: Config, shape: Shape) -> None:
         super().__init__(name="gwpfm")
         self.pool, self.width = config.pool_history, shape.dimension // PARTS

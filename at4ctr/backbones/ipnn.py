@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from at4ctr.contracts import Activation, BackboneConfig, Embedded, Encoded, Part
 from at4ctr.layers.fm import fields
-from at4ctr.layers.shape import Shape, each, history_required, mean
+from at4ctr.layers.shape import Shape, each, history_required, mean, part
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,6 @@ class IPNN(tf.Module):
     public code. W_p has full rank: there are few fields.
     """
 
-    shares = True
-
     def __init__(self, config: Config, shape: Shape) -> None:
         super().__init__(name="ipnn")
         self.pool = config.pool_history
@@ -58,10 +56,10 @@ class IPNN(tf.Module):
 
     def __call__(self, x: Embedded, *, training: bool) -> Encoded:
         del training
-        parts, vectors = [x.profile, x.context, x.item], x.fields
+        parts, vectors = [part(x, x.profile), x.context, x.item], x.fields
         if self.pool:
             pooled = mean(x)
-            parts.append(pooled)
+            parts.append(part(x, pooled))
             vectors = fields(x, each(x, pooled))
         products = tf.linalg.matmul(vectors, vectors, transpose_b=True)
         flat = tf.reshape(products, [-1, vectors.shape[1] ** 2])

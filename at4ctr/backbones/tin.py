@@ -12,8 +12,9 @@ from at4ctr.contracts import BackboneConfig, Embedded, Embeds, Encoded, Part, Te
 from at4ctr.errors import InputError, unknown
 from at4ctr.layers.attention import pool, pool_all, segment_softmax
 from at4ctr.layers.mlp import Dense
+from at4ctr.layers.pairs import Pairs
 from at4ctr.layers.segments import spread
-from at4ctr.layers.shape import Shape, history_required, recency
+from at4ctr.layers.shape import Shape, history_required, lengths, part, recency
 
 TIMES = ("position", "interval", "both")
 _SCALE = 0.05  # temporal rows start uniform in ±_SCALE
@@ -72,8 +73,6 @@ class TIN(tf.Module):
     layer between pooling and product, which the public code has and Eq. 1 has not.
     """
 
-    shares = True
-
     def __init__(self, config: Config, shape: Shape, seed: int) -> None:
         super().__init__(name="tin")
         self.beside, self.last = config.beside, config.positions
@@ -96,11 +95,15 @@ class TIN(tf.Module):
             pooled = pool_all(scores, behaviours)
         else:
             copy = spread if training else tf.gather  # a SavedModel takes no gradient
-            pairs = behaviours * copy(candidate, x.packed.rows)
-            scores = scale * tf.reduce_sum(pairs, -1)
-            pooled = pool(scores, behaviours, x.packed.rows, tf.shape(candidate)[0])
+            rows = x.packed.rows
+            if x.owner is not None:
+                pairs = Pairs.of(lengths(x), x.owner)
+                behaviours, rows = pairs.copy(behaviours, training=training), pairs.rows
+            products = behaviours * copy(candidate, rows)
+            scores = scale * tf.reduce_sum(products, -1)
+            pooled = pool(scores, behaviours, rows, tf.shape(candidate)[0])
         interest = pooled * candidate
-        parts = (interest,) if self.beside else (x.profile, x.context, x.item, interest)
+        parts = (interest,) if self.beside else (part(x, x.profile), x.context, x.item, interest)
         return Encoded(parts, x.history)
 
     def correlation(self, x: Embedded) -> Tensor:

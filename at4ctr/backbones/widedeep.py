@@ -8,7 +8,7 @@ from typing import ClassVar
 import tensorflow as tf
 
 from at4ctr.contracts import Activation, BackboneConfig, Embedded, Encoded, Part
-from at4ctr.layers.shape import Shape, each, history_required, product, total
+from at4ctr.layers.shape import Shape, each, history_required, part, product, total
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,6 @@ class WideDeep(tf.Module):
     wide logit.
     """
 
-    shares = True
-
     def __init__(self, config: Config, shape: Shape) -> None:
         super().__init__(name="widedeep")
         self.pool = config.pool_history
@@ -50,11 +48,11 @@ class WideDeep(tf.Module):
 
     def __call__(self, x: Embedded, *, training: bool) -> Encoded:
         del training
-        deep, direct = [x.profile, x.context, x.item], [x.item]
+        deep, direct = [part(x, x.profile), x.context, x.item], [x.item]
         if self.pool:
             pooled = total(x)
-            deep.append(pooled)
+            deep.append(part(x, pooled))
             direct.append(each(x, pooled))
         if self.product:
-            direct.append(product(x, pooled))
+            direct.append(product(x, part(x, pooled)))
         return Encoded(tuple(deep), x.history, direct=tuple(direct))

@@ -25,10 +25,27 @@ class Block:
         ``cut``, ``user``, ``item`` and ``user_row`` (dims rows), labels, context features and
         numbers, ``weight`` and true probabilities.
     windows: per history feature [E + 1] opaque items; item i is the T behaviours from i on.
+    starts: the first row of each request, increasing; None where rows stand by themselves.
     """
 
     instances: Mapping[str, np.ndarray]
     windows: Mapping[str, np.ndarray]
+    starts: np.ndarray | None = None
+
+    def whole(self, rows: slice) -> slice:
+        """The rows of all requests that begin within a slice; the slice itself without requests."""
+        if self.starts is None:
+            return rows
+        ends = np.append(self.starts, len(self.instances["item"]))
+        first, last = np.searchsorted(self.starts, [rows.start, rows.stop])
+        return slice(int(ends[first]), int(ends[last]))
+
+    def firsts(self, rows: slice) -> np.ndarray | None:
+        """Where each request of ``whole`` rows begins among them; None without requests."""
+        if self.starts is None:
+            return None
+        first, last = np.searchsorted(self.starts, [rows.start, rows.stop])
+        return self.starts[first:last] - rows.start
 
 
 def in_blocks(groups: Sequence[RowGroup], users: int) -> tuple[tuple[RowGroup, ...], ...]:
@@ -49,6 +66,28 @@ def stateless(seed: int, epoch: int, stream: int) -> np.random.Generator:
     key = np.array([seed % 2**64, epoch], dtype=np.uint64)
     counter = np.array([0, 0, 0, stream], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def request_starts(columns: Sequence[np.ndarray], longest: int) -> np.ndarray:
+    """Where the runs of rows that agree in all columns [N] begin; longer runs are cut."""
+    size = len(columns[0])
+    begins = np.zeros(size, bool)
+    begins[:1] = True
+    for column in columns:
+        begins[1:] |= column[1:] != column[:-1]
+    starts = np.flatnonzero(begins)
+    place = np.arange(size) - np.repeat(starts, np.diff(starts, append=size))
+    return np.flatnonzero(place % longest == 0)
+
+
+def permuted_requests(
+    rows: np.ndarray, starts: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows [N] with whole requests permuted, and where each begins."""
+    order = rng.permutation(len(starts))
+    sizes = np.diff(starts, append=len(rows))[order]
+    begins = np.cumsum(sizes) - sizes
+    return rows[np.repeat(starts[order] - begins, sizes) + np.arange(len(rows))], begins
 
 
 def kept_rows(store: Store, split: Split, groups: Sequence[RowGroup], w: float) -> np.ndarray:

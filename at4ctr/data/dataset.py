@@ -51,6 +51,10 @@ class Options(ABC):
         (He et al. 2014).
     unknown_rate: share of training rows whose user id (item id) reads as unknown, so that what
         training never saw has a trained row; under ``paper`` nothing is unknown and it is 0.
+    grouping: ``rows`` shuffles the training rows. ``requests`` shuffles requests: the rows of one
+        user at one moment, as a positive with its drawn negatives or the impressions of a page.
+        They stay in one batch and share their user's profile and history, which are embedded and
+        encoded once.
     protocol: ``strict`` builds vocabularies from training rows only, knows an attribute from the
         time of its first value on, and draws each split's negatives from that split's own rows;
         ``paper`` uses all rows for all three.
@@ -90,6 +94,7 @@ class Options(ABC):
     history: int = 100
     negative_rate: float = 1.0
     unknown_rate: float = 0.05
+    grouping: Literal["rows", "requests"] = "rows"
     protocol: Literal["strict", "paper"] = "strict"
     negatives: int = 1
     draw: Literal["popularity", "uniform"] = "popularity"
@@ -110,7 +115,13 @@ class Options(ABC):
     wait_days: float = 7.0
     wait_tolerance: float = 0.1
 
-    READING: ClassVar[tuple[str, ...]] = ("raw", "history", "negative_rate", "unknown_rate")
+    READING: ClassVar[tuple[str, ...]] = (
+        "raw",
+        "history",
+        "negative_rate",
+        "unknown_rate",
+        "grouping",
+    )
     FEWEST: ClassVar[int] = 1  # the least min_behaviours; 0: users may have impressions alone
     UTC_OFFSET_HOURS: ClassVar[float] = 0.0  # local minus universal time where the log was written
     RECIPE: ClassVar[str] = "din_at4ctr"  # what it is trained with where CONFIG names none
@@ -125,6 +136,7 @@ class Options(ABC):
             )
         demand_rate(self.negative_rate, where)
         for field, known in (("protocol", ("strict", "paper")),
+                             ("grouping", ("rows", "requests")),
                              ("draw", ("popularity", "uniform")),
                              ("reject", ("own", "history", "seen"))):  # fmt: skip
             if getattr(self, field) not in known:

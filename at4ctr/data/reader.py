@@ -4,6 +4,9 @@ Batch k of an epoch is a pure function of (store, settings, seed, epoch, k). The
 are permuted statelessly (Philox keyed by seed and epoch), every n-th goes to this worker, and
 consecutive ones form blocks of at least ``block_users`` users. The kept instances of a block are
 permuted as a whole; batches are consecutive slices of the blocks, one after the other.
+
+With ``grouping="requests"`` whole requests are permuted, and a batch has those that begin in its
+slice. A request is a run of a user's rows with one history: of one moment, in the store's order.
 """
 
 from __future__ import annotations
@@ -11,19 +14,31 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from at4ctr.data.block import Ahead, Block, aligned, in_blocks, kept_rows, sliding, stateless
+from at4ctr.data.block import (
+    Ahead,
+    Block,
+    aligned,
+    in_blocks,
+    kept_rows,
+    permuted_requests,
+    request_starts,
+    sliding,
+    stateless,
+)
 from at4ctr.data.dataset import Split
 from at4ctr.data.sampling import demand_rate, keep, sampled_label
 from at4ctr.data.store import RowGroup, Store
-from at4ctr.errors import InputError
+from at4ctr.errors import InputError, unknown
 from at4ctr.schema import AGES, BEHAVIOURS, UNKNOWN, history_name, weights_name
 
 BLOCKS_HELD = 3
+Grouping = Literal["rows", "requests"]
+GROUPINGS: tuple[Grouping, ...] = ("rows", "requests")
 
 
 class Plan(NamedTuple):
@@ -62,6 +77,11 @@ class Reader:
     context: which of several workers this is. All have the same number of steps: with
         ``drop_remainder`` that of the worker with the fewest rows, otherwise that of the one with
         the most, and those who run out yield batches of 0 rows.
+    grouping: ``rows`` permutes rows, each with its user's profile and history. ``requests`` keeps
+        the rows of a request in one batch, and profile and history come once for each of its H
+        requests: ``[H, ...]``, with ``owner`` ``[B]`` int32, never decreasing, the request of each
+        row. B then varies by less than the longest request about ``batch_size``; a request
+        longer than that is cut. A user's id reads as unknown in all rows of a request or in none.
     block_users: rows are shuffled across at least so many users, or all. Memory is about three
         blocks of 4 bytes a behaviour and history feature and 20 bytes an instance.
     Raises InputError for settings out of range, a split without rows, a batch larger than the data.
@@ -82,13 +102,14 @@ class Reader:
         unknown_rate: float = 0.0,
         context: tf.distribute.InputContext | None = None,
         block_users: int = 32_768,
+        grouping: Grouping = "rows",
     ) -> None:
         self.store, self.split, self.schema = store, split, store.schema
         self.label = store.schema.labels[0].column  # known in every row
         self.batch_size, self.history, self.negative_rate = batch_size, history, negative_rate
         self.seed, self.shuffle, self.truth, self.block_users = seed, shuffle, truth, block_users
         self.drop_remainder = shuffle if drop_remainder is None else drop_remainder
-        self.unknown_rate = unknown_rate
+        self.unknown_rate, self.grouping = unknown_rate, grouping
         self.workers = context.num_input_pipelines if context else 1
         self.worker = context.input_pipeline_id if context else 0
         self._check_settings()
@@ -118,7 +139,10 @@ class Reader:
         """
         names = list(self._spec)
         types = [dtype for dtype, _ in self._spec.values()]
-        size = self.batch_size if self.drop_remainder else None
+        types += [np.int32] if self.grouping == "requests" else []
+        names += ["owner"] if self.grouping == "requests" else []
+        fixed = self.drop_remainder and self.grouping == "rows"
+        size = self.batch_size if fixed else None
 
         def cut(index: np.ndarray) -> list[np.ndarray]:
             return list(self.batch(epoch, int(index)).values())
@@ -126,7 +150,8 @@ class Reader:
         def fetch(index: tf.Tensor) -> dict[str, tf.Tensor]:
             tensors = tf.numpy_function(cut, [index], types, stateful=False)
             for name, tensor in zip(names, tensors, strict=True):
-                tensor.set_shape((size, *self._spec[name][1]))
+                inner = self._spec[name][1] if name in self._spec else ()
+                tensor.set_shape((size, *inner))
             return dict(zip(names, tensors, strict=True))
 
         options = tf.data.Options()
@@ -153,9 +178,14 @@ class Reader:
             if begin >= last and pieces:
                 break
             block = self._blocks.get(epoch, number, len(plan.ends))
-            pieces.append(self._slice(block, slice(max(first - begin, 0), last - begin)))
+            rows = block.whole(slice(max(first - begin, 0), max(last - begin, 0)))
+            pieces.append(self._slice(block, rows))
         if len(pieces) == 1:
             return pieces[0]
+        if self.grouping == "requests":
+            users = np.cumsum([0, *(len(p["history_length"]) for p in pieces)], dtype=np.int32)
+            for piece, before in zip(pieces, users, strict=False):
+                piece["owner"] += before
         return {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
 
     @cached_property
@@ -198,27 +228,29 @@ class Reader:
         """Some consecutive rows of a block as a batch."""
         at = {name: column[rows] for name, column in block.instances.items()}
         batch: dict[str, np.ndarray] = {}
+        firsts = block.firsts(rows)  # of each request
+        of_user = at if firsts is None else {name: column[firsts] for name, column in at.items()}
         own = "user_row" if "user_row" in at else "user"
-        rows_of = {"profile": at[own], "item": at["item"]}
+        rows_of = {"profile": of_user[own], "item": at["item"]}
         for group in ("profile", "item"):
             for f in self.schema.group(group):
                 ids = np.take(self.store.ids(f.name), rows_of[group], axis=0)
-                hidden = at.get(f"{f.name} hidden")
+                hidden = (of_user if group == "profile" else at).get(f"{f.name} hidden")
                 batch[f.name] = ids if hidden is None else np.where(hidden, UNKNOWN, ids)
         for f in self.schema.group("context"):
             batch[f.name] = at[f.name].copy()
         positions = np.arange(self.history, dtype=np.int32)
-        real = (positions - at["length"][:, None]) >> 31  # [B, T]: all bits set, or none
-        begin = at["begin"].astype(np.intp)
+        real = (positions - of_user["length"][:, None]) >> 31  # [H, T]: all bits set, or none
+        begin = of_user["begin"].astype(np.intp)
         for name, windows in block.windows.items():
             shape = (len(begin), *self._spec[name][1])
             values = windows[begin].view(np.int32).reshape(shape)
             mask = real if values.ndim == 2 else real[:, :, None]
             batch[name] = np.bitwise_and(values, mask, out=aligned(shape))
         if AGES in batch:  # as yet the times themselves
-            np.subtract(at["second"][:, None], batch[AGES], out=batch[AGES])
+            np.subtract(of_user["second"][:, None], batch[AGES], out=batch[AGES])
             np.bitwise_and(batch[AGES], real, out=batch[AGES])
-        batch["history_length"] = at["length"].copy()
+        batch["history_length"] = of_user["length"].copy()
         batch[BEHAVIOURS] = at["cut"].copy()
         for label in self.schema.labels:
             batch[label.column] = at[label.column].astype(np.float32)
@@ -236,6 +268,9 @@ class Reader:
         batch["item_index"] = self.store.items(at["item"]).copy()
         for name in self._truths:
             batch[name] = at[name].copy()
+        if firsts is not None:
+            sizes = np.diff(firsts, append=len(at["item"]))
+            batch["owner"] = np.repeat(np.arange(len(firsts), dtype=np.int32), sizes)
         return batch
 
     def _load(self, epoch: int, number: int) -> Block:
@@ -249,9 +284,17 @@ class Reader:
             kept = np.flatnonzero(keep(sampled, u31, self.negative_rate))
         self._check_count(groups, len(kept))
         rng = stateless(self.seed, epoch, 1 + number)
-        if self.shuffle:
+        owners = np.repeat(np.arange(len(users.users), dtype=np.int32), users.counts)
+        starts = None
+        if self.grouping == "requests":
+            same = [owners, columns["cut"]]
+            same += [columns[name] for name in ("timestamp", "user_row") if name in columns]
+            starts = request_starts([column[kept] for column in same], self.batch_size)
+            if self.shuffle:
+                kept, starts = permuted_requests(kept, starts, rng)
+        elif self.shuffle:
             kept = rng.permutation(kept)
-        owner = np.repeat(np.arange(len(users.users), dtype=np.int32), users.counts)[kept]
+        owner = owners[kept]
         columns = {name: np.take(column, kept) for name, column in columns.items()}
         cut = columns["cut"]
         columns["length"] = np.minimum(cut, self.history)
@@ -259,6 +302,9 @@ class Reader:
         columns["user"] = np.take(users.users, owner)
         for name in self._hidden:
             columns[name] = rng.random(len(kept)) < self.unknown_rate
+            if starts is not None and name == f"{self.schema.user_id.name} hidden":
+                sizes = np.diff(starts, append=len(kept))
+                columns[name] = np.repeat(columns[name][starts], sizes)
         sequences = dict(users.behaviours)
         items = sequences.pop("item")
         sequences |= {
@@ -276,7 +322,7 @@ class Reader:
             self._check_span(groups, start, past, now)
             columns["second"] = (now - start).astype(np.int32)
             windows[AGES] = sliding(past - start, self.history)
-        return Block(columns, windows)
+        return Block(columns, windows, starts)
 
     def _make_plan(self, epoch: int) -> Plan:
         groups = list(self._kept)
@@ -302,6 +348,8 @@ class Reader:
                 raise InputError(
                     f"{where}: {name} is {getattr(self, name)}; expected at least {least}"
                 )
+        if self.grouping not in GROUPINGS:
+            raise unknown(f"grouping of the {where}", self.grouping, GROUPINGS)
         demand_rate(self.negative_rate, where)
         if self.negative_rate < 1:
             sampled_label(self.schema.labels, self.negative_rate, where)

@@ -272,6 +272,13 @@ def touched_l2(x: Embedded, *, history: bool) -> Tensor:
     feature counts by the mean of its rows. A row counts as often as the batch uses it, and one
     that no sample uses does not decay (AQCL §5.2.2 does not say; with a dense L2 every row would).
     """
-    parts = [x.fields, x.linear, x.output, *([x.packed.values] if history else [])]
+    parts = [x.fields, x.linear, x.output]
+    if history and x.owner is None:
+        parts.append(x.packed.values)
+    elif history:
+        rows = tf.math.unsorted_segment_sum(
+            tf.ones_like(x.item[:, 0]), x.owner, tf.shape(x.mask)[0]
+        )
+        parts.append(x.packed.values * tf.sqrt(tf.gather(rows, x.packed.rows))[:, None])
     size = tf.cast(tf.shape(x.item)[0], x.item.dtype)
     return tf.math.divide_no_nan(2.0 * tf.add_n([tf.nn.l2_loss(part) for part in parts]), size)

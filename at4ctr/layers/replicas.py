@@ -44,6 +44,13 @@ def gathered(*tensors: Tensor) -> list[Tensor]:
     return found
 
 
+def gathered_owners(owner: Tensor, users: Tensor) -> Tensor:
+    """``gathered`` of owners [B] among each replica's H users, as owners among the users of all."""
+    (counts,) = gathered(users[None])
+    before = tf.cumsum(counts, exclusive=True)[share().rank]
+    return gathered(owner + before)[0]
+
+
 def summed(*tensors: Tensor) -> list[Tensor]:
     """The sum of each tensor over the replicas, on all of them; it passes no gradient."""
     if share().size == 1:

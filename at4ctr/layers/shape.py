@@ -80,6 +80,11 @@ def each(x: Embedded, of_user: Tensor) -> Tensor:
     return of_user if x.owner is None else tf.gather(of_user, x.owner)
 
 
+def part(x: Embedded, of_user: Tensor) -> Tensor:
+    """[H, W] of users -> a part of ``Encoded``: [B, W], or [1, W] of the one user."""
+    return of_user if x.one_user else each(x, of_user)
+
+
 def lengths(x: Embedded) -> Tensor:
     """How many behaviours each user has. [H] int32."""
     return tf.reduce_sum(tf.cast(x.mask, tf.int32), 1)
@@ -103,7 +108,7 @@ def mean(x: Embedded) -> Tensor:
 
 
 def product(x: Embedded, pooled: Tensor) -> Tensor:
-    """candidate ⊙ the part of pooled behaviours [H or B, J] that has its features. [B, J]."""
+    """candidate ⊙ what of pooled behaviours, a part [B or 1, J], has its features. [B, J]."""
     width = x.item.shape[-1]
     return x.item * (pooled if pooled.shape[-1] == width else pooled[:, :width])
 

@@ -39,6 +39,10 @@ class Steps(NamedTuple):
         """From the packed order to this one. [R, ...]."""
         return tf.gather(values, self.order)
 
+    def unpack(self, values: Tensor) -> Tensor:
+        """From this order to the packed one. [R, ...]."""
+        return tf.gather(values, tf.math.invert_permutation(self.order))
+
     def dense(self, values: Tensor, steps: Tensor) -> Tensor:
         """values [R, W] in this order -> [B, steps, W], 0 where padded."""
         return scatter(values, tf.stack([self.rows, self.positions], 1), self.size, steps)

@@ -18,6 +18,7 @@ def user_item_match(
     user_ids: tf.Tensor | None = None,
     item_ids: tf.Tensor | None = None,
     anchors: tf.Tensor | None = None,
+    owner: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """L_ui + L_iu of AT4CTR, Eq. 6 and 7, with sim the cosine. A scalar in nats, float32.
 
@@ -29,6 +30,10 @@ def user_item_match(
     With `anchors` [B] bool, the sums are over the positives among those alone, n₊ still over all:
     over disjoint anchors that cover the batch, these parts of the loss add up to it.
 
+    With `owner` [B] int32, user is [H, d] and row k's user is u_owner(k): the rows of one request
+    share it. L_iu then has the H users as candidates, each once, where the paper's batch repeats
+    the user in every row of the request. Without repeated users the two are equal.
+
     Duplicates (not in the paper): with `item_ids` [B], other rows with the anchor's own item are no
     candidates in L_ui; with `user_ids` [B], other rows with the anchor's own user are none in L_iu.
     Neither ever removes the anchor's own pair. A batch without positives, or without rows, gives
@@ -38,6 +43,8 @@ def user_item_match(
     InputError for a temperature that is not positive, or static shapes that do not fit.
     """
     user, item, labels = unit(user), unit(item), tf.convert_to_tensor(labels)
+    if owner is not None:
+        return _of_requests(user, item, labels, temperature, user_ids, item_ids, anchors, owner)
     _check(user, item, labels, temperature)
     positive = tf.cast(labels, tf.float32) > 0.5
     own = positive if anchors is None else positive & anchors
@@ -49,6 +56,49 @@ def user_item_match(
     total = _in_batch_softmax(user[:count], item, temperature, item_ids)
     total += _in_batch_softmax(item[:count], user, temperature, user_ids)
     return tf.math.divide_no_nan(total, tf.reduce_sum(tf.cast(positive, tf.float32)))
+
+
+def _of_requests(
+    user: tf.Tensor,
+    item: tf.Tensor,
+    labels: tf.Tensor,
+    temperature: float,
+    user_ids: tf.Tensor | None,
+    item_ids: tf.Tensor | None,
+    anchors: tf.Tensor | None,
+    owner: tf.Tensor,
+) -> tf.Tensor:
+    check_temperature("user_item_match", temperature)
+    check_shape("user_item_match", "user", user, tf.TensorShape([None, None]))
+    check_shape("user_item_match", "item", item, tf.TensorShape([None, user.shape[-1]]))
+    check_shape("user_item_match", "owner", owner, item.shape[:1])
+    check_shape("user_item_match", "labels", labels, item.shape[:1])
+    positive = tf.cast(labels, tf.float32) > 0.5
+    rows = tf.where(positive if anchors is None else positive & anchors)[:, 0]
+    users = tf.gather(owner, rows)
+    if user_ids is not None:  # of rows; a user's rows agree
+        size = tf.shape(user)[0]
+        user_ids = tf.math.unsorted_segment_max(tf.convert_to_tensor(user_ids), owner, size)
+    total = _softmax(tf.gather(user, users), item, rows, temperature, item_ids)
+    total += _softmax(tf.gather(item, rows), user, users, temperature, user_ids)
+    return tf.math.divide_no_nan(total, tf.reduce_sum(tf.cast(positive, tf.float32)))
+
+
+def _softmax(
+    queries: tf.Tensor,
+    candidates: tf.Tensor,
+    own: tf.Tensor,
+    temperature: float,
+    ids: tf.Tensor | None,
+) -> tf.Tensor:
+    """Σ_k -ln softmax(q_k · c / τ) at own_k; without others of the same id. [P, d], [n, d], [P]"""
+    logits = tf.linalg.matmul(queries, candidates, transpose_b=True) / temperature
+    if ids is not None:
+        ids, numbers = tf.convert_to_tensor(ids), tf.range(tf.shape(candidates)[0], dtype=own.dtype)
+        same = (tf.gather(ids, own)[:, None] == ids) & (numbers != own[:, None])
+        logits = tf.where(same, tf.constant(-1e9, logits.dtype), logits)
+    aimed = tf.reduce_sum(queries * tf.gather(candidates, own), -1) / temperature
+    return tf.reduce_sum(tf.reduce_logsumexp(logits, 1) - aimed)
 
 
 def _check(user: tf.Tensor, item: tf.Tensor, labels: tf.Tensor, temperature: float) -> None:

@@ -131,12 +131,9 @@ class ServingModel(tf.keras.Model):
         processes adds ``deviation`` or ``deviation_<label>``, the standard deviation of that
         ``logit``.
 
-        A batch with ``owner`` [B] has a row of profile and history for each of H users. Where the
-        graph knows that H is 1 and every backbone ``shares``, what depends on the user alone is
-        computed once; otherwise users are repeated.
+        A batch with ``owner`` [B] has a row of profile and history for each of H users, and what
+        depends on the user alone is computed once for each.
         """
-        if "owner" in batch and not self._shares(batch):
-            batch = self._by_row(batch)
         fused = self.fused if self.score_weight else ()
         names = dict.fromkeys((*self.served, *fused))
         outputs = self._outputs(batch, names)
@@ -232,16 +229,3 @@ class ServingModel(tf.keras.Model):
 
     def _probability(self, label: str, logit: Tensor) -> Tensor:
         return self.calibrators.get(label, tf.sigmoid)(logit)
-
-    def _shares(self, batch: Mapping[str, Tensor]) -> bool:
-        one = batch[self.embedder.schema.user_id.name].shape[0] == 1
-        return one and all(getattr(b, "shares", False) for b in self.backbones.values())
-
-    def _by_row(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The same batch with a row of profile and history for each row."""
-        of_user = self.embedder.schema.of_user(batch)
-        return {
-            name: tf.gather(ids, batch["owner"]) if name in of_user else ids
-            for name, ids in batch.items()
-            if name != "owner"
-        }

@@ -42,7 +42,8 @@ class DropoutNet(tf.Module):
     """The user's id or the candidate's, never both, reads as unknown in rows drawn at random.
 
     Everything else that is known of the user or item stays. Deviations from Alg. 1, whose cases are
-    the user out, the item out, and neither: a case is drawn for each row, and not for a batch. The
+    the user out, the item out, and neither: a case is drawn for each row, and not for a batch. Rows
+    of one request share the draw of their user. The
     paper sets fixed vectors of a factorisation to 0; here vectors are learned, and what was never
     seen is served by the row of the unknown id, so that this row is what the drawn rows train.
     """
@@ -54,8 +55,13 @@ class DropoutNet(tf.Module):
 
     def __call__(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         changed, c = dict(batch), self.config
-        drawn = tf.random.stateless_uniform(tf.shape(batch[self.item])[:1], self.draws.seed())
-        for name, out in ((self.user, drawn < c.user), (self.item, drawn >= 1 - c.item)):
+        users = tf.random.stateless_uniform(tf.shape(batch[self.user])[:1], self.draws.seed())
+        of_items = users
+        if "owner" in batch:  # given that the user stays, the item is out at item / (1 − user)
+            rows = tf.random.stateless_uniform(tf.shape(batch["owner"]), self.draws.seed())
+            of_items = c.user + (1 - c.user) * rows
+            of_items = tf.where(tf.gather(users < c.user, batch["owner"]), 0.0, of_items)
+        for name, out in ((self.user, users < c.user), (self.item, of_items >= 1 - c.item)):
             ids = batch[name]
             out = tf.reshape(out, [-1] + [1] * (ids.shape.rank - 1))
             changed[name] = tf.where(out, tf.constant(UNKNOWN, ids.dtype), ids)

@@ -45,7 +45,7 @@ def test_a_part_has_no_class_attribute_of_another_name(folder, name):
     for kind in (k for k in vars(module).values() if isinstance(k, type)):
         if kind.__module__ != module.__name__ or dataclasses.is_dataclass(kind):
             continue
-        known = {"direct", "gives", "parts", "shares", "states"} if kind is built else set()
+        known = {"direct", "gives", "parts", "states"} if kind is built else set()
         known |= {"searched"} if folder == "heads" else set()
         assert public(kind) <= known, kind
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from at4ctr.data.block import in_blocks, stateless
 from at4ctr.data.reader import Reader
@@ -249,3 +251,82 @@ def test_a_store_that_contradicts_its_manifest_is_refused(tmp_path):
     file.write_text(file.read_text().replace('"train": {"rows": ', '"train": {"rows": 1'))
     with pytest.raises(InputError, match=r"\d+ train rows in \d+ row groups from .* expected"):
         reader(toy).batch(0, 0)
+
+
+def request_of(row: dict, user: dict) -> tuple:
+    return user["user"], row["cut"]
+
+
+@pytest.mark.parametrize("block_users", [1, 20, 10**6])
+@pytest.mark.parametrize("size", [3, 16])
+def test_requests_stay_together_and_share_their_user(toy, block_users, size):
+    settings = {"batch_size": size, "block_users": block_users, "shuffle": True}
+    subject = reader(toy, grouping="requests", **settings)
+    expected = {row["truth_click"]: oracle(toy, user, row, 5) for user, row in toy.rows("train")}
+    requests = {row["truth_click"]: request_of(row, user) for user, row in toy.rows("train")}
+    runs = itertools.groupby(requests, requests.get)
+    run = {name: i for i, (_, names) in enumerate(runs) for name in names}
+    longest = max(Counter(run.values()).values())
+    assert longest > 1
+    seen: list[float] = []
+    for batch in batches(subject):
+        owner, users = batch.pop("owner"), len(batch["history_length"])
+        assert (np.diff(owner) >= 0).all()
+        np.testing.assert_array_equal(np.unique(owner), np.arange(users))
+        for i, name in enumerate(batch["truth_click"].tolist()):
+            for key, values in batch.items():
+                at = owner[i] if len(values) == users and key in shared(batch) else i
+                assert values[at].tolist() == expected[name][key], key
+        names = batch["truth_click"].tolist()
+        assert len(names) < size + min(longest, size)
+        for j in range(users):
+            inside = {requests[n] for n, k in zip(names, owner, strict=True) if k == j}
+            assert len(inside) == 1
+        seen += names
+    assert Counter(seen) == Counter(expected.keys())
+    if size >= longest:  # no request was cut: its rows came one after the other
+        ids = [run[name] for name in seen]
+        assert len(set(ids)) == 1 + sum(a != b for a, b in itertools.pairwise(ids))
+
+
+def shared(batch: dict) -> set:
+    return {"user", "city"} | {k for k in batch if k.startswith("history_")}
+
+
+def test_requests_are_a_function_of_seed_epoch_and_batch(wide):
+    settings = {"batch_size": 50, "block_users": 500, "grouping": "requests", "negative_rate": 0.5,
+                "drop_remainder": True, "shuffle": True}  # fmt: skip
+    one, two = reader(wide, **settings), reader(wide, **settings)
+    order = list(range(one.steps(1)))
+    found = {i: two.batch(1, i) for i in reversed(order)}
+    for i in order:
+        batch = one.batch(1, i)
+        assert batch.keys() == found[i].keys()
+        for key, values in batch.items():
+            np.testing.assert_array_equal(values, found[i][key])
+    assert keys(one, 0) != keys(one, 1)
+    assert {len(one.batch(1, i)["item"]) for i in order} != {50}
+    some = next(iter(one.dataset(1, 3)))
+    for key, values in one.batch(1, 3).items():
+        np.testing.assert_array_equal(some[key], values)
+
+
+def test_an_unknown_user_is_unknown_in_the_whole_request(wide):
+    subject = reader(wide, batch_size=64, grouping="requests", unknown_rate=0.3)
+    shares = [(b["user"] == 1).mean() for b in batches(subject)]
+    assert np.mean(shares) == pytest.approx(0.3, abs=0.05)
+
+
+def test_workers_share_the_requests(wide):
+    settings = {"batch_size": 30, "block_users": 100, "grouping": "requests", "shuffle": True}
+    whole = Counter(keys(reader(wide, **settings)))
+    parts = Counter()
+    for i in range(3):
+        context = tf.distribute.InputContext(3, i, 3)
+        parts += Counter(keys(reader(wide, context=context, **settings)))
+    assert parts == whole
+
+
+def test_another_grouping_is_refused(toy):
+    with pytest.raises(InputError, match="grouping"):
+        reader(toy, grouping="pages")

@@ -81,12 +81,14 @@ def make(
     ordered: bool = False,
     rich: bool = False,
     labels: tuple[Label, ...] = (),
+    page: int = 1,
 ) -> Toy:
     """Writes a store: user 0 has 40 times the longest history, every fifth user no instance.
 
     ordered: behaviour i of a user is on item i, and every item is known to the model.
     rich: with a second label, numbers, times, a weight of each row and weights of tags.
     labels: click, or click and conversion, in place of those of the schema.
+    page: so many rows of a user, one after the other, have the same cut.
     """
     rng = np.random.default_rng(seed)
     ids = {
@@ -101,6 +103,9 @@ def make(
     if ordered:
         ids["item"] = np.arange(2, items + 2, dtype=np.int32)
     made = [_user(rng, int(u), items, longest, instances) for u in order]
+    for rows in (user[split] for user in made for split in SPLITS):
+        for i, row in enumerate(rows):
+            row["cut"] = rows[i - i % page]["cut"]
     for user in made if ordered else []:
         user["behaviour_item"] = list(range(len(user["behaviour_item"])))
     more = np.random.default_rng(seed + 1)

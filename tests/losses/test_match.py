@@ -57,6 +57,45 @@ def test_gradients_equal_finite_differences(masked):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("masked", [False, True])
+def test_users_of_requests_are_candidates_once(seed, masked):
+    """Eq. 6 over all rows and Eq. 7 over the H users, as loops."""
+    user, item, labels, _, item_ids = batch(seed)
+    user, owner = (
+        user[:4],
+        np.sort(np.r_[np.arange(4), np.random.default_rng(seed).integers(0, 4, B - 4)]),
+    )
+    user_ids = np.array([5, 6, 5, 7])[owner]
+    ids = {"user_ids": user_ids, "item_ids": item_ids} if masked else {}
+    u, v = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (user, item))
+    expected = 0.0
+    for k in np.flatnonzero(labels):
+        own = owner[k]
+        items = [j for j in range(B) if not masked or j == k or item_ids[j] != item_ids[k]]
+        other = np.array([5, 6, 5, 7])
+        users = [j for j in range(4) if not masked or j == own or other[j] != other[own]]
+        aimed = u[own] @ v[k] / 0.2
+        expected += np.log(np.exp(v[items] @ u[own] / 0.2).sum()) - aimed
+        expected += np.log(np.exp(u[users] @ v[k] / 0.2).sum()) - aimed
+    whole = owner.astype(np.int32)
+    found, _ = loss_and_gradients(user, item, labels, owner=tf.constant(whole), **ids)
+    assert found == pytest.approx(expected / labels.sum(), rel=2e-5)
+    parts = [
+        loss_and_gradients(user, item, labels, owner=tf.constant(whole), anchors=some, **ids)[0]
+        for some in (np.arange(B) < 4, np.arange(B) >= 4)
+    ]
+    assert sum(parts) == pytest.approx(found, rel=2e-5)
+
+
+def test_requests_without_a_positive_give_zero():
+    user, item, *_ = batch(1)
+    owner = tf.zeros([B], tf.int32)
+    found, gradients = loss_and_gradients(user[:1], item, np.zeros(B), owner=owner)
+    assert found == 0
+    assert all((g == 0).all() for g in gradients)
+
+
 def test_no_positives_gives_zero_and_zero_gradient():
     user, item, labels, user_ids, item_ids = batch()
     for ids in ({}, {"user_ids": user_ids, "item_ids": item_ids}):

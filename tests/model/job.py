@@ -58,6 +58,7 @@ def trainer(
     config: Fit = FIT,
     negative_rate: float = 0.7,
     validate: Any = "store",
+    grouping: Any = "rows",
 ) -> Trainer:
     """A trainer whose validation is the store's, a function, or None; several labels share a
     bottom."""
@@ -76,6 +77,7 @@ def trainer(
             shuffle=training,
             block_users=16,
             context=context,
+            grouping=grouping if training else "rows",
         )
 
     plan = Plan.of(

@@ -82,6 +82,15 @@ def shards(store: Store, folder: Path) -> dict[str, Any]:
     return {"halves": halves, "both": dict(zip(both._names, values, strict=True))}
 
 
+def requests(store: Store, folder: Path, devices: tuple[str, ...]) -> dict[str, float]:
+    """The first step's losses on requests, with the negatives of all devices."""
+    changes = {"auxiliaries": host.tasks(gather=True), "grouping": "requests"}
+    with cluster.strategy(devices).scope():
+        trainer = made(store, folder / f"requests-{len(devices)}", devices, **changes)
+        *values, _ = trainer._step(next(trainer.feed(0, 0))).numpy().tolist()
+        return dict(zip(trainer._names, values, strict=True))
+
+
 class PauseError(Exception):
     """Ends a training after a checkpoint."""
 
@@ -183,6 +192,9 @@ def of_two(store: Store, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"shards": shards(store, folder)}
     found["population"] = {str(len(d) or 1): population(store, folder, d) for d in ((), TWO)}
     found["posterior"] = {str(len(d) or 1): posterior(store, folder, d) for d in ((), TWO)}
+    toy_store.make(folder / "paged", users=60, page=3)
+    paged = Store.open(folder / "paged")
+    found["requests"] = {str(len(d) or 1): requests(paged, folder, d) for d in ((), TWO)}
     toy_store.make(folder / "rich", users=60, rich=True)
     rich = Store.open(folder / "rich")
     found["search"] = {str(len(d) or 1): searched(rich, folder, d) for d in ((), TWO)}
