@@ -71,7 +71,10 @@ def labels(found: Mapping[str, Sequence[Line]], xlabel: str, path: Path, title: 
             _line(axis, line, f"C{number}")
         ticks = sorted({x for line in lines for x, _ in line.points})
         axis.set(xlabel=xlabel, ylabel="test AUC", title=label)
+        if ticks[0] > 0 and ticks[-1] >= 10 * ticks[0]:
+            axis.set_xscale("log")
         axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
+        axis.minorticks_off()
         if len(lines) > 1:
             axis.legend(frameon=False, fontsize="small")
     finish(figure, path, title, svg=True)
