@@ -11,6 +11,7 @@ override words := $(PY) -m pipelines.words
 # $(call flag,data,DATA): --data="$DATA", where DATA has a value
 override flag = $${$2:+--$1="$$$2"}
 override log = $(call flag,dataset,DATASET) $(call flag,raw,RAW) $(call flag,set,SET)
+override memory = AT4CTR_MEMORY="$${MEMORY:-$$AT4CTR_MEMORY}"
 override model = --model="$${MODEL:-ctr}"
 override install = $(PY) -m pip install --quiet --require-hashes -r $1 2> >(grep -v '^WARNING: Location' >&2)
 
@@ -43,8 +44,9 @@ setup-spark: setup
 	@$(call install,requirements-spark.txt)
 
 ## make data        prepare a dataset           DATASET= RAW= SET= ENGINE=duckdb|spark
+##                  MEMORY=6GB, else a quarter of the machine's; make train and make nightly too
 data: setup
-	@$(PY) -m pipelines.prepare $(log) $(call flag,engine,ENGINE)
+	@$(memory) $(PY) -m pipelines.prepare $(log) $(call flag,engine,ENGINE)
 
 ## make vectors     vectors of users and items by SVD of the training graph, beside the raw log
 ##                  DATASET= RAW= SET= ARGS="--width=32 --first=4"
@@ -53,7 +55,7 @@ vectors: setup
 
 ## make train       raw log to calibrated SavedModel   DATASET= CONFIG= RAW= SET=
 train: setup
-	@$(PY) -m pipelines.train $(log) $(call flag,config,CONFIG)
+	@$(memory) $(PY) -m pipelines.train $(log) $(call flag,config,CONFIG)
 
 ## make eval        a finished run's metrics on its test split   RUN=runs/latest
 eval: setup
@@ -83,7 +85,7 @@ days: setup
 ## make nightly     a night: train on, check, publish   DATE=2017-12-01 MODEL= DATASET= CONFIG= SET= ARGS=
 ##                  make ends with 2 for every exit code of the program but 0: docs/nightly.md
 nightly: setup
-	@$(words) pipelines.nightly --first_hold_ok $(model) $(call flag,date,DATE) $(call flag,dataset,DATASET) $(call flag,config,CONFIG) $(call flag,set,SET)
+	@$(memory) $(words) pipelines.nightly --first_hold_ok $(model) $(call flag,date,DATE) $(call flag,dataset,DATASET) $(call flag,config,CONFIG) $(call flag,set,SET)
 
 ## make nightly-status   the last nights, and what is live   MODEL= ARGS=
 nightly-status: setup

@@ -123,9 +123,8 @@ def test_losses_of_own_negatives_are_the_mean_over_the_replicas(mirrored):
 
 def test_requests_of_two_devices_find_the_negatives_of_one(mirrored):
     one, two = mirrored["requests"]["1"], mirrored["requests"]["2"]
-    assert min(one["uim"], one["nip"]) > 0
-    for name in ("uim", "nip"):
-        assert two[name] == pytest.approx(one[name], rel=1e-4)
+    assert one["uim"] > 0
+    assert two["uim"] == pytest.approx(one["uim"], rel=1e-4)
 
 
 def test_a_batch_that_devices_cannot_share_is_refused(mirrored):

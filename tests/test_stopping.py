@@ -14,6 +14,7 @@ import pytest
 
 from at4ctr import stopping
 from at4ctr.data.store import Store
+from tests.conftest import slow
 from tests.data import toy_store
 from tests.model import job
 
@@ -151,7 +152,7 @@ def test_a_training_stops_after_its_step_and_goes_on_to_the_same_bits(store, tmp
     assert job.fingerprint(again) == job.fingerprint(whole)
 
 
-@pytest.mark.parametrize("when", ["before", "within"])
+@pytest.mark.parametrize("when", [pytest.param("before", marks=slow), "within"])
 def test_a_stop_around_an_evaluation_repeats_it(store, tmp_path, when):
     """At the end of the first epoch, or at the step that an evaluation follows."""
     fit = replace(job.FIT, evaluations=2)

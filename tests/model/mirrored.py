@@ -22,6 +22,7 @@ from at4ctr.backbones import dbpman
 from at4ctr.data.store import Store
 from at4ctr.errors import InputError
 from at4ctr.heads import autoheri, gaussian_process, single
+from tests.conftest import SLOW
 from tests.data import toy_store
 from tests.model import host, job
 
@@ -84,7 +85,8 @@ def shards(store: Store, folder: Path) -> dict[str, Any]:
 
 def requests(store: Store, folder: Path, devices: tuple[str, ...]) -> dict[str, float]:
     """The first step's losses on requests, with the negatives of all devices."""
-    changes = {"auxiliaries": host.tasks(gather=True), "grouping": "requests"}
+    task = {"uim": uim.Config(gather=True, mask_duplicates=True)}
+    changes = {"auxiliaries": task, "grouping": "requests"}
     with cluster.strategy(devices).scope():
         trainer = made(store, folder / f"requests-{len(devices)}", devices, **changes)
         *values, _ = trainer._step(next(trainer.feed(0, 0))).numpy().tolist()
@@ -205,9 +207,10 @@ def of_two(store: Store, folder: Path) -> dict[str, Any]:
         except InputError as error:
             found["refused"] = str(error)
         found["uim"] = resumed(store, folder / "uim", DICE)
-        drawn = resumed(store, folder / "paths", PATHS)
-        assert drawn["resumed"]["losses"] == drawn["undisturbed"]["losses"]
-        assert min(drawn["auxiliaries"]["path_augmenting"]) > 0
+        if SLOW:
+            drawn = resumed(store, folder / "paths", PATHS)
+            assert drawn["resumed"]["losses"] == drawn["undisturbed"]["losses"]
+            assert min(drawn["auxiliaries"]["path_augmenting"]) > 0
     return found
 
 

@@ -30,11 +30,38 @@ from at4ctr.data.engines.csv_file import (
 from at4ctr.data.sampling import PRIME
 from at4ctr.errors import InputError
 
-MEMORY = 4 << 30  # bytes that DuckDB may hold; beyond it spills to disk
+MEMORY = "AT4CTR_MEMORY"  # the environment's variable; make takes MEMORY=
+LEAST = 16 << 20  # bytes
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
+CGROUP = Path("/sys/fs/cgroup/memory.max")
 FULL = re.compile("could not write|no space left|temp_directory_size", re.IGNORECASE)
 WORDS = (  # of Spark's, for the SQL of a mapping
     "CREATE MACRO array_size(list) AS len(list)",
 )
+
+
+def memory() -> int:
+    """Bytes that DuckDB may hold; beyond that it spills to disk.
+
+    What ``AT4CTR_MEMORY`` says, as 6GB or 512MiB, or else a quarter of the machine's memory or,
+    where that is less, of its control group's.
+
+    Raises InputError for a text that is no size, or one below 16 MiB.
+    """
+    said = os.environ.get(MEMORY, "").strip()
+    if not said:
+        found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        group = CGROUP.read_text().strip() if CGROUP.exists() else "max"
+        return max((min(found, int(group)) if group.isdigit() else found) // 4, LEAST)
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]i?B|)", said, re.IGNORECASE)
+    size = int(float(match[1]) * UNITS[match[2].upper()]) if match else 0
+    if size < LEAST:
+        raise InputError(
+            f"{MEMORY} is {said!r}, the memory of preparation; expected a size of at least 16MiB, "
+            "as 6GB; set MEMORY=6GB, or leave it out for a quarter of the machine's"
+        )
+    return size
 
 
 class Engine(engine.Engine):
@@ -46,8 +73,9 @@ class Engine(engine.Engine):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.connection: duckdb.DuckDBPyConnection = duckdb.connect(str(folder / "scratch.duckdb"))
+        self.memory = memory()
         for setting in (
-            f"memory_limit = '{MEMORY >> 20}MiB'",
+            f"memory_limit = '{self.memory >> 20}MiB'",
             f"threads = {os.cpu_count() or 1}",
             f"temp_directory = '{quoted(str(folder / 'spill'))}'",
             "preserve_insertion_order = false",
@@ -109,8 +137,8 @@ class Engine(engine.Engine):
                 raise
             raise InputError(
                 f"preparation step {step!r} failed for want of disk in {self.folder} or of memory "
-                f"({MEMORY >> 20} MiB): {first_line(str(error))}; free some disk, or raise MEMORY "
-                "in at4ctr/data/engines/duck.py"
+                f"({self.memory >> 20} MiB): {first_line(str(error))}; free some disk, or set "
+                "MEMORY=, as MEMORY=16GB"
             ) from error
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:

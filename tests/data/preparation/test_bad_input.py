@@ -257,11 +257,36 @@ def test_disk_too_small(tmp_path, monkeypatch):
 
 def test_memory_too_small_says_so(tmp_path, monkeypatch):
     (tmp_path / "scratch").mkdir()
-    monkeypatch.setattr(duck, "MEMORY", 16 << 20)
+    monkeypatch.setenv("AT4CTR_MEMORY", "16MiB")
     with Engine(tmp_path / "scratch") as engine:
         sql = "CREATE TABLE t AS SELECT array_agg(i || 'abcdefgh') FROM range(3000000) r(i)"
         with pytest.raises(InputError, match="16 MiB"):
             engine.run("big", sql)
+
+
+@pytest.mark.parametrize(
+    ("said", "size"),
+    [("6GB", 6 * 10**9), ("512MiB", 512 << 20), ("1.5 gib", 3 << 29), ("20000000", 20_000_000)],
+)
+def test_the_memory_that_is_asked_for(monkeypatch, said, size):
+    monkeypatch.setenv("AT4CTR_MEMORY", said)
+    assert duck.memory() == size
+
+
+@pytest.mark.parametrize("said", ["much", "-6GB", "6 TB", "1KB", "0", "nan"])
+def test_a_memory_that_is_no_size_is_refused(monkeypatch, said):
+    monkeypatch.setenv("AT4CTR_MEMORY", said)
+    with pytest.raises(InputError, match=r"AT4CTR_MEMORY is .*; expected a size .*; set MEMORY="):
+        duck.memory()
+
+
+def test_a_quarter_of_the_control_groups_memory(monkeypatch, tmp_path):
+    monkeypatch.delenv("AT4CTR_MEMORY", raising=False)
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for said, expected in (("max", whole // 4), (str(1 << 30), 1 << 28), ("4096", duck.LEAST)):
+        (tmp_path / "memory.max").write_text(said + "\n")
+        monkeypatch.setattr(duck, "CGROUP", tmp_path / "memory.max")
+        assert duck.memory() == expected
 
 
 @pytest.mark.parametrize(("kind", "message"), [
