@@ -123,7 +123,7 @@ reproduce: setup
 
 ## make bench       what is measured, and how fast
 bench: setup
-	@$(PY) -m benchmarks.counts && $(PY) -m benchmarks.bench_step && $(PY) -m benchmarks.bench_train
+	@$(PY) -m benchmarks.counts && $(PY) -m benchmarks.bench_step && $(PY) -m benchmarks.bench_requests && $(PY) -m benchmarks.bench_train
 	@$(PY) -m benchmarks.bench_reader && $(PY) -m benchmarks.bench_prepare --rows 1000000
 	@$(PY) -m benchmarks.bench_export
 
