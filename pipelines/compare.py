@@ -81,7 +81,8 @@ def opened(folders: Sequence[str]) -> tuple[list[Run], Assembly]:
         called = f"{recipe} {place.resolve().name}" if recipes.count(recipe) > 1 else recipe
         scores = comparison.read(place / measure.PREDICTIONS)
         _demand_own(place, metrics, scores)
-        found.append(Run(called, place, snapshot, metrics, scores))
+        own = Path(os.path.relpath(place.resolve()))  # runs/latest will be another one
+        found.append(Run(called, own, snapshot, metrics, scores))
     return found, first_made
 
 

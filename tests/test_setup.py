@@ -77,7 +77,7 @@ def test_an_installation_is_refused_in_one_sentence(command, tmp_path):
 
 def test_another_folder_imports_the_checkout_by_its_path(tmp_path):
     """As docs/serving.md says; `export.client` itself would load TensorFlow."""
-    code = "import at4ctr, configs, export.streams, pipelines.words as w; print(w.__file__)"
+    code = "import at4ctr, export.streams, pipelines.words as w; print(w.__file__)"
     path = os.environ | {"PYTHONPATH": str(CHECKOUT)}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=path,
                           capture_output=True, text=True, check=False)  # fmt: skip

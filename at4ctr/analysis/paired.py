@@ -54,7 +54,7 @@ def values(scores: Scores) -> dict[str, float]:
 
 
 def differences(
-    ours: Scores, base: Scores, only: Sequence[str] = METRICS, seed: int = 0
+    ours: Scores, base: Scores, *, only: Sequence[str] = METRICS, seed: int = 0
 ) -> dict[str, Estimate]:
     """Metric -> ours − base, on the same rows in the same order; scores are logits.
 
@@ -70,7 +70,7 @@ def differences(
     size, both = names.size, bool(clicked.any() and not clicked.all())
     pair = (ours.scores, base.scores)
     rows = per_user(np.ones(clicked.size), owner, size)
-    positives = per_user(clicked, owner, size)
+    positives = per_user(clicked.astype(np.float64), owner, size)
     lost = per_user(np.subtract(*(losses(clicked, z) for z in pair)), owner, size)
     predicted = per_user(np.subtract(*(sigmoid(z) for z in pair)), owner, size)
     wanted = {name for name in only if both or name == "logloss"}
@@ -118,10 +118,12 @@ def parts(ours: Scores, base: Scores, families: Families) -> list[Part]:
     for family, group in families.items():
         for name, mask in group.items() if family != "all" else ():
             if mask.any():
-                one, other = (Scores(*(column[mask] for column in s)) for s in (ours, base))
+                one, other = (
+                    Scores(s.responses[mask], s.users[mask], s.scores[mask]) for s in (ours, base)
+                )
                 positives = int(one.responses.sum())
                 least = min(positives, int(mask.sum()) - positives, len(np.unique(one.users)))
-                values = differences(one, other, OF_SEGMENTS)
+                values = differences(one, other, only=OF_SEGMENTS)
                 if least < FEW:
                     values = {k: e._replace(half=None, p=None) for k, e in values.items()}
                 found.append(Part(family, name, int(mask.sum()), positives, least < FEW, values))

@@ -16,6 +16,8 @@ TITLES = {"auc": "AUC", "gauc": "GAUC", "logloss": "log loss", "pcoc": "PCOC"}
 TAKEN = {"train_seconds": "training, s", "examples_per_second": "examples/s", "steps": "steps",
          "best_step": "best step", "commit": "commit"}  # fmt: skip
 NONE = "–"
+Ps = dict[tuple[str, ...], float | None]
+LEVEL, ALONE = 0.05, " by its own interval alone"
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def page(every: Sequence[Run], found: Sequence[Compared], *, simulated: bool) ->
         lines += [*tables.markdown(["run", *TITLES.values()], rows), ""]
         rows = [
             [f"{name} − {first.name}", TITLES[m], *_cells(e, adjusted.get((one.label, name, m))),
-             verdict(e)]
+             verdict(e, adjusted.get((one.label, name, m)))]
             for name, pairs in one.pairs.items() for m, e in pairs.items()
         ]  # fmt: skip
         header = ["difference", "metric", "value", "95 % interval", "p", "p (Holm)", "shown"]
@@ -88,11 +90,11 @@ def page(every: Sequence[Run], found: Sequence[Compared], *, simulated: bool) ->
     return [*lines, *_notes(len(adjusted), len(of_parts))]
 
 
-def verdict(e: Estimate) -> str:
-    """What an interval shows: higher, lower, or nothing."""
-    if e.half is None or abs(e.mean) <= e.half:
+def verdict(e: Estimate, adjusted: float | None) -> str:
+    """What an interval shows: higher, lower, or nothing; and whether p (Holm) shows it too."""
+    if e.half is None or adjusted is None or abs(e.mean) <= e.half:
         return "not shown to differ"
-    return "higher" if e.mean > 0 else "lower"
+    return ("higher" if e.mean > 0 else "lower") + (ALONE if adjusted > LEVEL else "")
 
 
 def said(every: Sequence[Run], found: Sequence[Compared]) -> Iterator[str]:
@@ -104,9 +106,10 @@ def said(every: Sequence[Run], found: Sequence[Compared]) -> Iterator[str]:
             for metric in ("auc", "logloss"):
                 if metric in pairs:
                     e = pairs[metric]
-                    value, interval, _, holm = _cells(e, adjusted.get((one.label, name, metric)))
+                    p = adjusted.get((one.label, name, metric))
+                    value, interval, _, holm = _cells(e, p)
                     sure = f" (95 % {interval}, Holm p {holm})" if e.half is not None else ""
-                    texts.append(f"{TITLES[metric]} {value}{sure} {verdict(e)}")
+                    texts.append(f"{TITLES[metric]} {value}{sure} {verdict(e, p)}")
             yield f"{one.label}, {name} − {every[0].name}: {'; '.join(texts)}"
 
 
@@ -114,15 +117,15 @@ def _adjusted(
     found: Sequence[Compared],
 ) -> tuple[dict[tuple[str, ...], float], dict[tuple[str, ...], float]]:
     """The p of all differences, adjusted for each other (Holm), and those of segments likewise."""
-    whole = {(one.label, name, m): e.p for one in found
+    whole: Ps = {(one.label, name, m): e.p for one in found
              for name, pairs in one.pairs.items() for m, e in pairs.items()}  # fmt: skip
-    of_parts = {(one.label, name, p.family, p.name, m): e.p
+    of_parts: Ps = {(one.label, name, p.family, p.name, m): e.p
                 for one in found for name, parts in one.parts.items()
                 for p in parts for m, e in p.found.items()}  # fmt: skip
     return _holm(whole), _holm(of_parts)
 
 
-def _holm(ps: Mapping[tuple[str, ...], float | None]) -> dict[tuple[str, ...], float]:
+def _holm(ps: Ps) -> dict[tuple[str, ...], float]:
     known = {key: p for key, p in ps.items() if p is not None}
     return dict(zip(known, tables.holm(list(known.values())), strict=True)) if known else {}
 
@@ -178,7 +181,9 @@ def _fact(run: Run, key: str) -> str:
     value = run.metrics.get(key)
     if value is None or value == "":
         return NONE
-    return f"{value:,.0f}" if isinstance(value, (int, float)) else str(value)
+    if isinstance(value, (int, float)):
+        return f"{value:,.1f}" if key.endswith("seconds") else f"{value:,.0f}"
+    return str(value)
 
 
 def _number(value: float | None) -> str:

@@ -22,6 +22,7 @@ from at4ctr.model.build import Plan, serving_model
 from export.lookup import Front
 from export.requests import requests
 from pipelines import evaluate
+from pipelines.assembly import Assembly
 from tests.data import rich_log
 from tests.model import toys
 
@@ -55,6 +56,18 @@ def other(job):
     return evaluate.of_model(job.e, job.store, raw, job.folder / "data")
 
 
+@pytest.fixture(scope="module")
+def found(job, other):
+    """The model on the other log's test rows."""
+    return evaluate.evaluate(job.model, job.e, job.store, other, "test", "the log L")
+
+
+@pytest.fixture(scope="module")
+def own(job):
+    """Its metrics on its own test rows."""
+    return evaluate.evaluate(job.model, job.e, job.store, job.store, "test", "x").metrics
+
+
 def test_another_log_has_the_models_ids_as_the_exports_look_up_gives_them(job, other):
     """The export looks raw values up in the vocabulary's files, preparation joins them in SQL."""
     front = Front(job.store, T)
@@ -75,8 +88,7 @@ def test_another_log_has_the_models_ids_as_the_exports_look_up_gives_them(job, o
     assert other.manifest["vocabulary_of"] == job.store.path.name
 
 
-def test_the_share_of_unknown_rows_is_that_of_raw_ids(job, other):
-    found = evaluate.evaluate(job.model, job.e, job.store, other, "test", "the log other")
+def test_the_share_of_unknown_rows_is_that_of_raw_ids(job, other, found):
     known = job.store.vocabulary_path("user").read_text().split("\n")
     users = pq.read_table(other.path / "dims" / "user.parquet").column("user").to_pylist()
     data = other.read("test", other.groups("test"))
@@ -88,35 +100,38 @@ def test_the_share_of_unknown_rows_is_that_of_raw_ids(job, other):
     assert segment["unknown"]["rows"] == round(expected * len(rows))
 
 
-def test_the_runs_own_log_gives_the_same_metrics_by_either_store(job):
+def test_the_runs_own_log_gives_the_same_metrics_by_either_store(job, own):
     same = evaluate.of_model(job.e, job.store, job.e.data.raw, job.folder / "data")
     assert same.path != job.store.path
-    found, own = (evaluate.evaluate(job.model, job.e, job.store, s, "test", "x").metrics
-                  for s in (same, job.store))  # fmt: skip
-    assert found == own
+    assert evaluate.evaluate(job.model, job.e, job.store, same, "test", "x").metrics == own
 
 
-def test_the_page_names_its_rows_and_the_run_stays_as_it_is(job, other, tmp_path):
+def test_the_page_names_its_rows_and_the_run_stays_as_it_is(other, found, own, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "metrics.json").write_text("{}")
-    own = evaluate.evaluate(job.model, job.e, job.store, job.store, "test", "x").metrics
-    for store, split in ((other, "test"), (job.store, "train")):
-        found = evaluate.evaluate(job.model, job.e, job.store, store, split, "the log L")
-        page = evaluate.write(found, run, own)
-        assert page.parent == run / "evaluations" / f"{store.path.name}-{split}"
-        text, data = page.read_text(), json.loads((page.parent / "evaluation.json").read_text())
-        assert f"the {split} split of the log L" in text
-        assert f"| user | {found.unknown['user']:.2%} |" in text
-        assert f"| click | this {split} | {store.counts(split)['rows']:,} |" in text
-        assert f"{found.metrics['auc']:.4f}" in text
-        assert f"| click | the run's test | {own['rows']:,} |" in text
-        assert data["evaluated"]["unknown_share"] == found.unknown
-        assert data["labels"] == found.metrics["labels"]
-        pictures = {"reliability.png", "segments.png", "segments.md"}
-        assert pictures <= {p.name for p in page.parent.iterdir()}
+    page = evaluate.write(found, run, own)
+    assert page.parent == run / "evaluations" / f"{other.path.name}-test"
+    text, data = page.read_text(), json.loads((page.parent / "evaluation.json").read_text())
+    assert "the test split of the log L" in text
+    assert f"| user | {found.unknown['user']:.2%} |" in text
+    assert f"| click | this test | {other.counts('test')['rows']:,} |" in text
+    assert f"{found.metrics['auc']:.4f}" in text
+    assert f"| click | the run's test | {own['rows']:,} |" in text
+    assert data["evaluated"]["unknown_share"] == found.unknown
+    assert data["labels"] == found.metrics["labels"]
+    pictures = {"reliability.png", "segments.png", "segments.md"}
+    assert pictures <= {p.name for p in page.parent.iterdir()}
     assert (run / "metrics.json").read_text() == "{}"
     assert sorted(p.name for p in run.iterdir()) == ["evaluations", "metrics.json"]
+
+
+def test_training_rows_are_measured_whole(job):
+    rows = Assembly(job.e, job.store).whole("train")
+    assert (rows.rows, rows.unknown_rate) == (job.store.counts("train")["rows"], 0.0)
+    batch = rows.batch(0, 0)
+    expected = Reader(job.store, "train", batch_size=rows.rows, history=T, shuffle=False)
+    np.testing.assert_array_equal(batch["user"], expected.batch(0, 0)["user"])
 
 
 def test_a_split_that_is_none_and_a_log_that_is_not_there_are_refused(job):
