@@ -16,7 +16,7 @@ override model = --model="$${MODEL:-ctr}"
 override install = $(PY) -m pip install --quiet --require-hashes -r $1 2> >(grep -v '^WARNING: Location' >&2)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-spark data vectors train eval analyse serve verify-c verify-tfserving days nightly nightly-status rollback test-slow \
+.PHONY: help setup setup-dev setup-spark data vectors train eval compare predict analyse serve verify-c verify-tfserving days nightly nightly-status rollback test-slow \
 	tune search repeats waits reproduce bench bench-peers soak soak-publish soak-nightly mutants test contract lint lock clean
 
 help:
@@ -58,8 +58,18 @@ train: setup
 	@$(memory) $(PY) -m pipelines.train $(log) $(call flag,config,CONFIG)
 
 ## make eval        a finished run's metrics on its test split   RUN=runs/latest
+##                  or on other rows, with a page: SPLIT=train|validation|test RAW=another log
 eval: setup
-	@$(PY) -m pipelines.evaluate $(call flag,run,RUN)
+	@$(PY) -m pipelines.evaluate $(call flag,run,RUN) $(call flag,split,SPLIT) $(call flag,raw,RAW)
+
+## make compare     runs on the same test rows, each against the first   RUNS=a,b OUT=
+compare: setup
+	@$(PY) -m pipelines.compare $(call flag,runs,RUNS) $(call flag,out,OUT)
+
+## make predict     an exported model's scores of a Parquet or CSV file of requests: docs/serving.md
+##                  RUN=runs/latest RAW= OUT=scores.parquet ARGS="--absent= --nulls=missing"
+predict: setup
+	@$(words) pipelines.predict $(call flag,run,RUN) $(call flag,raw,RAW) $(call flag,out,OUT)
 
 ## make analyse     what runs learned, on one offline page: docs/analysis.md
 ##                  RUN=runs/latest or RUN=a,b,… OUT= ARGS="--rows=100000 --pairs=20000 --category="

@@ -67,6 +67,19 @@ class Assembly:
             context=context,
         )
 
+    def whole(self, split: Split) -> Reader:
+        """Every row of a split in store order, as predictions are measured: unsampled, and with
+        every known id."""
+        return Reader(
+            self.store,
+            split,
+            batch_size=evaluation.BATCH,
+            history=self.experiment.data.history,
+            seed=self.experiment.seed,
+            shuffle=False,
+            truth=bool(self.store.truth),
+        )
+
     def serving(self) -> ServingModel:
         """The serving model, untrained."""
         schema = self.store.schema

@@ -18,6 +18,7 @@ from at4ctr import config, evaluation, runs
 from at4ctr.analysis import plots, segments
 from at4ctr.calibration import Asked
 from at4ctr.calibration.fitting import Choice, choose
+from at4ctr.data.dataset import Split
 from at4ctr.data.reader import Reader
 from at4ctr.data.store import Store
 from at4ctr.durable import write_json
@@ -132,11 +133,15 @@ def uncalibrated(found: Predictions) -> Predictions:
     return dataclasses.replace(found, calibrated=found.shifted)
 
 
-def measure(model: ServingModel, test: Reader) -> dict[str, Measured]:
-    """Predictions, and what `measured` makes of them, by label."""
-    found, clicks = evaluation.Predictor(model)(test), test.store.item_clicks()
+def measure(model: ServingModel, test: Reader, trained: Store | None = None) -> dict[str, Measured]:
+    """Predictions, and what `measured` makes of them, by label.
+
+    trained: the store that the model learned from, where the rows are of another one.
+    """
+    found, clicks = evaluation.Predictor(model)(test), (trained or test.store).item_clicks()
     return {
-        label: measured(model, label, rows, test.schema, clicks) for label, rows in found.items()
+        label: measured(model, label, rows, test.schema, clicks, test.split)
+        for label, rows in found.items()
     }
 
 
@@ -159,11 +164,13 @@ def measured(
     found: Predictions,
     schema: Schema,
     clicks: np.ndarray | None = None,
+    split: Split = "test",
 ) -> Measured:
     """Every metric of a label, and the calibration of segments.
 
     clicks: of each item id in the training rows (`Store.item_clicks`). The metrics then have
-    ``item_clicks``: band of clicks -> the metrics of candidates with so many.
+    ``item_clicks``: band of clicks -> the metrics of candidates with so many. split: of the rows,
+    for warnings.
 
     The metrics have ``segments`` and, where there is a fitted calibrator, ``uncalibrated``: the
     same metrics after the sampling correction alone. A mean prediction far from the label's rate is
@@ -188,20 +195,20 @@ def measured(
         before = found.shifted
         values = evaluation.report(uncalibrated(found))
         metrics["uncalibrated"] = {k: v for k, v in values.items() if k != "activeness"}
-        _warn_of_ties(label, metrics)
-    warn_if_far("test", label, metrics)
+        _warn_of_ties(label, metrics, split)
+    warn_if_far(split if split in REMEDIES else "training", label, metrics)
     return Measured(found, before, parts, metrics, gates)
 
 
-def _warn_of_ties(label: str, metrics: Mapping[str, Any]) -> None:
+def _warn_of_ties(label: str, metrics: Mapping[str, Any], split: Split = "test") -> None:
     before = metrics["uncalibrated"]
     if before.get("auc", 0.0) - metrics.get("auc", 0.0) > AUC_LOST:
         log.warning(
-            "the fitted calibrator of %s ties %.1f %% of the test rows with a row of the other "
+            "the fitted calibrator of %s ties %.1f %% of the %s rows with a row of the other "
             "class, %.1f %% without it, and lowers the AUC from %.4f to %.4f; expected a loss of "
             "at most %g; set calibrator=platt, which keeps the order",
-            label, 100 * metrics["ties"], 100 * before["ties"], before["auc"], metrics["auc"],
-            AUC_LOST,
+            label, 100 * metrics["ties"], split, 100 * before["ties"],
+            before["auc"], metrics["auc"], AUC_LOST,
         )  # fmt: skip
 
 
@@ -228,7 +235,9 @@ def keep(every: Mapping[str, Measured], folder: Path) -> None:
     aside.replace(folder / PREDICTIONS)
 
 
-def draw(every: Mapping[str, Measured], folder: Path, *, simulated: bool) -> None:
+def draw(
+    every: Mapping[str, Measured], folder: Path, *, simulated: bool, split: Split = "test"
+) -> None:
     """``reliability.png``, ``segments.png`` and the table ``segments.md`` of the first label; of
     another one its name follows, as in ``reliability_conversion.png``. ``gates.png`` of a head with
     experts."""
@@ -240,9 +249,15 @@ def draw(every: Mapping[str, Measured], folder: Path, *, simulated: bool) -> Non
         end = f"_{label}" if number else ""
         title = label if len(every) > 1 else ""
         plots.reliability(
-            found, folder / f"reliability{end}.png", title, simulated=simulated, before=before
+            found,
+            folder / f"reliability{end}.png",
+            title,
+            simulated=simulated,
+            before=before,
+            split=split,
         )
-        plots.segments(parts, folder / f"segments{end}.png", title, simulated=simulated)
+        path = folder / f"segments{end}.png"
+        plots.segments(parts, path, title, simulated=simulated, split=split)
         head = "Simulated log.\n\n" if simulated else ""
         note = "\n\\* fewer than 30 clicks or users: the intervals are not to be believed.\n"
         (folder / f"segments{end}.md").write_text(head + segments.table(parts) + note)

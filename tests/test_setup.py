@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -72,3 +73,14 @@ def test_an_installation_is_refused_in_one_sentence(command, tmp_path):
     assert done.returncode == 1
     assert re.fullmatch("error: at4ctr was to be installed .* make setup there\n", done.stderr)
     assert not [*tmp_path.iterdir()]
+
+
+def test_another_folder_imports_the_checkout_by_its_path(tmp_path):
+    """As docs/serving.md says; `export.client` itself would load TensorFlow."""
+    code = "import at4ctr, export.streams, pipelines.words as w; print(w.__file__)"
+    path = os.environ | {"PYTHONPATH": str(CHECKOUT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=path,
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()) == CHECKOUT / "pipelines" / "words.py"
+    assert "PYTHONPATH=/path/to/at4ctr" in (CHECKOUT / "docs" / "serving.md").read_text()

@@ -127,10 +127,10 @@ def _estimate(
 
 
 def interval(
-    mean: float, errors: tuple[float, float], freedom: tuple[int, int]
+    mean: float, errors: tuple[float, ...], freedom: tuple[int, ...]
 ) -> tuple[float, float]:
-    """Half the width of the 95 % interval, and p, of a mean with two independent standard errors,
-    each estimated with its degrees of freedom (`differences`)."""
+    """Half the width of the 95 % interval, and p, of a mean with independent standard errors, each
+    estimated with its degrees of freedom (`differences`)."""
 
     def half(level: float) -> float:
         return math.hypot(*(float(stats.t.isf(level / 2, f)) * e

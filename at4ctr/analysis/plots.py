@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from at4ctr import calibration
+from at4ctr.analysis.paired import Curve, Part
 from at4ctr.evaluation import Predictions
 from at4ctr.metrics.intervals import Trust
 from at4ctr.metrics.probability import sigmoid
@@ -55,6 +56,7 @@ def reliability(
     *,
     simulated: bool,
     before: np.ndarray | None = None,
+    split: str = "test",
 ) -> None:
     """Mean label against mean probability in equal-mass bins, with 95 % Wilson intervals.
 
@@ -87,11 +89,16 @@ def reliability(
     axis.grid(alpha=0.3)
     if before is not None:
         axis.legend(frameon=False)
-    finish(figure, path, _title("Reliability, test", label, simulated=simulated))
+    finish(figure, path, _title(f"Reliability, {split}", label, simulated=simulated))
 
 
 def segments(
-    found: Mapping[str, Mapping[str, Trust]], path: Path, label: str = "", *, simulated: bool
+    found: Mapping[str, Mapping[str, Trust]],
+    path: Path,
+    label: str = "",
+    *,
+    simulated: bool,
+    split: str = "test",
 ) -> None:
     """PCOC of every segment with its 95 % interval across the line of 1; small ones hollow."""
     rows = [(f, name, t) for f, group in found.items() for name, t in group.items()]
@@ -121,7 +128,48 @@ def segments(
     axis.invert_yaxis()
     axis.set_xlabel("PCOC, predicted / observed positives; in brackets: positives; hollow: few")
     axis.grid(alpha=0.3, axis="x")
-    finish(figure, path, _title("Calibration by segment", label, simulated=simulated))
+    finish(figure, path, _title(f"Calibration by segment, {split}", label, simulated=simulated))
+
+
+def paired(
+    curves: Mapping[str, Curve],
+    found: Mapping[str, Sequence[Part]],
+    path: Path,
+    label: str,
+    *,
+    simulated: bool,
+) -> None:
+    """ROC curves of runs, and beside them the differences in AUC by segment with 95 % intervals.
+
+    curves: run -> its curve. found: pair of runs -> its differences by segment. A hollow point has
+        no interval, as its segment is small.
+    """
+    rows = [(p.family, p.name) for p in next(iter(found.values()), ()) if "auc" in p.found]
+    size = (11, max(4.5, 1.2 + 0.24 * len(rows)))
+    figure, (left, right) = plt.subplots(1, 2, figsize=size, layout="constrained")
+    for name, curve in curves.items():
+        left.plot(curve.negatives, curve.positives, linewidth=1.2, label=name)
+    left.plot([0, 1], [0, 1], color="0.7", linewidth=1, zorder=0)
+    left.set(xlabel="share of negatives above", ylabel="share of positives above", aspect="equal")
+    left.legend(frameon=False, fontsize=8)
+    for number, (name, parts) in enumerate(found.items()):
+        shift = 0.6 * ((number + 0.5) / len(found) - 0.5)
+        for part in (p for p in parts if "auc" in p.found):
+            e, height = part.found["auc"], rows.index((part.family, part.name)) + shift
+            half = e.half or 0.0
+            right.errorbar([e.mean], [height], xerr=[half], fmt="o", color=f"C{number + 1}",
+                           markersize=4, capsize=2, alpha=0.5 if part.small else 1,
+                           markerfacecolor="none" if part.small else None)  # fmt: skip
+        right.plot([], [], "o", color=f"C{number + 1}", markersize=4, label=name)
+    right.axvline(0, color="0.6", linewidth=1, zorder=0)
+    right.set_yticks(range(len(rows)), [f"{family} {name}" for family, name in rows], fontsize=7)
+    right.invert_yaxis()
+    right.set_xlabel("difference in AUC, 95 %; hollow: few rows")
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+    if rows:
+        right.legend(frameon=False, fontsize=8)
+    finish(figure, path, _title("Runs compared, test", label, simulated=simulated))
 
 
 def gates(found: Mapping[str, Mapping[str, float]], path: Path, *, simulated: bool) -> None:

@@ -29,6 +29,7 @@ from at4ctr.data.preparation import (
 )
 from at4ctr.data.preparation import sql as steps
 from at4ctr.data.sampling import PRIME, uniform31_sql
+from at4ctr.data.store import Store
 from at4ctr.errors import InputError
 from at4ctr.schema import Schema, weights_name
 
@@ -36,11 +37,16 @@ NONE: Mapping[str, Path] = MappingProxyType({})
 
 
 def build(
-    engine: Engine, config: Options, folder: Path, pretrained: Mapping[str, Path] = NONE
+    engine: Engine,
+    config: Options,
+    folder: Path,
+    pretrained: Mapping[str, Path] = NONE,
+    model: Store | None = None,
 ) -> dict[str, Any]:
     """Writes all of a store but its manifest; returns what it knows of that.
 
     pretrained: name of `Schema.vectors` -> its file.
+    model: the store of a model, whose vocabularies and vectors are taken as they are.
     Raises InputError when no user is left; NoData, which is one, when a split has no rows, or rows
     of one class of a label only.
     """
@@ -56,7 +62,9 @@ def build(
     chunks = _index(engine, config, impressions)
     late, notes = _place(engine, config, impressions, chunks)
     notes += waited + exposures.weigh(engine, config)
-    rows = vocabulary.build(engine, config, impressions, late)
+    if model is not None:
+        vocabulary.give(engine, model)
+    rows = vocabulary.build(engine, config, impressions, late, closed=model is not None)
     aucs = shortcuts.AUCs()
     if not impressions:
         notes += negatives.notes(config, negatives.draw(engine, config, late))
@@ -64,7 +72,10 @@ def build(
         notes += shortcuts.warnings(config, aucs, errors)
     ids = {f.name: vocabulary.ids(engine, schema, f) for f in schema.features}
     vocabulary.write(engine, schema, folder / "vocabulary")
-    vectors.write(engine, config, pretrained, folder / "vectors")
+    if model is None:
+        vectors.write(engine, config, pretrained, folder / "vectors")
+    else:
+        vectors.copy(model, folder / "vectors")
     vocabulary.write_values(engine, schema, folder / "values", ids)
     values = _write_dims(engine, schema, folder, ids, late)
     ranges = _parts(engine, config, impressions)

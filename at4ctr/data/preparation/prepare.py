@@ -26,7 +26,7 @@ from at4ctr.data.engines.csv_file import check_file
 from at4ctr.data.preparation import vectors
 from at4ctr.data.preparation.build import build
 from at4ctr.data.sampling import sampled_label
-from at4ctr.data.store import FORMAT, MANIFEST
+from at4ctr.data.store import FORMAT, MANIFEST, Store
 from at4ctr.errors import InputError, unknown
 
 PACKED = (".gz", ".parquet")
@@ -34,13 +34,20 @@ SPACE = 4  # bytes of scratch and store for a byte of raw text, and one more for
 DEFLATED = 4  # bytes of text in a byte of gzip or Parquet, at most
 
 
-def prepare(config: Options, root: Path = Path("data"), engine: Name = "duckdb") -> Path:
+def prepare(
+    config: Options,
+    root: Path = Path("data"),
+    engine: Name = "duckdb",
+    model: Store | None = None,
+) -> Path:
     """The folder of the store for these options, prepared unless it is there already.
 
     root: the store is ``root/store/<dataset>/<12 hex>``, named after the format, the schema, the
         preparation options and the raw files' names, sizes and times. On a cluster all nodes must
         see it under this path.
     engine: ``duckdb``, on this machine, or ``spark``; they make the same store.
+    model: the store of a model that is to read this log. Its vocabularies and vectors are taken as
+        they are: an id has the model's id, and one that they lack is unknown.
     Raises InputError for a rate of negatives at which a label could not be corrected, a bad log,
     one that changes meanwhile, a log that gives no training or
     test rows, and a disk that is too small or may not be written.
@@ -51,14 +58,14 @@ def prepare(config: Options, root: Path = Path("data"), engine: Name = "duckdb")
         sampled_label(config.schema().labels, config.negative_rate, where)
     with explained(stores):
         source = config.acquire()
-        place = stores / _key(config, source)
+        place = stores / _key(config, source, model)
         if _finished(place):
             return place
         stores.mkdir(parents=True, exist_ok=True)
         with locked(_lock(place)):
             if not _finished(place):
                 _sweep(place)
-                _make(config, source, place, engine)
+                _make(config, source, place, engine, model)
     return place
 
 
@@ -70,19 +77,24 @@ def _lock(place: Path) -> Path:
     return place.with_name(f".{place.name}.lock")
 
 
-def _key(config: Options, source: Source) -> str:
+def _key(config: Options, source: Source, model: Store | None) -> str:
     """Twelve hex digits of all that the store depends on."""
-    read = _files(config, source)
+    read = _files(config, source, model)
     for file in read:
         check_file(file)
     files = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in read]
     facts = [FORMAT, config.schema().fingerprint(), config.preparation(), files]
+    facts += [model.path.name] if model is not None else []
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _files(config: Options, source: Source) -> list[Path]:
-    """The raw log and the pre-trained vectors."""
-    return [*source.files, *vectors.files(config, source).values()]
+def _files(config: Options, source: Source, model: Store | None) -> list[Path]:
+    """The raw log and, unless a model has them, the pre-trained vectors."""
+    return [*source.files, *_vectors(config, source, model).values()]
+
+
+def _vectors(config: Options, source: Source, model: Store | None) -> dict[str, Path]:
+    return vectors.files(config, source) if model is None else {}
 
 
 def engine_at(folder: Path, name: Name) -> Engine:
@@ -94,7 +106,7 @@ def engine_at(folder: Path, name: Name) -> Engine:
     return made
 
 
-def _make(config: Options, source: Source, place: Path, name: Name) -> None:
+def _make(config: Options, source: Source, place: Path, name: Name, model: Store | None) -> None:
     """Builds the store in a hidden folder, deleted unless it becomes the store."""
     text = sum(f.stat().st_size * (DEFLATED if f.suffix in PACKED else 1) for f in source.files)
     demand_room(place.parent, (SPACE + config.negatives) * text, f"the store {place.name}")
@@ -107,9 +119,10 @@ def _make(config: Options, source: Source, place: Path, name: Name) -> None:
         with engine_at(scratch, name) as engine:
             config.load(engine, source)
             engine.notes += _spans(engine) if config.timed else []
-            inputs = [_described(file) for file in _files(config, source)]
-            _demand_unchanged(config, source, place)
-            manifest = build(engine, config, folder, vectors.files(config, source))
+            inputs = [_described(file) for file in _files(config, source, model)]
+            _demand_unchanged(config, source, place, model)
+            pretrained = _vectors(config, source, model)
+            manifest = build(engine, config, folder, pretrained, model)
         shutil.rmtree(scratch)
         manifest |= {
             "format": FORMAT,
@@ -118,6 +131,7 @@ def _make(config: Options, source: Source, place: Path, name: Name) -> None:
             "inputs": inputs,
             "notes": [*source.notes, *engine.notes, *manifest["notes"]],
             "seconds": time.monotonic() - begin,
+            **({} if model is None else {"vocabulary_of": model.path.name}),
         }
         _write_manifest(folder, manifest)
         announce(manifest["notes"])
@@ -137,9 +151,9 @@ def _spans(engine: Engine) -> list[str]:
     ]
 
 
-def _demand_unchanged(config: Options, source: Source, place: Path) -> None:
+def _demand_unchanged(config: Options, source: Source, place: Path, model: Store | None) -> None:
     """Raises InputError unless what was read and hashed is what the store is named after."""
-    if _key(config, source) != place.name:
+    if _key(config, source, model) != place.name:
         raise InputError(
             f"{' or '.join(map(str, source.files))} changed while it was read; expected a log that "
             "stays as it is; prepare it again once it is complete"

@@ -22,6 +22,7 @@ from at4ctr.schema import FIRST_ID, UNKNOWN, Table
 
 if TYPE_CHECKING:
     from at4ctr.data.engines.base import Engine
+    from at4ctr.data.store import Store
 
 COLUMNS = ("id", "vector")
 
@@ -46,6 +47,13 @@ def folder_of(config: Options, source: Source) -> Path:
     """Where the files of pre-trained vectors lie: beside the raw log."""
     raw = Path(config.raw or f"data/raw/{config.name}")
     return source.files[0].parent if source.files else raw if raw.is_dir() else raw.parent
+
+
+def copy(store: Store, folder: Path) -> None:
+    """``vectors/<name>.npy`` of another store, as they are."""
+    folder.mkdir()
+    for named, rows in store.vectors().items():
+        np.save(folder / f"{named}.npy", rows)
 
 
 def write(engine: Engine, config: Options, paths: Mapping[str, Path], folder: Path) -> None:

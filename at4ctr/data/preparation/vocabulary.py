@@ -19,11 +19,31 @@ from at4ctr.data.engines.base import Engine, name
 from at4ctr.data.preparation.attributes import Late
 from at4ctr.data.preparation.raw_ids import demand_all_nameable
 from at4ctr.data.preparation.sql import code, column
+from at4ctr.data.store import Store
 from at4ctr.schema import FIRST_ID, PADDING, UNKNOWN, Feature, Schema, Table
 
 
-def build(engine: Engine, config: Options, impressions: bool, late: Late) -> dict[str, int]:
-    """Makes ``vocabulary_<table>`` (``raw``, ``id``); returns every table's number of rows."""
+def give(engine: Engine, store: Store) -> None:
+    """Makes ``known_<table>`` (``raw``, ``id``) of a store's vocabularies."""
+    for table in store.schema.tables:
+        if not table.buckets:
+            text = store.vocabulary_path(table.name).read_text(encoding="utf-8")
+            lines = text.split("\n")[:-1]
+            whole = table.dtype == "int64"
+            raw = pa.array(
+                map(int, lines) if whole else lines, pa.int64() if whole else pa.string()
+            )
+            ids = pa.array(range(FIRST_ID, FIRST_ID + len(lines)), pa.int64())
+            engine.register(f"known_{table.name}", pa.table({"raw": raw, "id": ids}))
+
+
+def build(
+    engine: Engine, config: Options, impressions: bool, late: Late, *, closed: bool = False
+) -> dict[str, int]:
+    """Makes ``vocabulary_<table>`` (``raw``, ``id``); returns every table's number of rows.
+
+    closed: they are what is known before, and nothing is added.
+    """
     schema = config.schema()
     _count(engine, config, impressions, late)
     rows = {}
@@ -37,7 +57,9 @@ def build(engine: Engine, config: Options, impressions: bool, late: Late) -> dic
         counted = f"SELECT raw, sum(n) AS n FROM ({counted}) f WHERE raw IS NOT NULL GROUP BY raw"
         step, named = f"vocabulary {table.name}", _vocabulary(table)
         known = _known(engine, table)
-        if known:  # ids that were given before stay, and new ones follow them
+        if closed:
+            counted = f"SELECT * FROM ({counted}) c WHERE 1 = 0"
+        elif known:  # ids that were given before stay, and new ones follow them
             left = f"LEFT JOIN {_given(table)} k ON k.raw = c.raw WHERE k.raw IS NULL"
             counted = f"SELECT c.raw, c.n FROM ({counted}) c {left}"
         found = engine.ranked(step, named, counted, "n DESC, raw", FIRST_ID + known)

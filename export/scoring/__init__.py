@@ -1,0 +1,1 @@
+"""Files of requests answered by an exported version, in chunks."""
