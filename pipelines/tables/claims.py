@@ -17,8 +17,9 @@ ASIDE = ".queue"  # under the runs: claims, and what running processes say
 
 def identity(snapshot: Mapping[str, Any]) -> str:
     """What a run repeats: store, experiment and the form of the results, whatever the recipe's
-    name or the log's path. The store's name depends on ``data.times``."""
+    name, the log's path or the points of the curve. The store's name depends on ``data.times``."""
     experiment = dict(snapshot["experiment"])
+    experiment["fit"] = {k: v for k, v in experiment["fit"].items() if k != "curve_points"}
     experiment["data"] = {k: v for k, v in experiment["data"].items() if k not in ("raw", "times")}
     same = {"store": snapshot["store"], "form": snapshot.get("form"), "experiment": experiment}
     text = json.dumps(same, sort_keys=True)

@@ -27,6 +27,7 @@ from at4ctr.data.preparation import vectors
 from at4ctr.data.preparation.build import build
 from at4ctr.data.sampling import sampled_label
 from at4ctr.data.store import FORMAT, MANIFEST
+from at4ctr.data.summary import lines
 from at4ctr.errors import InputError, unknown
 
 PACKED = (".gz", ".parquet")
@@ -34,13 +35,16 @@ SPACE = 4  # bytes of scratch and store for a byte of raw text, and one more for
 DEFLATED = 4  # bytes of text in a byte of gzip or Parquet, at most
 
 
-def prepare(config: Options, root: Path = Path("data"), engine: Name = "duckdb") -> Path:
+def prepare(
+    config: Options, root: Path = Path("data"), engine: Name = "duckdb", *, again: bool = False
+) -> Path:
     """The folder of the store for these options, prepared unless it is there already.
 
     root: the store is ``root/store/<dataset>/<12 hex>``, named after the format, the schema, the
         preparation options and the raw files' names, sizes and times. On a cluster all nodes must
         see it under this path.
     engine: ``duckdb``, on this machine, or ``spark``; they make the same store.
+    again: prints the summary of a store that is there already; of a new one it is printed anyway.
     Raises InputError for a rate of negatives at which a label could not be corrected, a bad log,
     one that changes meanwhile, a log that gives no training or
     test rows, and a disk that is too small or may not be written.
@@ -53,6 +57,8 @@ def prepare(config: Options, root: Path = Path("data"), engine: Name = "duckdb")
         source = config.acquire()
         place = stores / _key(config, source)
         if _finished(place):
+            if again:
+                _print_summary(json.loads((place / MANIFEST).read_text(encoding="utf-8")))
             return place
         stores.mkdir(parents=True, exist_ok=True)
         with locked(_lock(place)):
@@ -121,9 +127,15 @@ def _make(config: Options, source: Source, place: Path, name: Name) -> None:
         }
         _write_manifest(folder, manifest)
         announce(manifest["notes"])
+        _print_summary(manifest)
         folder.rename(place)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _print_summary(manifest: dict[str, Any]) -> None:
+    for line in lines(manifest):
+        print(f"prepare: {line}", file=sys.stderr)
 
 
 def _spans(engine: Engine) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a log of one's own may hold that nobody meant: what is read all the same, what is refused."""
+"""What a log of one's own may hold that nobody meant: what is read, and what is refused."""
 
 import importlib
 from dataclasses import dataclass, field, replace
@@ -193,7 +193,7 @@ def test_a_file_of_utf_16_is_refused(tmp_path, encoding):
 
 @pytest.mark.parametrize("mark", ["||", '"', "\n", "ab"])
 def test_a_delimiter_is_one_character(mark):
-    with pytest.raises(InputError, match="has the delimiter .* expected one character"):
+    with pytest.raises(InputError, match=r"has the delimiter .* expected one character"):
         shown(delimiter=mark)
 
 
@@ -203,12 +203,14 @@ def test_any_other_delimiter_is_read(tmp_path, mark):
     assert len(loaded(tmp_path, rows=shown(delimiter=mark))) == ROWS
 
 
-def test_a_table_has_a_known_dtype_and_no_negative_buckets():
+@pytest.mark.parametrize(("table", "says"), [
+    (Table("user", "float"), "unknown dtype of table 'user' 'float'"),
+    (Table("user", buckets=-3), "'user' has -3 hash buckets; expected at least 1"),
+])  # fmt: skip
+def test_a_table_has_a_known_dtype_and_no_negative_buckets(table, says):
     schema = Config().schema()
-    for table, says in ((Table("user", "float"), "unknown dtype of table 'user' 'float'"),
-                        (Table("user", buckets=-3), "'user' has -3 hash buckets; expected at least 1")):  # fmt: skip
-        with pytest.raises(InputError, match=says):
-            replace(schema, tables=(table, *schema.tables[1:]))
+    with pytest.raises(InputError, match=says):
+        replace(schema, tables=(table, *schema.tables[1:]))
 
 
 @pytest.mark.parametrize(("odd", "says"), [
