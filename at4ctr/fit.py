@@ -256,14 +256,11 @@ class Trainer:
         """All epochs; ends with the best validation weights (the last ones where there is no
         validation) in the model and in ``checkpoints/best``."""
         self.resume()
-        total = self.total
-        if (few := too_few(self.config, total)) and self.cursor.step < total:
-            log.warning("%s", few)
-        saves = self.config.epochs + total // self.config.checkpoint_every
+        saves = self.config.epochs + self.total // self.config.checkpoint_every
         cluster.chief_does(
             lambda: self.kept.demand_room(saves, validated=self.validate is not None)
         )
-        progress = Progress(total, self.config.batch_size, self.cursor.step)
+        progress = Progress(self.total, self.config.batch_size, self.cursor.step)
         with self._board().as_default():
             while self.cursor.epoch < self.config.epochs and not self.cursor.stopped:
                 self._epoch(progress)

@@ -171,6 +171,9 @@ def _train(
                 return {k: evaluation.report(rows) for k, rows in found.items()}
 
         trainer = made.trainer(made.training(model), folder, validate, sample)
+        few = too_few(e.fit, trainer.total)
+        if few and cluster.is_chief():
+            log.warning("%s", few)
         with stopping.deferred():
             cursor = trainer.train()
 
@@ -178,7 +181,7 @@ def _train(
         final = made.restored(folder)
         validated = made.predictions(final, "validation")
         metrics = measure.facts(trainer, cursor, store, exported=export)
-        if few := too_few(e.fit, trainer.total):
+        if few:
             metrics["too_few_steps"] = few
         if validated:
             plain = {k: measure.uncalibrated(rows) for k, rows in validated.items()}

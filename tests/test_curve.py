@@ -39,62 +39,46 @@ def trainer(store, folder, *, sampled=True):
     return made
 
 
-@pytest.fixture(scope="module")
-def whole(store, tmp_path_factory):
-    """A run with points of a sample, which ended undisturbed."""
-    made = trainer(store, tmp_path_factory.mktemp("whole"))
-    made.train()
-    return made
-
-
 def weights(made):
     return [v.numpy() for v in made.model.variables]
 
 
-def without_sample(curves):
-    return [p for p in curves if not any(k.startswith("sample") for k in p)]
+def test_points_of_a_sample_change_nothing_else_not_even_after_a_kill(store, tmp_path):
+    """A run without a sample, and one with a sample that is killed in the middle and resumed."""
 
-
-def test_a_run_of_one_epoch_has_five_points_at_equal_distances(whole):
-    steps = whole.feed.steps(0)
-    found = [p["step"] for p in whole.cursor.curves if NAME in p]
-    assert found == [int(np.ceil(steps * k / 5)) for k in range(1, 6)]
-    assert steps > 10  # so that the points differ
-    last = [p for p in whole.cursor.curves if NAME in p or "validation click.auc" in p]
-    assert last[-2][NAME] == last[-1]["validation click.auc"]  # the sample holds the whole split
-
-
-def test_points_of_a_sample_change_no_weight_and_no_choice(store, tmp_path, whole):
-    made = trainer(store, tmp_path, sampled=False)
-    made.train()
-    assert without_sample(whole.cursor.curves) == made.cursor.curves
-    assert (made.cursor.best, made.cursor.best_step) == (whole.cursor.best, whole.cursor.best_step)
-    for a, b in zip(weights(made), weights(whole), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-def test_a_run_that_was_killed_between_points_has_the_same_curve(store, tmp_path, whole):
     class KilledError(Exception):
         pass
 
-    made = trainer(store, tmp_path)
-    step, last = made._step, whole.feed.steps(0) - 2
+    plain = trainer(store, tmp_path / "plain", sampled=False)
+    plain.train()
+    first = trainer(store, tmp_path / "sampled")
+    step, last = first._step, plain.total - 2
 
     def killed(batch):
-        if made.cursor.step == last:
+        if first.cursor.step == last:
             raise KilledError
         return step(batch)
 
-    made._step = killed
+    first._step = killed
     with pytest.raises(KilledError):
-        made.train()
-    again = trainer(store, tmp_path)
-    again.train()
-    assert again.cursor.curves == whole.cursor.curves
-    for a, b in zip(weights(again), weights(whole), strict=True):
+        first.train()
+    made = trainer(store, tmp_path / "sampled")
+    made.train()
+    points = [p for p in made.cursor.curves if NAME in p]
+    steps = plain.total
+    assert steps > 10  # so that the points differ
+    assert [p["step"] for p in points] == [int(np.ceil(steps * k / 5)) for k in range(1, 6)]
+    shared = [p for p in first.cursor.curves if NAME in p and p["step"] <= last]
+    assert points[: len(shared)] == shared
+    assert len({p[NAME] for p in points}) > 1
+    others = [p for p in made.cursor.curves if NAME not in p]
+    assert others == plain.cursor.curves
+    assert points[-1][NAME] == others[-1]["validation click.auc"]  # the sample is the whole split
+    assert (made.cursor.best, made.cursor.best_step) == (plain.cursor.best, plain.cursor.best_step)
+    for a, b in zip(weights(made), weights(plain), strict=True):
         np.testing.assert_array_equal(a, b)
-    again._sample()  # a stop came after the point and before the evaluation of the same step
-    assert again.cursor.curves == whole.cursor.curves
+    made._sample()  # as where a stop came after the point and before the evaluation of that step
+    assert [p for p in made.cursor.curves if NAME in p] == points
 
 
 @pytest.mark.parametrize(("options", "points"), [
@@ -122,18 +106,3 @@ def test_too_few_steps_are_said_with_a_remedy():
     said = fit.too_few(Fit(batch_size=2048, epochs=2), 99)
     assert "takes 99 steps of 2,048 rows in 2 epochs; expected at least 100" in said
     assert "set a larger fit.epochs or a smaller fit.batch_size" in said
-
-
-def test_a_run_says_so_before_its_first_step(store, tmp_path, caplog):
-    made = trainer(store, tmp_path, sampled=False)
-    said = []
-
-    def stop(batch):
-        del batch
-        said.extend(caplog.messages)
-        raise KeyboardInterrupt
-
-    made._step = stop
-    with caplog.at_level("WARNING", logger="at4ctr"), pytest.raises(KeyboardInterrupt):
-        made.train()
-    assert any(fit.too_few(CONFIG, made.total) in message for message in said)
