@@ -31,6 +31,7 @@ def curves(points: Sequence[dict[str, Any]], path: Path, *, simulated: bool) -> 
     names = list(dict.fromkeys(k for p in points for k in p if k != "step"))
     samples = {n.replace("sample ", "validation ", 1): n for n in names if n.startswith("sample ")}
     names = list(dict.fromkeys(n.replace("sample ", "validation ", 1) for n in names))
+    names.sort(key=lambda n: n.startswith("validation "))  # losses first, each in its order
     losses = [n for n in names if n.startswith("validation ") and n.endswith(".logloss")]
     beside = losses[:1]  # another label's loss is over its known rows alone, and in training over B
     names = [n for n in names if n not in beside]
@@ -45,7 +46,7 @@ def curves(points: Sequence[dict[str, Any]], path: Path, *, simulated: bool) -> 
     for name, axis in zip(names, axes[:, 0], strict=True):
         _line(axis, points, name, marker="o", linewidth=1)
         shown = _line(axis, points, samples.get(name), **SAMPLE)
-        axis.set_ylabel(name.replace("validation ", "validation\n"))
+        axis.set_ylabel(name.replace("validation ", "validation\n").replace(".", "\n"), fontsize=8)
         axis.grid(alpha=0.3)
         if (loss := f"validation {name}.logloss") in beside:
             shown |= _line(axis, points, loss, marker="s", label="validation")

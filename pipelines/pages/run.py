@@ -20,7 +20,7 @@ from at4ctr.data.dataset import SPLITS
 from at4ctr.data.store import Store
 from at4ctr.durable import sync
 from at4ctr.metrics.intervals import FEW
-from pipelines.measure import PAGE
+from pipelines.measure import PAGE, REMEDIES
 from pipelines.pages.html import (
     NONE,
     Html,
@@ -138,7 +138,7 @@ def _warnings(metrics: Json, manifest: Json) -> Html:
     if means.get("far"):
         said.append(
             f"the mean prediction on the test rows is {means['predicted']:.4f} and their rate "
-            f"{means['rate']:.4f}"
+            f"{means['rate']:.4f}; {REMEDIES['test']}"
         )
     if not said:
         return Html("")
@@ -227,6 +227,8 @@ def _segments(metrics: Json, folder: Path) -> Html:
     rows = []
     for family, group in metrics.get("segments", {}).items():
         for name, t in group.items():
+            if not t["rows"]:
+                continue
             label = name if name == family else f"{family} {name}"
             between = t.get("pcoc_interval")
             rows.append((

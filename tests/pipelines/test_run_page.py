@@ -70,6 +70,7 @@ def folder(tmp_path_factory):
     manifest = json.loads((root / "store" / "manifest.json").read_text())
     split = {"rows": 7, "first": 1_700_000_000, "last": 1_700_000_100, "duplicates": 3,
              "history": 6, "lengths": [0, 2, 5, 1234]}  # fmt: skip
+    manifest["counts"] |= {"users": 30, "items": 50, "dropped": {}}
     manifest |= {
         "dataset": EVIL,
         "notes": [EVIL],
