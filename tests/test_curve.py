@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,9 +92,10 @@ def test_points_of_a_sample_change_nothing_else_not_even_after_a_kill(store, tmp
     ({"curve_points": 1}, set()),
 ])  # fmt: skip
 def test_points_are_taken_where_evaluations_are_too_few_for_a_curve(options, points):
-    made = SimpleNamespace(config=Fit(**options), sample=lambda rows: rows)
+    made: Any = SimpleNamespace(config=Fit(**options), sample=lambda rows: rows)
     assert Trainer._points(made, 100) == points
-    assert not Trainer._points(SimpleNamespace(config=made.config, sample=None), 100)
+    made.sample = None
+    assert not Trainer._points(made, 100)
 
 
 @pytest.mark.parametrize(("rows", "sample"), [(0, 2048), (204_800, 2048), (10**8, 10**6)])

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 
 from at4ctr import metrics
 from at4ctr.analysis import plots
 
-plt = plots.plt
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
 Floats = npt.NDArray[np.float64]
 POINTS = 400  # of a curve, at most
 LOOKS = (("#0072b2", "-"), ("#c1660c", "--"), ("#6a3d9a", ":"))  # colour and style, in order

@@ -68,7 +68,8 @@ def test_a_composed_label_has_baselines_too(toy):
 def test_a_label_of_one_class_has_none(tmp_path):
     toy = toy_store.make(tmp_path / "toy", users=20)
     store = Store.open(toy.path)
-    empty = Predictions(*(np.array([]) for _ in range(4)), None, ids={"item": np.array([], int)})
+    none = np.array([])
+    empty = Predictions(none, none, none, none, None, ids={"item": none.astype(int)})
     assert baselines.scores(store, {"click": empty}) == {}
 
 

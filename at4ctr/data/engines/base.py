@@ -176,7 +176,7 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def read_parquet(self, table: str, path: Path, order: str = "ord") -> list[str]:
+    def read_parquet(self, table: str, path: Path, *, order: str = "ord") -> list[str]:
         """Makes ``table`` of a Parquet file's columns and of `order`, a name that none of them has.
 
         Returns the columns' names.

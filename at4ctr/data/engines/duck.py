@@ -271,7 +271,7 @@ class Engine(engine.Engine):
             raise refuse_field(path, line, fields[at], list(columns)[at])
         return rows
 
-    def read_parquet(self, table: str, path: Path, order: str = "ord") -> list[str]:
+    def read_parquet(self, table: str, path: Path, *, order: str = "ord") -> list[str]:
         options = "hive_partitioning = false, binary_as_string = true"
         source = f"read_parquet('{self._named(path)}', {options})"
         columns = self.described(f"SELECT * FROM {source}")

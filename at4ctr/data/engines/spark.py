@@ -233,7 +233,7 @@ class Engine(engine.Engine):
 
         return read(self, table, path, columns, delimiter, header, quote, order, empty=empty)
 
-    def read_parquet(self, table: str, path: Path, order: str = "ord") -> list[str]:
+    def read_parquet(self, table: str, path: Path, *, order: str = "ord") -> list[str]:
         from pyspark.sql.functions import expr
 
         frame = self.spark.read.parquet(literal(self.linked(path)))

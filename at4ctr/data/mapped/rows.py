@@ -294,7 +294,7 @@ def opened(engine: Engine, path: Path, delimiter: str) -> File:
         return File(path, tuple(columns), rows, delimiter, order)
     try:
         order = _order(pq.read_schema(path).names)
-        columns = engine.read_parquet("raw", path, order)
+        columns = engine.read_parquet("raw", path, order=order)
         rows = int(engine.one("SELECT count(*) FROM raw")[0])
     except (*engine.failures, pa.ArrowException) as error:
         raise InputError(

@@ -79,7 +79,7 @@ def build(
     behaviours = int(engine.one("SELECT count(*) FROM behaviours")[0])
     dropped = engine.dropped | {"min_behaviours": logged - behaviours}
     raw = logged + sum(engine.dropped.values())
-    splits = {s: {"rows": counts.rows[s], "labels": _labels(counts, s),
+    splits: dict[str, Any] = {s: {"rows": counts.rows[s], "labels": _labels(counts, s),
                   "unknown": counts.unknown[s]} for s in SPLITS}  # fmt: skip
     held = summary.measure(engine, config, impressions=impressions)
     held["doubts"] = summary.doubts(config, held, splits)

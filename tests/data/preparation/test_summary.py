@@ -3,6 +3,7 @@
 import json
 import re
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +38,9 @@ def counted(logs, bounds):
     past = {}
     for row in done:
         past.setdefault(row["who"], []).append(seconds(row))
-    found = {s: {"rows": 0, "times": [], "lengths": [], "duplicates": 0} for s in SPLITS}
+    found: dict[str, Any] = {
+        s: {"rows": 0, "times": [], "lengths": [], "duplicates": 0} for s in SPLITS
+    }
     seen = set()
     for row in shown:
         second = row["at"] // 1000
@@ -123,7 +126,7 @@ SCHEMA = Schema(
     features=(Feature("user", "profile", "user"), Feature("item", "item", "item")),
     history=("item",),
 )
-CONFIG = SimpleNamespace(schema=lambda: SCHEMA)
+CONFIG: Any = SimpleNamespace(schema=lambda: SCHEMA)
 DAY, BEGIN = 86_400, 1_700_000_000
 
 
@@ -182,4 +185,5 @@ def test_a_log_without_a_history_or_times_has_no_doubt_of_them():
         split.update(first=None, last=None, history=0)
     held["behaviours"].update(first=None, last=None)
     bare = Schema(tables=SCHEMA.tables, features=SCHEMA.features, history=())
-    assert summary.doubts(SimpleNamespace(schema=lambda: bare), held, counts) == []
+    config: Any = SimpleNamespace(schema=lambda: bare)
+    assert summary.doubts(config, held, counts) == []
