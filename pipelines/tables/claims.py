@@ -19,8 +19,9 @@ def identity(snapshot: Mapping[str, Any]) -> str:
     """What a run repeats: store, experiment and the form of the results, whatever the recipe's
     name, the log's path or the points of the curve. The store's name depends on ``data.times``."""
     experiment = dict(snapshot["experiment"])
-    experiment["fit"] = {k: v for k, v in experiment["fit"].items() if k != "curve_points"}
-    experiment["data"] = {k: v for k, v in experiment["data"].items() if k not in ("raw", "times")}
+    for part, gone in (("data", ("raw", "times")), ("fit", ("curve_points",))):
+        if part in experiment:
+            experiment[part] = {k: v for k, v in experiment[part].items() if k not in gone}
     same = {"store": snapshot["store"], "form": snapshot.get("form"), "experiment": experiment}
     text = json.dumps(same, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
