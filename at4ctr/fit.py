@@ -28,6 +28,9 @@ from at4ctr.search import Search
 log = logging.getLogger(__name__)
 
 BEST = "best"  # the folder of a finished run's weights
+FEW_STEPS = 100  # of all epochs, below which a run says that it may learn little
+SAMPLED, LEAST_SAMPLE = 0.01, 2048  # validation rows of a point: share of a run's rows; at least
+SAMPLE = "sample"  # what a curve's points of the sample are called
 VALIDATION = "validation.json"  # of a run: the watched metric and its (step, value) so far
 WATCHED: Mapping[str, int] = MappingProxyType(  # 1: higher is better
     {"auc": 1, "gauc": 1, "gauc_impressions": 1, "logloss": -1, "normalized_entropy": -1}
@@ -46,6 +49,9 @@ class Fit:
     precision: of the products of dense layers in training (``layers.mlp.products_in``). The loss is
         scaled where it is mixed_float16. Variables and the export are float32.
     evaluations: on validation, in an epoch. The weights of the best ``watch`` are kept.
+    curve_points: of the validation curve over all epochs, at least. Where evaluations are fewer,
+        the points are of a fixed sample of the validation rows (`sample_rows`). They choose no
+        weights and stop nothing. 0 draws none.
     watch: the validation metric that chooses the weights, such as ``conversion.auc``. It is a
         label, or a composed one such as ``click_and_conversion``, and one of `WATCHED`. '' is the
         first label's AUC.
@@ -67,6 +73,7 @@ class Fit:
     half_bce: bool = False
     precision: Precision = "float32"
     evaluations: int = 1
+    curve_points: int = 5
     watch: str = ""
     patience: int = 0
     checkpoint_every: int = 500
@@ -77,6 +84,7 @@ class Fit:
 
     def __post_init__(self) -> None:
         least = {"batch_size": 1, "epochs": 1, "evaluations": 1, "patience": 0, "shards": 0}
+        least |= {"curve_points": 0}
         for name, low in {**least, "checkpoint_every": 1, "log_every": 1}.items():
             if getattr(self, name) < low:
                 raise InputError(f"fit.{name} is {getattr(self, name)}; expected at least {low}")
@@ -90,6 +98,22 @@ class Fit:
             raise InputError(
                 f"fit.checkpoint_share is {self.checkpoint_share}; expected above 0 and at most 1"
             )
+
+
+def sample_rows(rows: int) -> int:
+    """How many validation rows a point of the curve is of, where a run trains on so many rows."""
+    return max(LEAST_SAMPLE, math.ceil(SAMPLED * rows))
+
+
+def too_few(config: Fit, steps: int) -> str:
+    """A sentence where a run has fewer steps than a model can be expected to learn in; else ''."""
+    if steps >= FEW_STEPS:
+        return ""
+    return (
+        f"training takes {steps} steps of {config.batch_size:,} rows in {config.epochs} "
+        f"epoch{'s' * (config.epochs > 1)}; expected at least {FEW_STEPS}, as with fewer the "
+        "weights stay near where they begin; set a larger fit.epochs or a smaller fit.batch_size"
+    )
 
 
 @dataclass
@@ -135,8 +159,11 @@ class Trainer:
         folder: Path,
         validate: Callable[[], Mapping[str, Mapping[str, Any]]] | None,
         make_search: MakeReader | None = None,
+        sample: Callable[[int], Mapping[str, Mapping[str, Any]]] | None = None,
     ) -> None:
-        """make_reader, make_search: of the training rows and of the validation rows that structure
+        """sample: as `validate`, of so many validation rows, the same each time. None: the curve
+            has no points but those of ``validate``.
+        make_reader, make_search: of the training rows and of the validation rows that structure
         weights learn on, as ``Feed`` asks for it. make_search: None where there are none."""
         if config.watch and validate is None:
             raise InputError(
@@ -149,7 +176,8 @@ class Trainer:
         self.feed = Feed(make_reader, config.batch_size, config.shards, self.strategy)
         self.population = Population(model.serving, self.feed)
         self.posterior = Posterior(model.serving, self.feed)
-        total = sum(self.feed.steps(e) for e in range(config.epochs))
+        self.total = total = sum(self.feed.steps(e) for e in range(config.epochs))
+        self.sample, self.sampled = sample, sample_rows(total * config.batch_size)
         decay = total if config.decay == "linear" else 0
         self.optimizer = optimizers.build(
             config.optimizer,
@@ -228,12 +256,11 @@ class Trainer:
         """All epochs; ends with the best validation weights (the last ones where there is no
         validation) in the model and in ``checkpoints/best``."""
         self.resume()
-        total = sum(self.feed.steps(e) for e in range(self.config.epochs))
-        saves = self.config.epochs + total // self.config.checkpoint_every
+        saves = self.config.epochs + self.total // self.config.checkpoint_every
         cluster.chief_does(
             lambda: self.kept.demand_room(saves, validated=self.validate is not None)
         )
-        progress = Progress(total, self.config.batch_size, self.cursor.step)
+        progress = Progress(self.total, self.config.batch_size, self.cursor.step)
         with self._board().as_default():
             while self.cursor.epoch < self.config.epochs and not self.cursor.stopped:
                 self._epoch(progress)
@@ -257,12 +284,9 @@ class Trainer:
 
     def _epoch(self, progress: Progress) -> None:
         c, steps = self.cursor, self.feed.steps(self.cursor.epoch)
-        marks = {
-            math.ceil(steps * (i + 1) / self.config.evaluations)
-            for i in range(self.config.evaluations)
-        }
+        marks, points = _marks(steps, self.config.evaluations), self._points(steps)
         if c.due:
-            self._evaluate()
+            self._evaluate(whole=c.batch in marks, point=c.batch in points)
         batches = self.feed(c.epoch, c.batch)
         traced = False  # the first step of an epoch opens the reader, of a process traces the graph
         while c.batch < steps and not c.stopped:
@@ -283,11 +307,11 @@ class Trainer:
             progress.update(c.step, losses, wait)
             if c.step % self.config.log_every == 0 or c.batch == steps:
                 self._log({"step": c.step, **losses})
-            c.due = c.batch in marks
+            c.due = c.batch in marks | points
             if stop and c.batch < steps:
                 self._stop()
             if c.due:
-                self._evaluate()
+                self._evaluate(whole=c.batch in marks, point=c.batch in points)
             if c.step % self.config.checkpoint_every == 0 and c.batch < steps:
                 cluster.chief_does(lambda: self.kept.save_if_due(c.step, asdict(c)))
         if not c.stopped:
@@ -322,10 +346,15 @@ class Trainer:
             if name != "step":
                 tf.summary.scalar(f"train/{name}", value, step=point["step"])
 
-    def _validated(self) -> tuple[str, dict[str, float]]:
+    def _points(self, steps: int) -> set[int]:
+        """The batches of an epoch of so many steps after which the curve gets a point."""
+        epochs, points = self.config.epochs, self.config.curve_points
+        if self.sample is None or epochs * self.config.evaluations >= points:
+            return set()
+        return _marks(steps, math.ceil(points / epochs))
+
+    def _shown(self, found: Mapping[str, Mapping[str, Any]]) -> tuple[str, dict[str, float]]:
         """The name of the watched metric, and every metric worth a curve that is defined."""
-        assert self.validate is not None
-        found = self.validate()
         watch = self.config.watch or f"{next(iter(found))}.auc"
         shown = {f"{label}.{name}": metrics[name] for label, metrics in found.items()
                  for name in WATCHED if name in metrics
@@ -338,18 +367,39 @@ class Trainer:
         values = [(p["step"], p[name]) for p in self.cursor.curves if name in p]
         return {"watch": watch, "values": values}
 
-    def _evaluate(self) -> None:
-        c = self.cursor
-        if self.validate is None:
-            c.due = False
-            return
+    def _evaluate(self, *, whole: bool, point: bool) -> None:
+        """A point of the sample, and an evaluation that chooses weights, as is due."""
         try:
-            with self._stoppable():
-                self.population.estimate()
-                watch, metrics = cluster.chief_does(self._validated)
+            if point:
+                self._sample()
+            if whole and self.validate is not None:
+                with self._stoppable():
+                    self.population.estimate()
+                    found = cluster.chief_does(self.validate)
         except stopping.Stopped:
             self._stop()
-        c.due = False
+        self.cursor.due = False
+        if whole and self.validate is not None:
+            self._choose(*self._shown(found))
+
+    def _sample(self) -> None:
+        """Adds a point of the sample to the curve, unless it was there before a stop."""
+        c, sample = self.cursor, self.sample
+        assert sample is not None
+        if any(p["step"] == c.step and any(k.startswith(SAMPLE) for k in p) for p in c.curves):
+            return
+        with self._stoppable():
+            self.population.estimate(self.sampled)
+            found = cluster.chief_does(lambda: sample(self.sampled))
+        _, metrics = self._shown(found)
+        if metrics:
+            c.curves.append({"step": c.step} | {f"{SAMPLE} {k}": v for k, v in metrics.items()})
+        for name, number in metrics.items():
+            tf.summary.scalar(f"{SAMPLE}/{name}", number, step=c.step)
+
+    def _choose(self, watch: str, metrics: Mapping[str, float]) -> None:
+        """Keeps the weights where they are the best so far, and ends training with patience."""
+        c = self.cursor
         if watch not in metrics:
             if self.config.watch:
                 raise InputError(
@@ -373,3 +423,8 @@ class Trainer:
         c.stopped = bool(self.config.patience) and c.worse >= self.config.patience
         if c.stopped:
             log.info("stopped: no better validation %s in %d evaluations", watch, c.worse)
+
+
+def _marks(steps: int, count: int) -> set[int]:
+    """The batches of an epoch after which `count` equal parts of it end."""
+    return {math.ceil(steps * (i + 1) / count) for i in range(count)}

@@ -36,12 +36,15 @@ class Population:
         self._traced: list[Sums] = []  # of a pass, as far as layers and shapes go
         self._pass = feed.compiled(self._run)
 
-    def estimate(self) -> None:
-        """Assigns mean and variance of every layer; every host must call it at the same step."""
+    def estimate(self, rows: int = ROWS) -> None:
+        """Assigns mean and variance of every layer; every host must call it at the same step.
+
+        rows: at most about so many are read.
+        """
         if not self.layers:
             return
-        batches = self.feed(EPOCH, 0)
-        totals = [self._pass(next(batches)).numpy() for _ in range(self.steps)]
+        batches, steps = self.feed(EPOCH, 0), math.ceil(rows / self.feed.batch_size)
+        totals = [self._pass(next(batches)).numpy() for _ in range(min(self.steps, steps))]
         for layer, sums in self._by_layer(np.sum(totals, 0)).items():
             mean, variance = moments(sums)
             layer.mean.assign(tf.cast(mean, layer.mean.dtype))

@@ -227,6 +227,13 @@ class Schema:
 
     def _demand_tables(self) -> None:
         for t in self.tables:
+            if t.dtype not in MISSING:
+                raise unknown(f"dtype of table {t.name!r}", str(t.dtype), MISSING)
+            if t.buckets < 0:
+                raise InputError(
+                    f"schema: table {t.name!r} has {t.buckets} hash buckets; expected at least 1, "
+                    "or 0 for a vocabulary of the log's ids; correct buckets"
+                )
             if t.frozen and not t.vectors:
                 raise InputError(
                     f"schema: table {t.name!r} is frozen without vectors; expected the file of its "

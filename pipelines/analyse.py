@@ -35,7 +35,7 @@ from at4ctr.schema import FIRST_ID
 from pipelines import train
 from pipelines.assembly import Assembly
 from pipelines.main import main
-from pipelines.night.report.page import (
+from pipelines.pages.html import (
     NONE,
     Html,
     document,

@@ -99,12 +99,18 @@ class Assembly:
                 config.demand_rows(e.fit.batch_size // replicas)
         return training_model(serving, self.store.schema, e.plan, self.store.mean_behaviours)
 
-    def trainer(self, model: TrainingModel, folder: Path, validate: Validate | None) -> fit.Trainer:
-        """Within the strategy's scope that made the model."""
+    def trainer(
+        self,
+        model: TrainingModel,
+        folder: Path,
+        validate: Validate | None,
+        sample: Callable[[int], Mapping[str, Mapping[str, Any]]] | None = None,
+    ) -> fit.Trainer:
+        """Within the strategy's scope that made the model. sample: as `fit.Trainer` says."""
         validated = bool(self.store.counts("validation")["rows"])
         search = partial(self.reader, "validation", learn=True) if validated else None
         make = partial(self.reader, "train")
-        return fit.Trainer(model, make, self.experiment.fit, folder, validate, search)
+        return fit.Trainer(model, make, self.experiment.fit, folder, validate, search, sample)
 
     def predictions(self, model: Scored, split: Split) -> dict[str, Predictions]:
         """By label, of all rows of a split, whatever w is; {} of a split without rows."""

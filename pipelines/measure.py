@@ -27,10 +27,12 @@ from at4ctr.fit import Cursor, Trainer
 from at4ctr.metrics.intervals import FAR, Trust
 from at4ctr.model.serving import ServingModel
 from at4ctr.schema import Schema
+from pipelines.pages import roc
 
 log = logging.getLogger("at4ctr.measure")
 
 CALIBRATOR = "calibrator.json"  # in a run's folder, where one was fitted
+PAGE = "report.html"  # of a run, in its folder
 PREDICTIONS = "predictions.parquet"  # of the test rows, in a run's folder, where asked for
 AUC_LOST = 1e-3  # by a calibrator's ties, from which on it is worth a warning
 REMEDIES = {
@@ -236,11 +238,20 @@ def keep(every: Mapping[str, Measured], folder: Path) -> None:
 
 
 def draw(
-    every: Mapping[str, Measured], folder: Path, *, simulated: bool, split: Split = "test"
+    every: Mapping[str, Measured],
+    folder: Path,
+    *,
+    simulated: bool,
+    split: Split = "test",
+    others: Mapping[str, Mapping[str, np.ndarray]] = MappingProxyType({}),
 ) -> None:
-    """``reliability.png``, ``segments.png`` and the table ``segments.md`` of the first label; of
-    another one its name follows, as in ``reliability_conversion.png``. ``gates.png`` of a head with
-    experts."""
+    """``roc.png``, ``reliability.png``, ``segments.png`` and the table ``segments.md`` of the first
+    label; of another one its name follows, as in ``reliability_conversion.png``. ``gates.png`` of a
+    head with experts.
+
+    split: named by the titles. others: label -> name -> scores [N] whose ROC curves are drawn
+        beside the model's.
+    """
     if gates := gates_of(every):
         plots.gates(gates, folder / "gates.png", simulated=simulated)
     for number, (label, (found, before, parts, _, _)) in enumerate(every.items()):
@@ -258,6 +269,10 @@ def draw(
         )
         path = folder / f"segments{end}.png"
         plots.segments(parts, path, title, simulated=simulated, split=split)
+        if np.unique(found.labels).size > 1:
+            scores = {"model": found.calibrated, **others.get(label, {})}
+            named = f"ROC, {split}" + f", {title}" * bool(title) + " (simulated log)" * simulated
+            roc.draw(found.labels, scores, folder / f"roc{end}.png", named)
         head = "Simulated log.\n\n" if simulated else ""
         note = "\n\\* fewer than 30 clicks or users: the intervals are not to be believed.\n"
         (folder / f"segments{end}.md").write_text(head + segments.table(parts) + note)
@@ -299,4 +314,6 @@ def summary(metrics: dict[str, Any], folder: Path) -> str:
     if "score" in metrics:
         lines.append("  score: s = {weight:g}".format(**metrics["score"]))
     lines += [f"model: {export}" for export in exports[-1:]]
-    return "\n".join([*lines, f"run:   {folder}"])
+    lines.append(f"run:   {folder}")
+    page = folder / PAGE
+    return "\n".join([*lines, f"page:  {page}"] if page.is_file() else lines)

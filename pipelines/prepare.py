@@ -1,4 +1,7 @@
-"""Prepares a dataset's store: raw log → user-grouped Parquet with vocabularies and a manifest."""
+"""Prepares a dataset's store: raw log → user-grouped Parquet with vocabularies and a manifest.
+
+It prints a summary of the log, which the manifest keeps, also where the store is there already.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ flags.DEFINE_enum("engine", NAMES[0], NAMES, "what runs the SQL; spark: see docs
 
 def _main() -> None:
     f = flags.FLAGS
-    print(train.open_store(train.options(f.dataset, f.raw, f.set), engine=f.engine).path)
+    data = train.options(f.dataset, f.raw, f.set)
+    print(train.open_store(data, engine=f.engine, again=True).path)
 
 
 if __name__ == "__main__":

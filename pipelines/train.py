@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from absl import flags
 
 import configs
 from at4ctr import cluster, config, evaluation, runs, stopping
-from at4ctr.analysis import plots
+from at4ctr.analysis import baselines, plots
 from at4ctr.config import Experiment
 from at4ctr.data.dataset import Options
 from at4ctr.data.engines.base import Name as Engine
@@ -24,12 +25,14 @@ from at4ctr.data.preparation.prepare import prepare
 from at4ctr.data.store import MANIFEST, Store
 from at4ctr.durable import write_json
 from at4ctr.errors import InputError
+from at4ctr.fit import too_few
 from at4ctr.model.serving import ServingModel
 from export import saved_model
 from export.verify import verify
 from pipelines import fusion, measure
 from pipelines.assembly import Assembly
 from pipelines.main import main
+from pipelines.pages import run as page
 from pipelines.words import split
 
 log = logging.getLogger("at4ctr.train")
@@ -53,15 +56,18 @@ def words(assignments: str) -> list[str]:
     return split("SET", assignments, "fit.batch_size=2048 data.history=200")
 
 
-def open_store(data: Options, name: str | None = None, engine: Engine = "duckdb") -> Store:
+def open_store(
+    data: Options, name: str | None = None, engine: Engine = "duckdb", *, again: bool = False
+) -> Store:
     """The store of a dataset's options, prepared where need be by an engine.
 
     name: the store that a snapshot names. It is used where it still is; InputError where it is
         gone and the raw log, or a newer preparation, gives another one.
+    again: prints the summary of the log also where the store was there already.
     """
     path = DATA / "store" / data.name / (name or "")
     if name is None or not (path / MANIFEST).is_file():
-        path = prepare(data, DATA, engine)
+        path = prepare(data, DATA, engine, again=again)
         if path.name != (name or path.name):
             raise InputError(
                 f"store {name} of {data.name} is gone and the raw log gives {path.name} now; "
@@ -116,6 +122,8 @@ def run(
             metrics = finish(export, predictions, trial is None)
             metrics["seconds"] = round(time.perf_counter() - began, 1)
             write_json(folder / runs.METRICS, metrics)
+            if trial is None:
+                page.write(folder, store)
             runs.point_latest(root, folder)
             log.info(
                 "%s", measure.summary(metrics, folder) if trial is None else f"trial: {folder}"
@@ -150,14 +158,22 @@ def _train(
     made = Assembly(e, store)
     with cluster.strategy(e.fit.devices).scope():
         model = made.serving()
-        validate = None
+        validate = sample = None
         if store.counts("validation")["rows"]:
             predict, validation = evaluation.Predictor(model), made.reader("validation")
 
             def validate() -> dict[str, Any]:
                 return {k: evaluation.report(rows) for k, rows in predict(validation).items()}
 
-        trainer = made.trainer(made.training(model), folder, validate)
+            def sample(rows: int) -> dict[str, Any]:
+                size = min(rows, evaluation.BATCH)
+                found = predict(made.reader("validation", size), math.ceil(rows / size))
+                return {k: evaluation.report(rows) for k, rows in found.items()}
+
+        trainer = made.trainer(made.training(model), folder, validate, sample)
+        few = too_few(e.fit, trainer.total)
+        if few and cluster.is_chief():
+            log.warning("%s", few)
         with stopping.deferred():
             cursor = trainer.train()
 
@@ -165,6 +181,8 @@ def _train(
         final = made.restored(folder)
         validated = made.predictions(final, "validation")
         metrics = measure.facts(trainer, cursor, store, exported=export)
+        if few:
+            metrics["too_few_steps"] = few
         if validated:
             plain = {k: measure.uncalibrated(rows) for k, rows in validated.items()}
             metrics["validation"] = evaluation.reports(plain)
@@ -174,15 +192,19 @@ def _train(
         choices = measure.calibrate(e.calibrator, final, validated, folder, e.seed)
         curve = fusion.choose(final, validated, choices, folder)
         measured = measure.measure(final, made.reader("test"))
+        found = {label: m.found for label, m in measured.items()}
+        scores = baselines.scores(store, found)
         metrics = measure.metrics_of(measured) | metrics
-        metrics |= fusion.metrics(final, {k: m.found for k, m in measured.items()})
+        metrics |= fusion.metrics(final, found)
+        metrics["baselines"] = baselines.report(found, scores)
         if curve:
             metrics["score"]["validation"] = curve
         metrics["calibrator"] = {label: choice.to_json() for label, choice in choices.items()}
         metrics["training_sample"] = measure.means_of_sample(made.training_sample(final))
         if validated:
             measure.warn_of_validation(plain, choices)
-        measure.draw(measured, folder, simulated=store.simulated)
+        popular = {k: {baselines.POPULARITY: z[baselines.POPULARITY]} for k, z in scores.items()}
+        measure.draw(measured, folder, simulated=store.simulated, others=popular)
         if predictions:
             measure.keep(measured, folder)
         if export:

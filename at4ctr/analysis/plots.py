@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import matplotlib as mpl
@@ -19,11 +20,19 @@ from at4ctr.metrics.intervals import Trust
 from at4ctr.metrics.probability import sigmoid
 
 BINS = 20
+SAMPLE = MappingProxyType({"marker": "d", "linestyle": "--", "color": "0.45",
+                           "label": "validation, sample"})  # fmt: skip
 
 
 def curves(points: Sequence[dict[str, Any]], path: Path, *, simulated: bool) -> None:
-    """Every loss against the step, one panel each, and the validation metrics below."""
+    """Every loss against the step, one panel each, and the validation metrics below.
+
+    Points of a sample of the validation rows are dashed.
+    """
     names = list(dict.fromkeys(k for p in points for k in p if k != "step"))
+    samples = {n.replace("sample ", "validation ", 1): n for n in names if n.startswith("sample ")}
+    names = list(dict.fromkeys(n.replace("sample ", "validation ", 1) for n in names))
+    names.sort(key=lambda n: n.startswith("validation "))  # losses first, each in its order
     losses = [n for n in names if n.startswith("validation ") and n.endswith(".logloss")]
     beside = losses[:1]  # another label's loss is over its known rows alone, and in training over B
     names = [n for n in names if n not in beside]
@@ -36,17 +45,26 @@ def curves(points: Sequence[dict[str, Any]], path: Path, *, simulated: bool) -> 
         layout="constrained",
     )
     for name, axis in zip(names, axes[:, 0], strict=True):
-        pairs = [(p["step"], p[name]) for p in points if name in p]
-        marker = "o" if len(pairs) < 30 else ""
-        axis.plot(*zip(*pairs, strict=True), marker=marker, markersize=3, linewidth=1)
-        axis.set_ylabel(name.replace("validation ", "validation\n"))
+        _line(axis, points, name, marker="o", linewidth=1)
+        shown = _line(axis, points, samples.get(name), **SAMPLE)
+        axis.set_ylabel(name.replace("validation ", "validation\n").replace(".", "\n"), fontsize=8)
         axis.grid(alpha=0.3)
         if (loss := f"validation {name}.logloss") in beside:
-            pairs = [(p["step"], p[loss]) for p in points if loss in p]
-            axis.plot(*zip(*pairs, strict=True), marker="s", markersize=3, label="validation")
+            shown |= _line(axis, points, loss, marker="s", label="validation")
+            shown |= _line(axis, points, samples.get(loss), **SAMPLE)
+        if shown:
             axis.legend(frameon=False)
     axes[-1, 0].set_xlabel("step")
     finish(figure, path, "Training" + (" (simulated log)" if simulated else ""))
+
+
+def _line(axis: Any, points: Sequence[dict[str, Any]], name: str | None, **look: Any) -> bool:
+    """Draws one curve; whether it has a point. Markers of many points are left out."""
+    pairs = [(p["step"], p[name]) for p in points if name in p]
+    if pairs:
+        look["marker"] = look["marker"] if len(pairs) < 30 else ""
+        axis.plot(*zip(*pairs, strict=True), markersize=3, **look)
+    return bool(pairs)
 
 
 def reliability(

@@ -71,6 +71,14 @@ def trust(labels: npt.ArrayLike, probabilities: npt.ArrayLike, users: npt.ArrayL
     return _trust(truth.astype(np.float64), p, owner, names.size)
 
 
+def clustered_error(moved: Floats, users: npt.NDArray) -> float:
+    """Standard error of a sum of rows' influences [N], √(G/(G−1) Σ_u r_u²) with r_u the sum of
+    user u's, of G users drawn anew."""
+    names, owner = np.unique(users, return_inverse=True)
+    by_user = np.bincount(owner, weights=moved)
+    return float(np.sqrt((by_user**2).sum() * names.size / max(names.size - 1, 1)))
+
+
 @dataclass(frozen=True)
 class MeanPrediction:
     """Mean prediction and click rate of some rows.

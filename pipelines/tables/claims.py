@@ -17,9 +17,11 @@ ASIDE = ".queue"  # under the runs: claims, and what running processes say
 
 def identity(snapshot: Mapping[str, Any]) -> str:
     """What a run repeats: store, experiment and the form of the results, whatever the recipe's
-    name or the log's path. The store's name depends on ``data.times``."""
+    name, the log's path or the points of the curve. The store's name depends on ``data.times``."""
     experiment = dict(snapshot["experiment"])
-    experiment["data"] = {k: v for k, v in experiment["data"].items() if k not in ("raw", "times")}
+    for part, gone in (("data", ("raw", "times")), ("fit", ("curve_points",))):
+        if part in experiment:
+            experiment[part] = {k: v for k, v in experiment[part].items() if k not in gone}
     same = {"store": snapshot["store"], "form": snapshot.get("form"), "experiment": experiment}
     text = json.dumps(same, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:20]

@@ -67,6 +67,8 @@ def test_a_run_leaves_what_the_readme_says(job):
         "config.json",
         "train.log",
         "curves.png",
+        "report.html",
+        "roc.png",
         "reliability.png",
         "segments.md",
         "segments.png",
@@ -74,6 +76,15 @@ def test_a_run_leaves_what_the_readme_says(job):
         "export/1/SIGNATURES.md",
     ):
         assert (run / file).stat().st_size > 0
+    few = f"training takes {metrics['steps']} steps of 512 rows in 1 epoch"
+    assert done.stderr.index(few) < done.stderr.index("examples/s")
+    assert metrics["too_few_steps"].startswith(few)
+    place = run.resolve().relative_to(folder.resolve())
+    assert done.stderr.rstrip().endswith(f"page:  {place}/report.html")
+    page = (run / "report.html").read_text()
+    assert "simulated data" in page
+    assert few[1:] in page
+    assert page.count("data:image/png;base64,") == 4
     assert "simulated" in done.stderr
     assert "simulated" in (run / "train.log").read_text()
     assert run.resolve().parent.name == "taobao-din_at4ctr"

@@ -8,6 +8,7 @@ import pytest
 from at4ctr import metrics
 from at4ctr.gates.resampling import Ranking, draws
 from pipelines.night.report import scores as nightly_scores
+from pipelines.pages.roc import roc
 from tests.gates.evening import evening
 
 
@@ -38,6 +39,6 @@ def test_the_area_under_the_curve_is_the_auc():
     rng = np.random.default_rng(0)
     labels = (rng.random(300) < 0.3).astype(int)
     p = rng.integers(1, 20, 300) / 20  # with ties
-    x, y = nightly_scores.roc(labels, p)
+    x, y = roc(labels, p)
     assert np.trapezoid(y, x) == pytest.approx(metrics.auc(labels, p), abs=1e-12)
     assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1)

@@ -297,3 +297,12 @@ def test_identity_is_of_what_matters():
     changed = {"store": "s", "recipe": "a", "experiment": {"data": {"raw": "x", "history": 6}}}
     assert identity(base) == identity(other) != identity(changed)
     assert identity(base | {"store": "t"}) != identity(base)
+
+
+def test_identity_is_that_of_runs_from_before_the_curve_had_points():
+    before = {"store": "s", "experiment": {"data": {"raw": "x"}, "fit": {"epochs": 1}}}
+    now = {"store": "s", "experiment": {"data": {"raw": "x"},
+                                        "fit": {"epochs": 1, "curve_points": 5}}}  # fmt: skip
+    longer = {"store": "s", "experiment": {"data": {"raw": "x"},
+                                           "fit": {"epochs": 2, "curve_points": 5}}}  # fmt: skip
+    assert identity(before) == identity(now) != identity(longer)

@@ -160,9 +160,12 @@ class Engine(ABC):
         delimiter: str = ",",
         header: bool = False,
         quote: str = "",
+        order: str = "ord",
+        empty: bool = False,
     ) -> int:
-        """Makes ``table`` with typed ``columns`` and ``ord``, the 0-based row order of the file.
+        """Makes ``table`` with typed ``columns`` and `order`, the 0-based row order of the file.
 
+        order: a name that no column has. empty: whether a file may have a header and no row.
         path: a ``.csv`` or ``.csv.gz``; no sign in its name is a pattern. columns: name -> BIGINT
             or STRING, in the order of the file. header: whether the first line must be, or must
             not be, the names.
@@ -173,8 +176,10 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def read_parquet(self, table: str, path: Path) -> list[str]:
-        """Makes ``table`` of a Parquet file's columns and ``ord``; returns the columns' names.
+    def read_parquet(self, table: str, path: Path, *, order: str = "ord") -> list[str]:
+        """Makes ``table`` of a Parquet file's columns and of `order`, a name that none of them has.
+
+        Returns the columns' names.
 
         Raises InputError where it has not as many rows as the file says.
         """
@@ -217,6 +222,11 @@ class Engine(ABC):
 
     @staticmethod
     @abstractmethod
+    def mapped(sql: str, value: Callable[[str], str]) -> str:
+        """SQL of a list in which an SQL of each element stands in the element's place."""
+
+    @staticmethod
+    @abstractmethod
     def some(sql: str, holds: Callable[[str], str]) -> str:
         """SQL of whether an SQL of an element holds for one of a list's."""
 
@@ -227,6 +237,11 @@ class Engine(ABC):
 
         ids, weights: SQL of equally long lists. The order is by weight, then by id, descending.
         """
+
+    @staticmethod
+    @abstractmethod
+    def failing(sql: str) -> str:
+        """SQL of whether an expression cannot be computed, where an engine has a word for it."""
 
     @staticmethod
     @abstractmethod

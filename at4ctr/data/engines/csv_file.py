@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -20,6 +21,7 @@ EXPANSION = 100  # bytes of text that a byte of gzip may give; logs give up to 3
 SMALL = 64 << 20  # bytes of text that any gzip file may give
 LONGEST_LINE = 1 << 24  # characters
 CHUNK = 1 << 20  # bytes
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 csv.field_size_limit(LONGEST_LINE)
 WHOLE = " *[+-]?[0-9]+ *"  # a whole number; no fraction and no exponent, which would be rounded
 
@@ -153,8 +155,15 @@ def header(path: Path, delimiter: str) -> list[str]:
 
 
 def _first_line(path: Path) -> str:
-    with readable(path), open_text(path) as file:
-        return file.readline(1 << 16).rstrip("\r\n").lstrip("\ufeff")
+    with readable(path), open_bytes(path) as file:
+        begin = file.read(CHUNK >> 10)
+    if begin.startswith(UTF_16) or begin.count(0) * 4 > len(begin):
+        raise InputError(
+            f"{path} line 1 begins with the bytes {begin[:8]!r}, as UTF-16 does; expected UTF-8 "
+            "text; convert the file, for instance with iconv -f UTF-16 -t UTF-8"
+        )
+    with readable(path), open_text(path) as text:
+        return text.readline(1 << 16).rstrip("\r\n").lstrip("\ufeff")
 
 
 @contextmanager

@@ -35,6 +35,7 @@ LEAST = 16 << 20  # bytes
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 CGROUP = Path("/sys/fs/cgroup/memory.max")
+ROW = "file_row_number"  # DuckDB's name of the number of a Parquet file's row
 FULL = re.compile("could not write|no space left|temp_directory_size", re.IGNORECASE)
 WORDS = (  # of Spark's, for the SQL of a mapping
     "CREATE MACRO array_size(list) AS len(list)",
@@ -195,6 +196,10 @@ class Engine(engine.Engine):
         return f"CAST(list_filter(CAST({sql} AS STRING[]), {full}) AS {kind}[])"
 
     @staticmethod
+    def mapped(sql: str, value: Callable[[str], str]) -> str:
+        return f"list_transform({sql}, lambda e: {value('e')})"
+
+    @staticmethod
     def some(sql: str, holds: Callable[[str], str]) -> str:
         return f"coalesce(len(list_filter({sql}, lambda v: {holds('v')})) > 0, false)"
 
@@ -203,6 +208,10 @@ class Engine(engine.Engine):
         pairs = f"list_reverse_sort(list_zip({weights}, {ids}))[1:{most}]"
         first, second = (f"list_transform({pairs}, lambda p: p[{n}])" for n in (1, 2))
         return second, first
+
+    @staticmethod
+    def failing(sql: str) -> str:
+        return f"(TRY(coalesce(CAST({sql} AS STRING), '')) IS NULL)"
 
     @staticmethod
     def undecodable(text: str) -> str:
@@ -258,6 +267,8 @@ class Engine(engine.Engine):
         delimiter: str = ",",
         header: bool = False,
         quote: str = "",
+        order: str = "ord",
+        empty: bool = False,
     ) -> int:
         check_file(path)
         check_first_line(path, columns, delimiter, header, quote)
@@ -267,39 +278,41 @@ class Engine(engine.Engine):
         reading = (
             f"read_csv('{self._named(path)}', hive_partitioning=false, auto_detect=false, "
             f"compression='{'gzip' if path.suffix == '.gz' else 'none'}', header={header}, "
-            f"delim='{delimiter}', quote='{quote}', escape='{quote}', nullstr='\x01', "
+            f"delim='{quoted(delimiter)}', quote='{quote}', escape='{quote}', nullstr='\x01', "
             f"columns={{{texts}}})"
         )
-        typed = ", ".join(self._typed(column, kind) for column, kind in columns.items())
-        self._lines(f"{table}_lines", path, f"SELECT {typed} FROM {reading}")
-        self.execute(f"CREATE VIEW {table} AS SELECT *, rowid AS ord FROM {table}_lines")
+        typed = {column: self._typed(column, kind) for column, kind in columns.items()}
+        try:
+            self._lines(table, typed, reading, order, f"read {path.name}")
+        except duckdb.Error as error:
+            raise error_of(path, str(error)) from error
         rows = int(self.one(f"SELECT count(*) FROM {table}_lines")[0])
         report(f"read {path.name}", rows, time.monotonic() - begin)
         demand_rows(path, rows, held if exactly else min(rows, held))
-        if not rows:
+        if not (rows or empty):
             raise InputError(f"{path} holds no row; expected a log; put the complete file there")
         null = " OR ".join(f"{name(column)} IS NULL" for column in columns)
-        bad = self.one(f"SELECT * FROM {table} WHERE {null} ORDER BY ord LIMIT 1")
+        bad = self.one(f"SELECT * FROM {table} WHERE {null} ORDER BY {order} LIMIT 1")
         if bad:
             at = bad.index(None)
             line, fields = line_at(path, bad[-1], delimiter=delimiter, header=header, quote=quote)
             raise refuse_field(path, line, fields[at], list(columns)[at])
         return rows
 
-    def read_parquet(self, table: str, path: Path) -> list[str]:
-        source = (
-            f"read_parquet('{self._named(path)}', file_row_number = true, "
-            "hive_partitioning = false, binary_as_string = true)"
-        )
-        columns = self.described(f"SELECT * EXCLUDE (file_row_number) FROM {source}")
+    def read_parquet(self, table: str, path: Path, *, order: str = "ord") -> list[str]:
+        options = "hive_partitioning = false, binary_as_string = true"
+        source = f"read_parquet('{self._named(path)}', {options})"
+        columns = self.described(f"SELECT * FROM {source}")
         footer = pq.read_metadata(path)
-        old = [c for k, c in enumerate(footer.schema.names)
-               if footer.schema.column(k).physical_type == "INT96" and c in columns]  # fmt: skip
-        instants = ", ".join(f"timezone('UTC', {name(c)}) AS {name(c)}" for c in old)
-        self.execute(
-            f"CREATE VIEW {table} AS SELECT * EXCLUDE (file_row_number) "
-            f"{f'REPLACE ({instants})' if old else ''}, file_row_number AS ord FROM {source}"
-        )
+        old = {c for k, c in enumerate(footer.schema.names)
+               if footer.schema.column(k).physical_type == "INT96"}  # fmt: skip
+        values = {c: f"timezone('UTC', {name(c)})" if c in old else name(c) for c in columns}
+        if ROW in map(str.lower, columns):  # the number that DuckDB gives has the same name
+            self._lines(table, values, source, order, f"read {path.name}")
+        else:
+            source = f"read_parquet('{self._named(path)}', {options}, {ROW} = true)"
+            shown = "".join(f"{value} AS {name(c)}, " for c, value in values.items())
+            self.execute(f"CREATE VIEW {table} AS SELECT {shown}{ROW} AS {order} FROM {source}")
         demand_rows(path, int(self.one(f"SELECT count(*) FROM {source}")[0]), footer.num_rows)
         return columns
 
@@ -309,20 +322,30 @@ class Engine(engine.Engine):
     def _typed(self, column: str, kind: str) -> str:
         """SQL of a text column as its type; NULL where it is no such value."""
         value = name(column)
-        return f"{self.whole(value)} AS {value}" if kind == "BIGINT" else value
+        return self.whole(value) if kind == "BIGINT" else value
 
-    def _lines(self, table: str, path: Path, rows: str) -> None:
-        """Makes a table whose rows are in the order of the file."""
+    def _lines(
+        self, table: str, values: Mapping[str, str], source: str, order: str, step: str
+    ) -> None:
+        """Makes ``table`` of a file's rows and `order`, their order in the file.
+
+        values: column -> SQL of it. The rows lie in ``<table>_lines``, whose columns have names of
+            their own: a column called rowid would hide DuckDB's.
+        """
+        own = {column: f"c{number}" for number, column in enumerate(values)}
+        made = ", ".join(f"{value} AS {own[column]}" for column, value in values.items())
         try:
             self.connection.execute("SET preserve_insertion_order = true")
-            self.connection.execute(f"CREATE TABLE {table} AS {rows}")
+            self.connection.execute(f"CREATE TABLE {table}_lines AS SELECT {made} FROM {source}")
         except duckdb.Error as error:
             if _starved(error):
-                with self._guarded(f"read {path.name}"):
+                with self._guarded(step):
                     raise
-            raise error_of(path, str(error)) from error
+            raise
         finally:
             self.connection.execute("SET preserve_insertion_order = false")
+        shown = "".join(f"{own[column]} AS {name(column)}, " for column in values)
+        self.execute(f"CREATE VIEW {table} AS SELECT {shown}rowid AS {order} FROM {table}_lines")
 
 
 def literal(path: Path) -> str:

@@ -226,18 +226,19 @@ class Engine(engine.Engine):
         delimiter: str = ",",
         header: bool = False,
         quote: str = "",
+        order: str = "ord",
+        empty: bool = False,
     ) -> int:
         from at4ctr.data.engines.spark_csv import read
 
-        return read(self, table, path, columns, delimiter, header, quote)
+        return read(self, table, path, columns, delimiter, header, quote, order, empty=empty)
 
-    def read_parquet(self, table: str, path: Path) -> list[str]:
+    def read_parquet(self, table: str, path: Path, *, order: str = "ord") -> list[str]:
         from pyspark.sql.functions import expr
 
         frame = self.spark.read.parquet(literal(self.linked(path)))
         columns, footer = frame.columns, pq.read_metadata(path)
-        if not any(c.lower() == "ord" for c in columns):  # a name that the caller refuses
-            frame = frame.selectExpr("*", "_metadata.row_index AS ord")
+        frame = frame.selectExpr("*", f"_metadata.row_index AS {order}")
         for field in footer.schema.to_arrow_schema():  # Spark reads nanoseconds as numbers
             if pa.types.is_timestamp(field.type) and dict(frame.dtypes)[field.name] == "bigint":
                 instant = f"timestamp_micros({name(field.name)} div 1000)"
@@ -279,6 +280,10 @@ class Engine(engine.Engine):
         return f"CAST({full} AS ARRAY<{kind}>)"
 
     @staticmethod
+    def mapped(sql: str, value: Callable[[str], str]) -> str:
+        return f"transform({sql}, e -> {value('e')})"
+
+    @staticmethod
     def some(sql: str, holds: Callable[[str], str]) -> str:
         return f"coalesce(exists({sql}, v -> {holds('v')}), false)"
 
@@ -287,6 +292,11 @@ class Engine(engine.Engine):
         pairs = f"zip_with({weights}, {ids}, (w, i) -> named_struct('w', w, 'i', i))"
         pairs = f"slice(sort_array({pairs}, false), 1, {most})"
         return f"transform({pairs}, p -> p.i)", f"transform({pairs}, p -> p.w)"
+
+    @staticmethod
+    def failing(sql: str) -> str:
+        del sql
+        return "false"  # Spark has no word for it
 
     @staticmethod
     def undecodable(text: str) -> str:

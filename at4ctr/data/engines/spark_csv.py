@@ -38,11 +38,14 @@ def read(
     delimiter: str,
     header: bool,
     quote: str,
+    order: str,
+    *,
+    empty: bool,
 ) -> int:
     """Makes ``table`` as `Engine.read_csv` says; its number of rows.
 
     The tasks read the blocks of one file in its order, so a row's place among the rows of its task
-    and of those before gives ``ord``. A file of quoted text, which may hold line breaks, and a
+    and of those before gives `order`. A file of quoted text, which may hold line breaks, and a
     ``.gz`` are one block.
     """
     from pyspark.sql.types import StringType, StructField, StructType
@@ -51,9 +54,10 @@ def read(
     check_first_line(path, columns, delimiter, header, quote)
     held, exactly = rows_held(path, header=header)
     begin = time.monotonic()
+    own = [f"c{number}" for number in range(len(columns))]  # none of them is called place
     frame = engine.spark.read.csv(
         literal(engine.linked(path)),
-        schema=StructType([StructField(c, StringType()) for c in (*columns, BAD)]),
+        schema=StructType([StructField(c, StringType()) for c in (*own, BAD)]),
         columnNameOfCorruptRecord=BAD,
         sep=delimiter,
         header=header,
@@ -64,23 +68,23 @@ def read(
         maxCharsPerColumn=-1,
     )
     frame.createOrReplaceTempView("csv_lines")
-    typed = ", ".join(_typed(engine, c, kind) for c, kind in columns.items())
+    typed = ", ".join(_typed(engine, c, k) for c, k in zip(own, columns.values(), strict=True))
     try:
         numbers, rows = engine.numbered(table, f"SELECT {typed}, {BAD} FROM csv_lines", 0)
     except engine.failures as error:
         raise _error(path, str(error)) from error
-    if not rows:
+    if not (rows or empty):
         raise InputError(f"{path} holds no row; expected a log; put the complete file there")
-    wrong = [f"{name(c)} IS NULL OR contains({name(c)}::STRING, '{LOST}')" for c in columns]
-    shown = ", ".join(name(c) for c in columns)
+    wrong = [f"{c} IS NULL OR contains({c}::STRING, '{LOST}')" for c in own]
     bad = engine.one(
-        f"SELECT place, {BAD}, {shown} FROM ({numbers}) n "
+        f"SELECT place, {BAD}, {', '.join(own)} FROM ({numbers}) n "
         f"WHERE {BAD} IS NOT NULL OR {' OR '.join(wrong)} ORDER BY place LIMIT 1"
     )
     if bad:
         raise _refused(path, columns, bad, delimiter, header, quote)
     demand_rows(path, rows, held if exactly else min(rows, held))
-    engine.execute(f"CREATE VIEW {table} AS SELECT {shown}, place AS ord FROM ({numbers}) n")
+    shown = "".join(f"{c} AS {name(column)}, " for c, column in zip(own, columns, strict=True))
+    engine.execute(f"CREATE VIEW {table} AS SELECT {shown}place AS {order} FROM ({numbers}) n")
     report(f"read {path.name}", rows, time.monotonic() - begin)
     return rows
 

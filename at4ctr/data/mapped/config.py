@@ -28,7 +28,14 @@ from at4ctr.data.mapped.rows import (
     said_plainly,
     select,
 )
-from at4ctr.data.periods import KNOWN_UNTIL, SPLIT, bound, bound_by_shares, demand_shares
+from at4ctr.data.periods import (
+    KNOWN_UNTIL,
+    SPLIT,
+    bound,
+    bound_by_shares,
+    demand_dense,
+    demand_shares,
+)
 from at4ctr.errors import InputError
 from at4ctr.schema import Schema
 
@@ -198,8 +205,9 @@ class Mapped(Options):
         if not engine.one("SELECT count(*) FROM impressions")[0]:
             raise InputError(
                 f"data options of {self.name}: impressions() gives no row; expected some; "
-                f"correct its where ({self.impressions().where})"
+                f"correct its where ({self.impressions().where}) or put the log into its files"
             )
+        demand_dense(engine, f"data options of {self.name}")
         bound_by_shares(engine, self.test_share, self.validation_share)
 
     def split(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -42,6 +42,7 @@ RANGE = {
 IMPRESSIONS = "impressions()"
 TIMED = ("impressions", "behaviours")  # mappings whose rows have a time
 KIND = {"int64": "BIGINT", "string": "STRING"}
+WITH_ZERO = r"\s*[+-]?[0-9]+\.0*\s*"  # a whole number, as pandas writes it beside missing ones
 NUMBER = r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*"
 NOTHING = "\x1a"  # no text of a log
 TEXTS, BINARY = (".csv", ".csv.gz", ".tsv", ".tsv.gz"), ".parquet"
@@ -71,8 +72,8 @@ class Rows:
         Fractions of a second are cut off: what happened in one second has no order in the store.
         Of `Mapped.users` and `Mapped.items`: from when on a value is known; without, always.
     zone: of a ``datetime`` that names none: ``Asia/Shanghai``, ``+08:00`` or the like.
-    labels: of impressions, label -> what is 1 or true where there is such a response, 0 or false
-        where there is none, and missing where it is not known.
+    labels: of impressions, label -> what is 1, 1.0 or true where there is such a response, 0, 0.0
+        or false where there is none, and missing where it is not known.
     reported: of impressions, label -> when it was reported, as `time` in its unit, and missing
         where it was not. Preparation then waits for late reports (`preparation.waits`).
     weight: of impressions, a row's weight in training, where the schema is weighted.
@@ -80,7 +81,7 @@ class Rows:
     lists: name -> expression of a list, for a row that stands for several, such as a page of
         items: each element gives a row of its own, in which the other expressions find the element
         under the name and its place, from 1, as ``place``. Lists of a row are equally long.
-    delimiter: of text; empty: a tab in ``.tsv`` files, a comma in others.
+    delimiter: of text, one character; empty: a tab in ``.tsv`` files, a comma in others.
     """
 
     files: str
@@ -99,6 +100,12 @@ class Rows:
     def __post_init__(self) -> None:
         if self.unit not in (*PER, "datetime"):
             raise unknown("unit of time", self.unit, (*PER, "datetime"))
+        if self.delimiter and (len(self.delimiter) > 1 or self.delimiter in '"\r\n\0'):
+            raise InputError(
+                f"a mapping of {self.files} has the delimiter {self.delimiter!r}; expected one "
+                "character that is neither a double quote nor a line's end; write the file with "
+                "one, such as a comma, and name it"
+            )
         if self.reported and self.unit == "datetime":
             raise InputError(
                 f"a mapping of {self.files} has reported and times as datetime; expected Unix time "
@@ -136,8 +143,11 @@ def _term(
     dtype, sql = schema.table(f.table).dtype, _sql(said, columns)
     kind, missing, expected = KIND[dtype], ("", *rows.missing), EXPECTED[dtype]
     if f.length is not None:
-        value = engine.texts(sql, kind, missing)
-        wrong = engine.some(value, lambda one: unnameable_sql(engine, one, dtype))
+        value = engine.texts(sql, "STRING", missing)
+        value = engine.mapped(value, engine.whole) if kind == "BIGINT" else value
+        wrong = engine.some(
+            value, lambda one: f"({one} IS NULL OR {unnameable_sql(engine, one, dtype)})"
+        )
         text = f"CAST({sql} AS STRING)"
         return Term(f.name, said, text, value, wrong, f"a list, each {expected}", True)
     raw = f"CAST({sql} AS STRING)"
@@ -171,7 +181,7 @@ def _weights(
 ) -> Term:
     """Of a feature's several values, whose term is made already."""
     sql, values = _sql(said, columns), made[feature].sql
-    weights = engine.texts(sql, "DOUBLE")
+    weights = engine.mapped(engine.texts(sql, "STRING"), lambda one: _double(engine, one))
     gaps = [_gaps(engine, _sql(made[feature].said, columns), values), _gaps(engine, sql, weights)]
     tests = [unequal(values, weights), engine.some(weights, not_weight), *gaps]
     wrong = f"({values}) IS NOT NULL AND ({' OR '.join(tests)})"
@@ -236,7 +246,8 @@ def _label(rows: Rows, label: Label, first: bool, columns: Collection[str]) -> T
     said = rows.labels[label.name]
     raw = f"CAST({_sql(said, columns)} AS STRING)"
     text = f"lower({raw})"
-    value = f"CASE WHEN {text} IN ('1', 'true') THEN 1 WHEN {text} IN ('0', 'false') THEN 0 END"
+    yes, no = listed(("1", "1.0", "true")), listed(("0", "0.0", "false"))
+    value = f"CASE WHEN {text} IN ({yes}) THEN 1 WHEN {text} IN ({no}) THEN 0 END"
     wrong, expected = f"({value}) IS NULL", "0, 1, true or false"
     if not first:
         text = f"CASE WHEN {raw} NOT IN ({listed(('', *rows.missing))}) THEN {text} END"
@@ -246,12 +257,16 @@ def _label(rows: Rows, label: Label, first: bool, columns: Collection[str]) -> T
 
 @dataclass(frozen=True)
 class File:
-    """A raw file that the engine reads as the relation ``raw``, with ``ord``; see `opened`."""
+    """A raw file that the engine reads as the relation ``raw``; see `opened`.
+
+    order: the column of ``raw`` that numbers the rows from 0. No column of the file has its name.
+    """
 
     path: Path
     columns: tuple[str, ...]
     rows: int
     delimiter: str
+    order: str
 
     @property
     def text(self) -> bool:
@@ -272,11 +287,14 @@ def opened(engine: Engine, path: Path, delimiter: str) -> File:
         delimiter = delimiter or ("\t" if ".tsv" in path.suffixes else ",")
         columns = header(path, delimiter)
         _demand_names(path, columns)
-        kinds = dict.fromkeys(columns, "STRING")
-        rows = engine.read_csv("raw", path, kinds, delimiter=delimiter, header=True, quote='"')
-        return File(path, tuple(columns), rows, delimiter)
+        kinds, order = dict.fromkeys(columns, "STRING"), _order(columns)
+        rows = engine.read_csv(
+            "raw", path, kinds, delimiter=delimiter, header=True, quote='"', order=order, empty=True
+        )
+        return File(path, tuple(columns), rows, delimiter, order)
     try:
-        columns = engine.read_parquet("raw", path)
+        order = _order(pq.read_schema(path).names)
+        columns = engine.read_parquet("raw", path, order=order)
         rows = int(engine.one("SELECT count(*) FROM raw")[0])
     except (*engine.failures, pa.ArrowException) as error:
         raise InputError(
@@ -284,17 +302,25 @@ def opened(engine: Engine, path: Path, delimiter: str) -> File:
             "Parquet file; write it again"
         ) from error
     _demand_names(path, columns)
-    return File(path, tuple(columns), rows, delimiter)
+    return File(path, tuple(columns), rows, delimiter, order)
+
+
+def _order(columns: Collection[str]) -> str:
+    """A name that no column of a file has, whatever its case."""
+    order, taken = "ord", {column.lower() for column in columns}
+    while order in taken:
+        order += "_"
+    return order
 
 
 def _demand_names(path: Path, columns: list[str]) -> None:
     """Raises InputError for columns that an expression could not name."""
     lower = [c.lower() for c in columns]
     for column in columns:
-        if column.strip() == "" or lower.count(column.lower()) > 1 or column.lower() == "ord":
+        if column.strip() == "" or lower.count(column.lower()) > 1:
             raise InputError(
-                f"{path} has a column called {column!r}; expected names that are not empty, differ "
-                "(case does not count) and are not 'ord', which is a row's number here; rename it"
+                f"{path} has a column called {column!r}; expected names that are not empty and "
+                "differ (case does not count); rename it"
             )
 
 
@@ -336,7 +362,7 @@ def select(engine: Engine, file: File, rows: Rows, schema: Schema, where: str, s
             _demand(engine, file, base, sql, f"{where} for {term.column!r} has {term.said!r}")
         _demand_ids(engine, file, schema, where, base, made, columns)
         _check(engine, file, rows, where, base, made)
-    number = f"ord * {LONGEST} + {PLACE}" if rows.lists else "ord"
+    number = f"{file.order} * {LONGEST} + {PLACE}" if rows.lists else file.order
     values = "".join(f"{t.sql} AS {name(t.column)}, " for t in made)
     first = start * LONGEST if rows.lists else start
     return f"SELECT {values}({number} + {first})::BIGINT AS ord FROM {base}"
@@ -352,15 +378,14 @@ def _demand_ids(
     columns: Collection[str],
 ) -> None:
     """Raises InputError for fractions as texts: only Parquet says that a column holds them."""
-    texts = {f.name for f in schema.features
-             if f.length is None and schema.table(f.table).dtype == "string"}  # fmt: skip
+    texts = {f.name for f in schema.features if schema.table(f.table).dtype == "string"}
     terms = [t for t in made if t.column in texts]
     if file.text or not terms:
         return
     kinds = ", ".join(f"typeof({_sql(t.said, columns)})" for t in terms)
     for term, kind in zip(terms, engine.one(f"SELECT {kinds} FROM {base} LIMIT 1") or (),
                           strict=False):  # fmt: skip
-        if str(kind).upper().startswith(FRACTIONS):
+        if any(word in str(kind).upper() for word in FRACTIONS):
             raise InputError(
                 f"{where} reads {term.column!r} ({term.said}) of type {kind} from {file.path}, and "
                 f"the feature {term.column!r} is of a table of texts; expected texts or whole "
@@ -376,10 +401,10 @@ def _base(engine: Engine, file: File, rows: Rows, where: str) -> str:
         return source
     lists = {c: _sql(said, file.columns) for c, said in rows.lists.items()}
     for column, said in lists.items():
-        if column.lower() in (*(c.lower() for c in file.columns), PLACE, "ord"):
+        if column.lower() in (*(c.lower() for c in file.columns), PLACE, file.order):
             raise InputError(
                 f"{where} calls a list {column!r}, a name that is taken; expected another than "
-                f"{PLACE}, ord and the columns {', '.join(file.columns)}; rename it"
+                f"{PLACE}, {file.order} and the columns {', '.join(file.columns)}; rename it"
             )
         _demand(
             engine,
@@ -390,15 +415,17 @@ def _base(engine: Engine, file: File, rows: Rows, where: str) -> str:
         )
     sizes = [f"coalesce(array_size({said}), 0)" for said in lists.values()]
     unequal = " OR ".join(f"{size} <> {sizes[0]}" for size in sizes)
-    shown = f"SELECT ord, {', '.join(sizes)} FROM {source} WHERE {unequal}"
-    bad = engine.one(f"{shown} OR {sizes[0]} >= {LONGEST} ORDER BY ord LIMIT 1")
+    shown = f"SELECT {file.order}, {', '.join(sizes)} FROM {source} WHERE {unequal}"
+    bad = engine.one(f"{shown} OR {sizes[0]} >= {LONGEST} ORDER BY {file.order} LIMIT 1")
     if bad:
         lengths = " and ".join(f"{n} in {c!r}" for n, c in zip(bad[1:], rows.lists, strict=True))
         raise InputError(
             f"{file.at(bad[0])} has lists of {lengths}; expected equally many elements, fewer than "
             f"{LONGEST}; correct or delete the row"
         )
-    return f"(SELECT *, {engine.elements(lists)} FROM {source}) e"
+    taken = ", ".join(name(c) for c in file.columns if c.lower() == PLACE)  # an element's own
+    kept = f"* EXCLUDE ({taken})" if taken else "*"
+    return f"(SELECT {kept}, {engine.elements(lists)} FROM {source}) e"
 
 
 def _demand(engine: Engine, file: File, source: str, sql: str, what: str) -> None:
@@ -419,12 +446,22 @@ def _refuse(file: File, rows: Rows, where: str, bad: tuple[Any, ...], made: list
     if term.column == "timestamp" and (unit := _unit(str(value), rows.unit)):
         expected += f" (it looks like {unit}; set unit={unit!r} in {where})"
     if expected.startswith(EXPECTED["int64"]) and re.fullmatch(NUMBER, str(value)):
-        expected += f"; {as_number(term.column)}"
+        whole = re.fullmatch(WITH_ZERO, str(value))
+        expected += f"; {_as_whole(file, term.said) if whole else as_number(term.column)}"
     shown = "nothing" if value is None else repr(value)
     named = ", name the value in missing" if term.optional else ""
     raise InputError(
         f"{file.at(bad[0])} has {shown} as {term.column!r} ({term.said}); expected {expected}; "
         f"correct the row or the mapping{named}, or leave such rows out with where in {where}"
+    )
+
+
+def _as_whole(file: File, said: str) -> str:
+    """How to read an id that was written as a fraction."""
+    given = f"nullif({said}, '')" if file.text else said
+    return (
+        "pandas writes whole numbers so in a column with missing ones; convert the column "
+        f"(astype('Int64')), or map it as CAST(CAST({given} AS DOUBLE) AS BIGINT)"
     )
 
 
@@ -449,28 +486,55 @@ def _check(engine: Engine, file: File, rows: Rows, where: str, base: str, made: 
     dated = "false"
     if time is not None and rows.unit != "datetime":
         dated = engine.matches(time.text, instants.DIGITS)
-    seconds = "NULL::BIGINT" if time is None else time.sql
-    number, count, first, last, dates = engine.one(
-        f"""SELECT min(ord) FILTER (WHERE wrong), count(*), min(s), max(s),
-        count(*) FILTER (WHERE dated)
-        FROM (SELECT ord, {wrong} AS wrong, {seconds} AS s, {dated} AS dated FROM {base}) t"""
-    )
+    seconds, order = "NULL::BIGINT" if time is None else time.sql, file.order
+    with _located(engine, file, rows, where, base, made):
+        number, count, first, last, dates = engine.one(
+            f"""SELECT min({order}) FILTER (WHERE wrong), count(*), min(s), max(s),
+            count(*) FILTER (WHERE dated)
+            FROM (SELECT {order}, {wrong} AS wrong, {seconds} AS s, {dated} AS dated
+                FROM {base}) t"""
+        )
     if number is not None:
         shown = "".join(f", ({t.wrong}), {t.text}" for t in made)
         bad = engine.one(
-            f"SELECT ord{shown} FROM {base} WHERE ord = {number} AND ({wrong}) LIMIT 1"
+            f"SELECT {order}{shown} FROM {base} WHERE {order} = {number} AND ({wrong}) LIMIT 1"
         )
         _refuse(file, rows, where, bad, made)
     if time is None:
         return
     if dates * 2 > count:
-        found = engine.one(f"SELECT {time.text} FROM {base} WHERE {dated} ORDER BY ord LIMIT 1")[0]
+        found = engine.one(
+            f"SELECT {time.text} FROM {base} WHERE {dated} ORDER BY {order} LIMIT 1"
+        )[0]
         raise InputError(
             f"{file.path} has times such as {found!r} as 'timestamp' ({time.said}) in most rows, "
             f"which are dates in digits and no {rows.unit} since 1970; expected what unit says; "
             f"set unit='datetime' in {where}"
         )
     report_span(f"{where} of {file.path.name}", count, first, last)
+
+
+@contextmanager
+def _located(
+    engine: Engine, file: File, rows: Rows, where: str, base: str, made: Sequence[Term]
+) -> Iterator[None]:
+    """An engine's error over a value: raises InputError with the first such row, where the engine
+    can tell which it is."""
+    try:
+        yield
+    except engine.failures as error:
+        columns = (*file.columns, *rows.lists, *([PLACE] if rows.lists else []))
+        for term in made:
+            wrong = f"{engine.failing(_sql(term.said, columns))} OR {engine.failing(term.sql)}"
+            with suppress(*engine.failures):
+                at = engine.one(f"SELECT min({file.order}) FROM {base} WHERE {wrong}")[0]
+                if at is not None:
+                    raise InputError(
+                        f"{where} cannot be read from {file.at(at)} as {term.column!r} "
+                        f"({term.said}: {first_line(str(error))}); expected a value that the "
+                        "expression fits; correct the row or the mapping"
+                    ) from error
+        raise
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from at4ctr.data.preparation import (
     numbers,
     parts,
     shortcuts,
+    summary,
     vectors,
     vocabulary,
     waits,
@@ -85,16 +86,19 @@ def build(
     _demand_weights(config, counts)
     files = [part["file"] for part in counts.parts]
     trained, versions = counts.rows["train"], bool(late.user)
-    summary = numbers.summarise(folder, schema, files, trained, values, ids, versions)
+    quantities = numbers.summarise(folder, schema, files, trained, values, ids, versions)
     behaviours = int(engine.one("SELECT count(*) FROM behaviours")[0])
     dropped = engine.dropped | {"min_behaviours": logged - behaviours}
     raw = logged + sum(engine.dropped.values())
-    splits = {s: {"rows": counts.rows[s], "labels": _labels(counts, s),
+    splits: dict[str, Any] = {s: {"rows": counts.rows[s], "labels": _labels(counts, s),
                   "unknown": counts.unknown[s]} for s in SPLITS}  # fmt: skip
+    held = summary.measure(engine, config, impressions=impressions)
+    held["doubts"] = summary.doubts(config, held, splits)
     size = {g: int(engine.one(f"SELECT count(*) FROM {g}s")[0]) for g in attributes.GROUPS}
     return {
         "truth": list(truths),
-        "numbers": summary,
+        "numbers": quantities,
+        "summary": held,
         "options": config.preparation(),
         "schema": schema.to_json(),
         "counts": {

@@ -27,6 +27,7 @@ from at4ctr.data.preparation import vectors
 from at4ctr.data.preparation.build import build
 from at4ctr.data.sampling import sampled_label
 from at4ctr.data.store import FORMAT, MANIFEST, Store
+from at4ctr.data.summary import lines
 from at4ctr.errors import InputError, unknown
 
 PACKED = (".gz", ".parquet")
@@ -39,6 +40,8 @@ def prepare(
     root: Path = Path("data"),
     engine: Name = "duckdb",
     model: Store | None = None,
+    *,
+    again: bool = False,
 ) -> Path:
     """The folder of the store for these options, prepared unless it is there already.
 
@@ -48,6 +51,7 @@ def prepare(
     engine: ``duckdb``, on this machine, or ``spark``; they make the same store.
     model: the store of a model that is to read this log. Its vocabularies and vectors are taken as
         they are: an id has the model's id, and one that they lack is unknown.
+    again: prints the summary of a store that is there already; of a new one it is printed anyway.
     Raises InputError for a rate of negatives at which a label could not be corrected, a bad log,
     one that changes meanwhile, a log that gives no training or
     test rows, and a disk that is too small or may not be written.
@@ -60,6 +64,8 @@ def prepare(
         source = config.acquire()
         place = stores / _key(config, source, model)
         if _finished(place):
+            if again:
+                _print_summary(json.loads((place / MANIFEST).read_text(encoding="utf-8")))
             return place
         stores.mkdir(parents=True, exist_ok=True)
         with locked(_lock(place)):
@@ -135,9 +141,15 @@ def _make(config: Options, source: Source, place: Path, name: Name, model: Store
         }
         _write_manifest(folder, manifest)
         announce(manifest["notes"])
+        _print_summary(manifest)
         folder.rename(place)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _print_summary(manifest: dict[str, Any]) -> None:
+    for line in lines(manifest):
+        print(f"prepare: {line}", file=sys.stderr)
 
 
 def _spans(engine: Engine) -> list[str]:

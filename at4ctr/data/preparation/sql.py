@@ -117,10 +117,11 @@ def encoded(
 
 
 def placed(source: str, config: Options, cut: str, within: str) -> str:
-    """The rows of `source` with ``pos``, ``cut``, ``split``, ``rank`` and ``form``.
+    """The rows of `source` with ``pos``, ``cut``, ``split``, ``rank``, ``form`` and ``duplicate``.
 
     split: 0, 1, 2 in the order of `SPLITS`; NULL for a row that is no instance.
     rank: 0-based place among the user's instances of the split.
+    duplicate: whether an earlier row has the same user, item and time.
     form: the linear form of the row's stable words, which are the keys of its user and item, its
         time and its ordinal among the rows of the same three, by ``ord``: neither the order of
         other rows in the file nor a filter of them changes the forms of an impression.
@@ -128,7 +129,6 @@ def placed(source: str, config: Options, cut: str, within: str) -> str:
     split = " ".join(f"WHEN '{s}' THEN {number}" for number, s in enumerate(SPLITS))
     words = ["user_key", "item_key", reduced_sql('"timestamp"'), "ordinal"]
     gone, earlier = ", seen" if cut == "seen" else "", ""
-    gone += "" if config.schema().times else ', "timestamp"'
     if "earlier" in f"{config.split()} {cut}":  # a window that few ask for
         gone += ", earlier"
         earlier = """(rank() OVER (PARTITION BY e."user" ORDER BY e."timestamp")
@@ -138,6 +138,7 @@ def placed(source: str, config: Options, cut: str, within: str) -> str:
             (row_number() OVER (PARTITION BY "user", CASE WHEN cut >= {config.min_history}
                 THEN asked END ORDER BY pos) - 1)::INTEGER AS rank
         FROM (SELECT * EXCLUDE (item_key, user_key, n, ord, ordinal{gone}),
+            ordinal > 0 AS duplicate,
             (CASE {config.split()} {split} END)::TINYINT AS asked, ({cut})::INTEGER AS cut,
             {linear_sql(words, config.seed, PRIME)}::INTEGER AS form
         FROM (SELECT e.*, u.key AS user_key, c.n,

@@ -18,8 +18,8 @@ from at4ctr.evaluation import Predictions
 from pipelines.night.report import data, figures, sections, verdict
 from pipelines.night.report import scores as nightly_scores
 from pipelines.night.report.facts import Night, read, trend, trusts
-from pipelines.night.report.page import document
 from pipelines.night.report.scores import Scores
+from pipelines.pages.html import document
 
 FOLDER, PAGE = "report", "report.html"
 

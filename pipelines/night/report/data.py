@@ -10,8 +10,8 @@ from typing import Any
 from at4ctr.gates.history import DAY, Usual, jensen_shannon, shares
 from at4ctr.gates.statistics import Stats
 from pipelines.night.report.facts import Json, Night, main, moment, unknown
-from pipelines.night.report.page import NONE, Html, bar, element, section, table
 from pipelines.night.report.verdict import duration
+from pipelines.pages.html import NONE, Html, bar, element, section, table
 
 SEVERITIES = {"reject": ("✗ rejects", "fail"), "warn": ("! warning", "hold"), "note": ("note", "")}
 WEEKS = 4 * 7 * DAY  # before a day, as the data gate compares it

@@ -11,8 +11,9 @@ import matplotlib as mpl
 
 from at4ctr.analysis import plots
 from pipelines.night.report.facts import Night, dates, gained, overall, unknown
-from pipelines.night.report.scores import Scores, auc, roc
+from pipelines.night.report.scores import Scores
 from pipelines.night.report.verdict import look
+from pipelines.pages import roc
 
 mpl.use("Agg")
 import matplotlib.dates as mdates
@@ -43,19 +44,8 @@ class Series:
 
 def curves(scores: Scores, path: Path, *, simulated: bool) -> None:
     """ROC of candidate and incumbent on the rows that judge the night."""
-    figure, axis = plt.subplots(figsize=(5, 5), layout="constrained")
-    names = {"candidate": ("candidate", CANDIDATE, "-"), "incumbent": ("incumbent", OTHER, "--")}
-    for name, p in scores.models.items():
-        label, color, style = names[name]
-        found = auc(scores.labels, p)
-        axis.plot(*roc(scores.labels, p), color=color, linestyle=style, linewidth=1.6,
-                  label=f"{label}, AUC {found:.4f}")  # fmt: skip
-    axis.plot((0, 1), (0, 1), color="0.7", linewidth=1, zorder=0)
-    axis.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(0, 1), ylim=(0, 1))
-    axis.set_aspect("equal")
-    axis.grid(alpha=0.3)
-    axis.legend(frameon=False, loc="lower right")
-    plots.finish(figure, path, "ROC, test" + (" (simulated log)" if simulated else ""))
+    roc.draw(scores.labels, scores.models, path,
+             "ROC, test" + (" (simulated log)" if simulated else ""))  # fmt: skip
 
 
 def panel(nights: Sequence[Night | None], series: Sequence[Series], path: Path, title: str,

@@ -9,12 +9,10 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from at4ctr import metrics
-from at4ctr.metrics.intervals import Z_95
+from at4ctr.metrics.intervals import Z_95, clustered_error
 from at4ctr.metrics.probability import losses
 
 Floats = npt.NDArray[np.float64]
-POINTS = 400  # of a curve, at most
 
 
 @dataclass(frozen=True)
@@ -68,17 +66,6 @@ def read(path: Path, damaged: list[str]) -> Scores | None:
     return scores
 
 
-def roc(labels: npt.NDArray, z: Floats) -> tuple[Floats, Floats]:
-    """False and true positive rates, one point a distinct score, thinned to `POINTS`."""
-    order = np.argsort(-z, kind="stable")
-    clicked = labels[order] == 1
-    last = np.r_[np.nonzero(np.diff(z[order]))[0], z.size - 1]
-    hits = np.r_[0, np.cumsum(clicked)[last]]
-    false = np.r_[0, np.cumsum(~clicked)[last]]
-    kept = np.unique(np.linspace(0, hits.size - 1, min(POINTS, hits.size)).round().astype(int))
-    return false[kept] / max(false[-1], 1), hits[kept] / max(hits[-1], 1)
-
-
 def auc_interval(labels: npt.NDArray, z: Floats, users: npt.NDArray) -> tuple[float, float]:
     """95 % interval of the AUC, rows of one user together.
 
@@ -94,7 +81,7 @@ def auc_interval(labels: npt.NDArray, z: Floats, users: npt.NDArray) -> tuple[fl
     right[~clicked] = 1 - _share_below(z[clicked], z[~clicked])
     area = float(right[clicked].mean())
     weight = np.where(clicked, 1 / clicked.sum(), 1 / (~clicked).sum())
-    half = Z_95 * _error((right - area) * weight, users)
+    half = Z_95 * clustered_error((right - area) * weight, users)
     return max(area - half, 0.0), min(area + half, 1.0)
 
 
@@ -109,12 +96,8 @@ def entropy_interval(labels: npt.NDArray, z: Floats, users: npt.NDArray) -> tupl
     entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
     slope = np.log1p(-rate) - np.log(rate)
     moved = ((lost - mean) / entropy - mean * slope * (y - rate) / entropy**2) / y.size
-    half = Z_95 * _error(moved, users)
+    half = Z_95 * clustered_error(moved, users)
     return mean / entropy - half, mean / entropy + half
-
-
-def auc(labels: npt.NDArray, z: Floats) -> float:
-    return metrics.auc(labels, z)
 
 
 def _share_below(others: Floats, values: Floats) -> Floats:
@@ -122,10 +105,3 @@ def _share_below(others: Floats, values: Floats) -> Floats:
     ordered = np.sort(others)
     below = np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")
     return below / (2 * others.size)
-
-
-def _error(moved: Floats, users: npt.NDArray) -> float:
-    """Standard error of a sum of rows' influences, users drawn anew."""
-    names, owner = np.unique(users, return_inverse=True)
-    by_user = np.bincount(owner, weights=moved)
-    return float(np.sqrt((by_user**2).sum() * names.size / max(names.size - 1, 1)))

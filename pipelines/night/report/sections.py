@@ -8,7 +8,9 @@ from pathlib import Path
 from at4ctr.gates.verdict import Check
 from pipelines.night.report import scores as nightly_scores
 from pipelines.night.report.facts import Night, check, dates, gained, overall, trusts
-from pipelines.night.report.page import (
+from pipelines.night.report.scores import Scores
+from pipelines.night.report.verdict import LOOKS, SIGNS, duration, icon, look, number, words
+from pipelines.pages.html import (
     NONE,
     Html,
     element,
@@ -18,8 +20,6 @@ from pipelines.night.report.page import (
     section,
     table,
 )
-from pipelines.night.report.scores import Scores
-from pipelines.night.report.verdict import LOOKS, SIGNS, duration, icon, look, number, words
 
 Interval = tuple[float, float] | None
 NAMES = {

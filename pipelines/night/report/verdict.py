@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.night.report.facts import Night, check, gained, overall
-from pipelines.night.report.page import NONE, Html, command, element
+from pipelines.pages.html import NONE, Html, command, element
 
 MODULE = "pipelines.nightly"
 CIRCLE = '<circle cx="12" cy="12" r="10"/>'

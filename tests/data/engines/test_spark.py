@@ -78,6 +78,7 @@ def assert_same(*folders):
         "vocabulary",
         "notes",
         "numbers",
+        "summary",
         "truth",
         "options",
         "parts",

@@ -72,7 +72,7 @@ def test_files_that_cannot_be_read_are_refused(mylog, tmp_path):
     path.write_bytes(b"")
     refused("shown.parquet is empty")
     path.unlink()
-    for header, says in (("who,who", "'who'"), ("who,", "''"), ("who,ord", "'ord'")):
+    for header, says in (("who,who", "'who'"), ("who,", "''")):
         (tmp_path / "raw" / "shown.csv").write_text(f"{header}\n1,2\n")
         refused(f"shown.csv has a column called {says}")
 

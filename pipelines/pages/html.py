@@ -1,4 +1,4 @@
-"""HTML by which a page is written: elements that escape, tables, pictures, and the style sheet."""
+"""HTML by which pages are written: elements that escape, tables, pictures, and the style sheet."""
 
 from __future__ import annotations
 
