@@ -24,6 +24,7 @@ from at4ctr.analysis.comparison import Scores
 from at4ctr.analysis.runs_page import Compared, Run, data, page, picture, said
 from at4ctr.durable import write_json
 from at4ctr.errors import InputError
+from at4ctr.metrics import roc
 from export.streams import ignoring_closed_pipes
 from pipelines import measure, train
 from pipelines.assembly import Assembly
@@ -130,7 +131,8 @@ def write(every: Sequence[Run], found: Sequence[Compared], out: Path, *, simulat
     aside.mkdir(parents=True)
     try:
         for number, one in enumerate(found):
-            curves = {run.name: paired.roc(run.scores[one.label]) for run in every}
+            scores = {run.name: run.scores[one.label] for run in every}
+            curves = {name: roc(s.responses, s.scores) for name, s in scores.items()}
             shown = {f"{n} − {every[0].name}": parts for n, parts in one.parts.items()}
             title = one.label if len(found) > 1 else ""
             plots.paired(curves, shown, aside / picture(number, one), title, simulated=simulated)

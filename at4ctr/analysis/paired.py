@@ -40,13 +40,6 @@ class Part(NamedTuple):
     found: Mapping[str, Estimate]
 
 
-class Curve(NamedTuple):
-    """A ROC curve: the shares of negatives and of positives above each threshold, from (0, 0)."""
-
-    negatives: Floats
-    positives: Floats
-
-
 def values(scores: Scores) -> dict[str, float]:
     """`METRICS` of one model, without those that are not defined on its rows."""
     found = metrics.report(scores.responses, scores.scores, groups=scores.users)
@@ -128,19 +121,6 @@ def parts(ours: Scores, base: Scores, families: Families) -> list[Part]:
                     values = {k: e._replace(half=None, p=None) for k, e in values.items()}
                 found.append(Part(family, name, int(mask.sum()), positives, least < FEW, values))
     return found
-
-
-def roc(scores: Scores, points: int = 400) -> Curve:
-    """The ROC curve, at about so many thresholds of equal numbers of rows."""
-    order = np.argsort(-scores.scores, kind="stable")
-    ordered, clicked = scores.scores[order], scores.responses[order] > 0
-    last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
-    last = last[np.unique(np.linspace(0, last.size - 1, points).astype(int))]
-    up, across = np.cumsum(clicked)[last], np.cumsum(~clicked)[last]
-    return Curve(
-        np.concatenate([[0.0], across / max(int((~clicked).sum()), 1)]),
-        np.concatenate([[0.0], up / max(int(clicked.sum()), 1)]),
-    )
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:

@@ -14,10 +14,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from at4ctr import calibration
-from at4ctr.analysis.paired import Curve, Part
+from at4ctr.analysis.paired import Part
 from at4ctr.evaluation import Predictions
 from at4ctr.metrics.intervals import Trust
 from at4ctr.metrics.probability import sigmoid
+from at4ctr.metrics.ranking import Curve
 
 BINS = 20
 SAMPLE = MappingProxyType({"marker": "d", "linestyle": "--", "color": "0.45",

@@ -16,11 +16,12 @@ from at4ctr.metrics.probability import (
     pcoc,
     sigmoid,
 )
-from at4ctr.metrics.ranking import auc, gauc, ties
+from at4ctr.metrics.ranking import Curve, auc, gauc, roc, ties
 from at4ctr.metrics.report import by_group, report
 
 __all__ = [
     "Bins",
+    "Curve",
     "auc",
     "bin_means",
     "by_group",
@@ -33,6 +34,7 @@ __all__ = [
     "normalized_entropy",
     "pcoc",
     "report",
+    "roc",
     "sigmoid",
     "ties",
 ]

@@ -11,6 +11,28 @@ from at4ctr.metrics import _inputs
 Weights = Literal["equal", "impressions"]
 
 
+class Curve(NamedTuple):
+    """A ROC curve: the shares of negatives and of positives above each threshold, from (0, 0)."""
+
+    negatives: npt.NDArray[np.float64]
+    positives: npt.NDArray[np.float64]
+
+
+def roc(labels: npt.ArrayLike, scores: npt.ArrayLike, points: int = 400) -> Curve:
+    """The ROC curve of scores [N] and labels [N], 0 or 1, with one point a distinct score.
+
+    points: at most so many, at equal steps of the distinct scores.
+    """
+    truth, z = np.asarray(labels), np.asarray(scores)
+    order = np.argsort(-z, kind="stable")
+    clicked = truth[order] == 1
+    last = np.r_[np.nonzero(np.diff(z[order]))[0], z.size - 1]
+    hits = np.r_[0, np.cumsum(clicked)[last]]
+    false = np.r_[0, np.cumsum(~clicked)[last]]
+    kept = np.unique(np.linspace(0, hits.size - 1, min(points, hits.size)).round().astype(int))
+    return Curve(false[kept] / max(false[-1], 1), hits[kept] / max(hits[-1], 1))
+
+
 class Areas(NamedTuple):
     """One entry a group: AUC (NaN where one class is missing) and number of rows."""
 

@@ -16,19 +16,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 Floats = npt.NDArray[np.float64]
-POINTS = 400  # of a curve, at most
 LOOKS = (("#0072b2", "-"), ("#c1660c", "--"), ("#6a3d9a", ":"))  # colour and style, in order
-
-
-def roc(labels: npt.NDArray, z: Floats) -> tuple[Floats, Floats]:
-    """False and true positive rates, one point a distinct score, thinned to `POINTS`."""
-    order = np.argsort(-z, kind="stable")
-    clicked = labels[order] == 1
-    last = np.r_[np.nonzero(np.diff(z[order]))[0], z.size - 1]
-    hits = np.r_[0, np.cumsum(clicked)[last]]
-    false = np.r_[0, np.cumsum(~clicked)[last]]
-    kept = np.unique(np.linspace(0, hits.size - 1, min(POINTS, hits.size)).round().astype(int))
-    return false[kept] / max(false[-1], 1), hits[kept] / max(hits[-1], 1)
 
 
 def draw(
@@ -41,7 +29,7 @@ def draw(
     figure, axis = plt.subplots(figsize=(5, 5), layout="constrained")
     for (name, z), (color, style) in zip(scores.items(), _looks(scores), strict=True):
         label = f"{name}, AUC {metrics.auc(labels, z):.4f}"
-        axis.plot(*roc(labels, z), color=color, linestyle=style, linewidth=1.6, label=label)
+        axis.plot(*metrics.roc(labels, z), color=color, linestyle=style, linewidth=1.6, label=label)
     axis.plot((0, 1), (0, 1), color="0.7", linewidth=1, zorder=0)
     axis.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(0, 1), ylim=(0, 1))
     axis.set_aspect("equal")

@@ -9,6 +9,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from at4ctr.analysis import comparison, paired
 from at4ctr.analysis.comparison import Scores
+from at4ctr.metrics import roc
 
 
 def drawn(users=40, rows=800, gain=0.6, seed=7):
@@ -112,10 +113,10 @@ def test_the_area_below_a_roc_curve_is_the_auc():
     ours, _ = drawn()
     tied = ours._replace(scores=np.round(ours.scores, 1))
     for scores in (ours, tied):
-        curve = paired.roc(scores, points=10_000)
+        curve = roc(scores.responses, scores.scores, points=10_000)
         area = np.trapezoid(curve.positives, curve.negatives)
         assert area == pytest.approx(roc_auc_score(scores.responses, scores.scores), abs=1e-12)
-    few = paired.roc(ours, points=50)
+    few = roc(ours.responses, ours.scores, points=50)
     assert len(few.positives) <= 51
     assert few.positives[0] == few.negatives[0] == 0
     assert few.positives[-1] == few.negatives[-1] == 1

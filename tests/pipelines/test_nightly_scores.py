@@ -7,8 +7,8 @@ import pytest
 
 from at4ctr import metrics
 from at4ctr.gates.resampling import Ranking, draws
+from at4ctr.metrics import roc
 from pipelines.night.report import scores as nightly_scores
-from pipelines.pages.roc import roc
 from tests.gates.evening import evening
 
 
