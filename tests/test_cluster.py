@@ -113,6 +113,14 @@ def test_several_devices_train_as_one(mirrored, optimizer, devices):
     assert one["moved"] > 0.01
 
 
+def test_two_devices_clip_by_the_norm_of_the_whole_batch(mirrored):
+    one, two = (mirrored["clipped"][n] for n in "12")
+    assert min(one["norms"]) > 0.05
+    np.testing.assert_allclose(one["norms"], two["norms"], rtol=1e-4)
+    for name, weights in one["weights"].items():
+        np.testing.assert_allclose(weights, two["weights"][name], atol=1e-4, err_msg=name)
+
+
 def test_losses_of_own_negatives_are_the_mean_over_the_replicas(mirrored):
     """The paper's way: each replica's candidates are its own rows."""
     halves, both = mirrored["shards"]["halves"], mirrored["shards"]["both"]

@@ -82,6 +82,18 @@ def shards(store: Store, folder: Path) -> dict[str, Any]:
     return {"halves": halves, "both": dict(zip(both._names, values, strict=True))}
 
 
+def clipped(store: Store, folder: Path, devices: tuple[str, ...]) -> dict[str, Any]:
+    """Clipped steps of a schedule, and the norm of each."""
+    config = dataclasses.replace(
+        job.FIT, devices=devices, epochs=1, clip_norm=0.05, warmup_steps=3, decay="cosine"
+    )
+    with cluster.strategy(devices).scope():
+        trainer = made(store, folder / f"clipped-{len(devices)}", devices, config=config)
+        curves = trainer.train().curves
+        norms = [p["gradient_norm"] for p in curves]
+        return {"norms": norms, **host.outcome(trainer)}
+
+
 class PauseError(Exception):
     """Ends a training after a checkpoint."""
 
@@ -183,6 +195,7 @@ def of_two(store: Store, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"shards": shards(store, folder)}
     found["population"] = {str(len(d) or 1): population(store, folder, d) for d in ((), TWO)}
     found["posterior"] = {str(len(d) or 1): posterior(store, folder, d) for d in ((), TWO)}
+    found["clipped"] = {str(len(d) or 1): clipped(store, folder, d) for d in ((), TWO)}
     toy_store.make(folder / "rich", users=60, rich=True)
     rich = Store.open(folder / "rich")
     found["search"] = {str(len(d) or 1): searched(rich, folder, d) for d in ((), TWO)}
