@@ -57,6 +57,7 @@ def build(
     late, notes = _place(engine, config, impressions, chunks)
     notes += waited + exposures.weigh(engine, config)
     rows = vocabulary.build(engine, config, impressions, late)
+    rare = vocabulary.rare_ids(engine, schema)
     aucs = shortcuts.AUCs()
     if not impressions:
         notes += negatives.notes(config, negatives.draw(engine, config, late))
@@ -72,6 +73,7 @@ def build(
     counts = _write_parts(engine, writer, config.seed, impressions, late)
     _demand_classes(config, counts)
     _demand_weights(config, counts)
+    notes += vocabulary.notes(schema, rare, rows, counts.unknown["train"], counts.rows["train"])
     files = [part["file"] for part in counts.parts]
     trained, versions = counts.rows["train"], bool(late.user)
     summary = numbers.summarise(folder, schema, files, trained, values, ids, versions)
@@ -99,6 +101,7 @@ def build(
             for g, f in (("user", schema.user_id), ("item", schema.item_id))
         },
         "vocabulary": rows,
+        "rare": rare,
         "parts": counts.parts,
         "shortcuts": aucs,
         "notes": [_left_out(raw, dropped), *notes],

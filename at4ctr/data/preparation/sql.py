@@ -128,7 +128,8 @@ def placed(source: str, config: Options, cut: str, within: str) -> str:
     split = " ".join(f"WHEN '{s}' THEN {number}" for number, s in enumerate(SPLITS))
     words = ["user_key", "item_key", reduced_sql('"timestamp"'), "ordinal"]
     gone, earlier = ", seen" if cut == "seen" else "", ""
-    gone += "" if config.schema().times else ', "timestamp"'
+    asked = config.schema().times, config.counted_from() is not None, config.expires_before()
+    gone += "" if any(asked) else ', "timestamp"'
     if "earlier" in f"{config.split()} {cut}":  # a window that few ask for
         gone += ", earlier"
         earlier = """(rank() OVER (PARTITION BY e."user" ORDER BY e."timestamp")
