@@ -10,7 +10,7 @@ import tensorflow as tf
 from at4ctr.contracts import Tensor
 
 Gradient: TypeAlias = Tensor | tf.IndexedSlices
-Pairs: TypeAlias = Sequence[tuple[Gradient, tf.Variable]]
+Pairs: TypeAlias = list[tuple[Gradient, tf.Variable]]
 
 
 def distinct(gradient: Gradient) -> bool:
@@ -63,7 +63,7 @@ def clip_applied(
     optimizer: also one that scales the loss; the gradients are unscaled already.
     """
     inner = getattr(optimizer, "inner_optimizer", optimizer)
-    gradients, variables = zip(*inner.aggregate_gradients(list(pairs)), strict=True)
+    gradients, variables = zip(*inner.aggregate_gradients(pairs), strict=True)
     clipped, norm = clip(gradients, largest)
     return list(zip(clipped, variables, strict=True)), norm
 

@@ -24,7 +24,7 @@ def mylog(tmp_path, monkeypatch):
     yield from mylog_of(tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize(("buckets", "least"), [(0, 1), (7, 1), (0, 12)])
+@pytest.mark.parametrize(("buckets", "least"), [(0, 1), (7, 1), (0, 22)])
 def test_training_and_serving_agree_on_every_value(mylog, tmp_path, monkeypatch, buckets, least):
     rng = np.random.default_rng(3)
     logs = tables()

@@ -186,9 +186,9 @@ def attach(engine: Engine, schema: Schema, state: State | None, *, expires: bool
             ("pending", PENDING, "n", table.least > 1),
         ):
             if state is not None and there:
-                file = state.path / part / f"{table.name}.parquet"
-                columns = f"raw, {column}{_last(file, state) if expires else ''}"
-                rows = f"SELECT {columns} FROM read_parquet('{literal(file)}')"
+                path = state.path / part / f"{table.name}.parquet"
+                chosen = f"raw, {column}{_last(path, state) if expires else ''}"
+                rows = f"SELECT {chosen} FROM read_parquet('{literal(path)}')"
                 engine.execute(f"CREATE TABLE {name(f'{made}_{table.name}')} AS {rows}")
 
 
