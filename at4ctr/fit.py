@@ -348,7 +348,7 @@ class Trainer:
 
     def _beside(self, norm: float) -> dict[str, float]:
         """The curves beside the losses. A step that float16 left out has no norm."""
-        found = {RATE: float(self.optimizer.learning_rate)}
+        found = {RATE: float(tf.convert_to_tensor(self.optimizer.learning_rate))}
         return found | ({NORM: norm} if math.isfinite(norm) else {})
 
     def _log(self, point: dict[str, Any]) -> None:

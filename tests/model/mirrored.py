@@ -28,6 +28,7 @@ from tests.model import host, job
 DEVICES = tuple(f"CPU:{i}" for i in range(4))
 TWO = DEVICES[:2]
 OPTIMIZERS = ("lazy_adam", "adam")
+CLIP = 0.05  # below the norm of every gradient
 DICE = {"head": job.HEAD, "auxiliaries": {"uim": uim.Config()}, "validate": "store"}
 PATHS = {
     "backbone": dbpman.Config(
@@ -52,9 +53,13 @@ def made(store: Store, folder: Path, devices: tuple[str, ...], **changes: Any) -
 
 
 def gathered(store: Store, folder: Path, optimizer: Any, count: int) -> dict[str, Any]:
-    """A training with all negatives of the batch, on so many devices; ``moved``: of a weight."""
+    """A training with all negatives of the batch, on so many devices; ``moved``: of a weight.
+
+    ``lazy_adam`` takes clipped steps of a schedule; ``norms`` are those of its gradients."""
     devices = DEVICES[:count] if count > 1 else ()
     config = dataclasses.replace(job.FIT, optimizer=optimizer, devices=devices)
+    if optimizer == "lazy_adam":
+        config = dataclasses.replace(config, clip_norm=CLIP, warmup_steps=3, decay="cosine")
     changes = {"auxiliaries": host.joined(optimizer), "config": config, "validate": "store"}
     with cluster.strategy(devices).scope():
         trainer = made(store, folder / f"{optimizer}-{count}", devices, **changes)
@@ -62,7 +67,8 @@ def gathered(store: Store, folder: Path, optimizer: Any, count: int) -> dict[str
         trainer.train()
         now = trainer.model.trainable_variables
         moved = max(float(np.abs(a - b).max()) for a, b in zip(start, now, strict=True))
-        return {**host.outcome(trainer), "moved": moved}
+        norms = [p["gradient_norm"] for p in trainer.cursor.curves if "gradient_norm" in p]
+        return {**host.outcome(trainer), "moved": moved, "norms": norms}
 
 
 def shards(store: Store, folder: Path) -> dict[str, Any]:
@@ -80,18 +86,6 @@ def shards(store: Store, folder: Path) -> dict[str, Any]:
         both = made(store, folder / "both", TWO, **changes)
         *values, _ = both._step(next(both.feed(0, 0))).numpy().tolist()
     return {"halves": halves, "both": dict(zip(both._names, values, strict=True))}
-
-
-def clipped(store: Store, folder: Path, devices: tuple[str, ...]) -> dict[str, Any]:
-    """Clipped steps of a schedule, and the norm of each."""
-    config = dataclasses.replace(
-        job.FIT, devices=devices, epochs=1, clip_norm=0.05, warmup_steps=3, decay="cosine"
-    )
-    with cluster.strategy(devices).scope():
-        trainer = made(store, folder / f"clipped-{len(devices)}", devices, config=config)
-        curves = trainer.train().curves
-        norms = [p["gradient_norm"] for p in curves]
-        return {"norms": norms, **host.outcome(trainer)}
 
 
 class PauseError(Exception):
@@ -195,7 +189,6 @@ def of_two(store: Store, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"shards": shards(store, folder)}
     found["population"] = {str(len(d) or 1): population(store, folder, d) for d in ((), TWO)}
     found["posterior"] = {str(len(d) or 1): posterior(store, folder, d) for d in ((), TWO)}
-    found["clipped"] = {str(len(d) or 1): clipped(store, folder, d) for d in ((), TWO)}
     toy_store.make(folder / "rich", users=60, rich=True)
     rich = Store.open(folder / "rich")
     found["search"] = {str(len(d) or 1): searched(rich, folder, d) for d in ((), TWO)}
