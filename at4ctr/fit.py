@@ -14,10 +14,11 @@ from typing import Any, Literal, NoReturn
 
 import tensorflow as tf
 
-from at4ctr import checkpoints, cluster, optimizers, stopping
+from at4ctr import checkpoints, cluster, optimizers, schedules, stopping
 from at4ctr.durable import write_json
 from at4ctr.errors import InputError, unknown
 from at4ctr.feed import Feed, MakeReader
+from at4ctr.gradients import clip_applied
 from at4ctr.layers.mlp import PRODUCTS, Precision, products_in
 from at4ctr.model.training import TrainingModel
 from at4ctr.population import Population
@@ -27,6 +28,7 @@ from at4ctr.search import Search
 
 log = logging.getLogger(__name__)
 
+NORM, RATE = "gradient_norm", "learning_rate"  # of the curves
 BEST = "best"  # the folder of a finished run's weights
 FEW_STEPS = 100  # of all epochs, below which a run says that it may learn little
 SAMPLED, LEAST_SAMPLE = 0.01, 2048  # validation rows of a point: share of a run's rows; at least
@@ -40,11 +42,17 @@ WATCHED: Mapping[str, int] = MappingProxyType(  # 1: higher is better
 @dataclass(frozen=True)
 class Fit:
     """batch_size: rows per step, over all replicas.
-    learning_rate: of the first step.
+    learning_rate: the largest one, of every step where there is neither warm-up nor decay.
     optimizer: ``lazy_adam``; ``rowwise_adagrad``, whose tables have one value of state a row; or
         ``adam``, which moves every row in every step.
-    table_rate: the learning rate of embedding tables. 0 is ``learning_rate``.
-    decay: of the learning rate over all epochs: ``none``, or ``linear`` to 0.
+    table_rate: the largest learning rate of embedding tables, of ``lazy_adam`` and
+        ``rowwise_adagrad``. 0 is ``learning_rate``. Warm-up and decay scale both alike.
+    warmup_steps: first steps in which the rate rises linearly from 0 (`schedules.Schedule`).
+    decay: of the learning rate from there to the last step of all epochs: ``none``, or ``linear``
+        or ``cosine`` to 0. An early stop does not shorten it.
+    clip_norm: the largest global norm of a step's gradient (`gradients.clip`). 0 clips nothing. It
+        is the norm of what is applied: of the mean loss over the whole batch, auxiliaries and L2
+        included, summed over all replicas and over all slices of a table's row.
     half_bce: halves the loss of every label, which is the public code's scale.
     precision: of the products of dense layers in training (``layers.mlp.products_in``). The loss is
         scaled where it is mixed_float16. Variables and the export are float32.
@@ -69,7 +77,9 @@ class Fit:
     learning_rate: float = 1e-3
     optimizer: Literal["lazy_adam", "rowwise_adagrad", "adam"] = "lazy_adam"
     table_rate: float = 0.0
-    decay: Literal["none", "linear"] = "none"
+    warmup_steps: int = 0
+    decay: schedules.Decay = "none"
+    clip_norm: float = 0.0
     half_bce: bool = False
     precision: Precision = "float32"
     evaluations: int = 1
@@ -84,16 +94,23 @@ class Fit:
 
     def __post_init__(self) -> None:
         least = {"batch_size": 1, "epochs": 1, "evaluations": 1, "patience": 0, "shards": 0}
-        least |= {"curve_points": 0}
-        for name, low in {**least, "checkpoint_every": 1, "log_every": 1}.items():
+        least |= {"checkpoint_every": 1, "log_every": 1, "warmup_steps": 0, "curve_points": 0}
+        for name, low in least.items():
             if getattr(self, name) < low:
                 raise InputError(f"fit.{name} is {getattr(self, name)}; expected at least {low}")
         if self.precision not in PRODUCTS:
             raise unknown("fit.precision", self.precision, PRODUCTS)
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise InputError(f"fit.learning_rate is {self.learning_rate}; expected above 0")
-        if not (math.isfinite(self.table_rate) and self.table_rate >= 0):
-            raise InputError(f"fit.table_rate is {self.table_rate}; expected at least 0")
+        for name, zero in (("table_rate", "is fit.learning_rate"), ("clip_norm", "clips nothing")):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise InputError(
+                    f"fit.{name} is {value}; expected a finite number of at least 0; "
+                    f"fit.{name}=0 {zero}"
+                )
+        if self.decay not in schedules.DECAYS:
+            raise unknown("fit.decay", self.decay, schedules.DECAYS)
         if not 0 < self.checkpoint_share <= 1:
             raise InputError(
                 f"fit.checkpoint_share is {self.checkpoint_share}; expected above 0 and at most 1"
@@ -113,6 +130,19 @@ def too_few(config: Fit, steps: int) -> str:
         f"training takes {steps} steps of {config.batch_size:,} rows in {config.epochs} "
         f"epoch{'s' * (config.epochs > 1)}; expected at least {FEW_STEPS}, as with fewer the "
         "weights stay near where they begin; set a larger fit.epochs or a smaller fit.batch_size"
+    )
+
+
+def optimizer_of(config: Fit, steps: int) -> tf.keras.optimizers.Optimizer:
+    """The optimizer of a training of so many steps, not built yet.
+
+    Raises InputError for an unknown one, and a warm-up that is longer than the training.
+    """
+    return optimizers.build(
+        config.optimizer,
+        schedules.rate(config.learning_rate, steps, config.warmup_steps, config.decay),
+        table_rate=config.table_rate,
+        scale_loss=config.precision == "mixed_float16",
     )
 
 
@@ -178,16 +208,9 @@ class Trainer:
         self.posterior = Posterior(model.serving, self.feed)
         self.total = total = sum(self.feed.steps(e) for e in range(config.epochs))
         self.sample, self.sampled = sample, sample_rows(total * config.batch_size)
-        decay = total if config.decay == "linear" else 0
-        self.optimizer = optimizers.build(
-            config.optimizer,
-            config.learning_rate,
-            decay,
-            table_rate=config.table_rate,
-            scale_loss=config.precision == "mixed_float16",
-        )
+        self.optimizer = optimizer_of(config, total)
         self.search = Search.of(model, make_search, config.batch_size, config.shards, self.strategy)
-        self._names: tuple[str, ...] = ()  # of the losses, once the step is traced
+        self._names: tuple[str, ...] = ()  # of what a step gives, once it is traced
         self.cursor = Cursor(shards=self.feed.shards)
         learning = {"optimizer": self.optimizer}
         if self.search:
@@ -208,7 +231,8 @@ class Trainer:
         return c.timed_steps * self.config.batch_size / c.seconds if c.seconds else 0.0
 
     def _run(self, batch: Any, stop: tf.Tensor) -> tf.Tensor:
-        """A step; its losses, in one tensor so that one copy brings them to the host.
+        """A step; its losses and `NORM` where there is one, in one tensor so that one copy brings
+        them to the host.
 
         stop: 1 where this host was asked to stop. The last value of all hosts is above 0 then, so
         that they stop after the same step.
@@ -229,7 +253,11 @@ class Trainer:
         if self.config.precision == "mixed_float16":
             gradients = self.optimizer.get_unscaled_gradients(gradients)
         pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
-        self.optimizer.apply_gradients(pairs)
+        if self.config.clip_norm:
+            pairs, norm = clip_applied(self.optimizer, pairs, self.config.clip_norm)
+            losses = {**losses, NORM: norm}
+        clipped = bool(self.config.clip_norm)
+        self.optimizer.apply_gradients(pairs, skip_gradients_aggregation=clipped)
         self._names = tuple(losses)
         return tf.stack([*losses.values(), stop])
 
@@ -295,6 +323,7 @@ class Trainer:
             wait = time.perf_counter() - began
             *values, stop = self._step(batch).numpy().tolist()  # the first one sets the names
             losses = dict(zip(self._names, values, strict=True))
+            norm = losses.pop(NORM, math.inf)
             self._finite(losses)
             c.batch += 1
             c.step += 1
@@ -306,7 +335,7 @@ class Trainer:
             traced = True
             progress.update(c.step, losses, wait)
             if c.step % self.config.log_every == 0 or c.batch == steps:
-                self._log({"step": c.step, **losses})
+                self._log({"step": c.step, **losses, **self._beside(norm)})
             c.due = c.batch in marks | points
             if stop and c.batch < steps:
                 self._stop()
@@ -339,6 +368,11 @@ class Trainer:
                     f"{self.feed.where(c.epoch, c.batch)}; "
                     "expected a finite loss; try a smaller fit.learning_rate"
                 )
+
+    def _beside(self, norm: float) -> dict[str, float]:
+        """The curves beside the losses. A step that float16 left out has no norm."""
+        found = {RATE: float(tf.convert_to_tensor(self.optimizer.learning_rate))}
+        return found | ({NORM: norm} if math.isfinite(norm) else {})
 
     def _log(self, point: dict[str, Any]) -> None:
         self.cursor.curves.append(point)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import tensorflow as tf
 
 from at4ctr.contracts import TABLE, Tensor
 from at4ctr.errors import InputError
-
-Gradient: TypeAlias = Tensor | tf.IndexedSlices
+from at4ctr.gradients import Gradient, summed
+from at4ctr.schedules import Schedule
 
 # Keras starts at 2¹⁵, where the gradients of a loss at temperature 0.02 overflow for many steps.
 FIRST_SCALE = 2.0**10
@@ -34,7 +34,7 @@ class LazyAdam(tf.keras.optimizers.Adam):
 
     def __init__(
         self,
-        learning_rate: float = 1e-3,
+        learning_rate: Any = 1e-3,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-8,
@@ -59,8 +59,7 @@ class LazyAdam(tf.keras.optimizers.Adam):
         if isinstance(gradient, tf.IndexedSlices):
             self._update_rows(gradient, variable, m, v)
             return
-        rate, step = tf.cast(self.learning_rate, variable.dtype), self.iterations + 1
-        step = tf.cast(step, variable.dtype)
+        rate, step = self._rate_of(variable), tf.cast(self.iterations + 1, variable.dtype)
         tf.raw_ops.ResourceApplyAdam(  # one kernel a variable, where Keras takes ten
             var=variable.handle,
             m=m.handle,
@@ -92,13 +91,7 @@ class LazyAdam(tf.keras.optimizers.Adam):
         variable.scatter_update(tf.IndexedSlices(rows, ids))
 
     def _deduplicate_sparse_grad(self, grads: Sequence[Gradient]) -> list[Gradient]:
-        done = [_distinct(g) for g in grads]
-        rest = iter(
-            super()._deduplicate_sparse_grad(
-                [g for g, known in zip(grads, done, strict=True) if not known]
-            )
-        )
-        return [g if known else next(rest) for g, known in zip(grads, done, strict=True)]
+        return [summed(g) for g in grads]
 
 
 class RowwiseAdagrad(LazyAdam):
@@ -143,20 +136,9 @@ class RowwiseAdagrad(LazyAdam):
         variable.scatter_update(tf.IndexedSlices(tf.gather(variable, ids) - change, ids))
 
 
-def _distinct(gradient: Gradient) -> bool:
-    """Whether no row is named twice, as is plain from the graph: the ids came out of tf.unique."""
-    if not isinstance(gradient, tf.IndexedSlices) or not hasattr(gradient.indices, "op"):
-        return False
-    found = gradient.indices
-    while found.op.type in ("Identity", "Reshape"):
-        found = found.op.inputs[0]
-    return found.op.type in ("Unique", "UniqueV2") and found.value_index == 0
-
-
 def build(
     name: str,
-    learning_rate: float,
-    decay_steps: int = 0,
+    learning_rate: float | Schedule,
     *,
     table_rate: float = 0.0,
     scale_loss: bool = False,
@@ -164,30 +146,28 @@ def build(
     """``lazy_adam``; ``rowwise_adagrad``; or ``adam``: dense-equivalent, every row's moments decay
     at every step.
 
-    table_rate: of embedding tables; 0 for ``learning_rate``. Both decay alike.
-    decay_steps: 0 for a constant rate; otherwise it falls linearly to 0 over so many steps. At a
-        constant rate the last step's noise is in the mean prediction (PCOC off by a tenth).
+    learning_rate: or a schedule of it. At a constant rate the last step's noise is in the mean
+        prediction (PCOC off by a tenth).
+    table_rate: of embedding tables; 0 for ``learning_rate``. A schedule scales both alike.
     scale_loss: for float16, which would lose small gradients: Keras's ``LossScaleOptimizer``, whose
         scale is in the checkpoint. The caller scales the loss and unscales the gradients with it; a
         step whose gradients are not finite is left out and halves the scale.
     """
-    rate: Any = learning_rate
-    if decay_steps:
-        rate = tf.keras.optimizers.schedules.PolynomialDecay(
-            learning_rate, decay_steps, end_learning_rate=0.0
-        )
-    ratio = table_rate / learning_rate if table_rate else 1.0
+    peak = learning_rate.peak if isinstance(learning_rate, Schedule) else learning_rate
+    ratio = table_rate / peak if table_rate else 1.0
     if name == "lazy_adam":
-        made = LazyAdam(rate, table_rate=ratio)
+        made = LazyAdam(learning_rate, table_rate=ratio)
     elif name == "rowwise_adagrad":
-        made = RowwiseAdagrad(rate, ratio)
+        made = RowwiseAdagrad(learning_rate, ratio)
     elif name == "adam" and ratio != 1.0:
         raise InputError(
             f"fit.table_rate is {table_rate} and fit.optimizer is adam, which has one rate; "
             "expected lazy_adam or rowwise_adagrad; set fit.table_rate=0"
         )
     elif name == "adam":
-        made = tf.keras.optimizers.Adam(rate, epsilon=1e-8, weight_decay=None, jit_compile=False)
+        made = tf.keras.optimizers.Adam(
+            learning_rate, epsilon=1e-8, weight_decay=None, jit_compile=False
+        )
     else:
         raise InputError(f"fit.optimizer is {name!r}; expected one of {', '.join(NAMES)}")
     if not scale_loss:

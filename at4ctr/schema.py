@@ -66,6 +66,8 @@ class Table:
     dtype: how its raw ids stand in the log, ``int64`` or ``string``.
     buckets: 0 for a vocabulary built from the log; otherwise raw ids are hashed into so many
         rows, ``2 + FarmHash64(str(raw)) mod buckets``, and nothing is unknown.
+    least: how often training must see an id (`data.preparation.vocabulary`) that has a row of its
+        own. A rarer one shares the unknown row, in training and in the export.
     vectors: a Parquet file beside the raw log with columns ``id`` and ``vector``: pre-trained
         vectors of one width, where the rows begin. A learned linear layer brings them to D.
     frozen: whether those rows stay as they are.
@@ -78,6 +80,7 @@ class Table:
     name: str
     dtype: Literal["int64", "string"] = "int64"
     buckets: int = 0
+    least: int = 1
     vectors: str = ""
     frozen: bool = False
     hash_id: HashUse = ""
@@ -238,6 +241,13 @@ class Schema:
                 raise InputError(
                     f"schema: table {t.name!r} is frozen without vectors; expected the file of its "
                     "pre-trained vectors; add vectors='items.parquet' or drop frozen=True"
+                )
+            if t.least < 1 or (t.least > 1 and t.buckets):
+                found = f" and {t.buckets} hash buckets" if t.buckets else ""
+                raise InputError(
+                    f"schema: table {t.name!r} has least={t.least}{found}; expected at least 1, "
+                    "and 1 beside hash buckets, which know no single id; write "
+                    f"{'buckets=0' if t.least > 1 else 'least=1'}"
                 )
             if t.vectors and t.buckets:
                 raise InputError(

@@ -1,14 +1,17 @@
 """Warm start: a model begins with its parent's weights and optimizer state, row by row of its ids.
 
-Vocabularies only grow, so row i of a table means the same id in parent and child: the parent's rows
-and their slots are copied bit for bit, and rows of new ids keep a fresh model's initial values and
-zero slots. Every other variable is copied as it is; population statistics too, which the night
+The parent's rows of a table and their slots are copied bit for bit to the rows of the same ids, and
+rows of new ids keep a fresh model's initial values and zero slots. Vocabularies only grow, so that
+row i means the same id in parent and child. Where ids may expire, those that stay move up to the
+places of those that leave, in their order, and rows and slots of those that leave are gone. Every
+other variable is copied as it is; population statistics too, which the night
 estimates anew when it has trained (`population`). The parent's posterior of Gaussian-process
 logits becomes the night's prior (`posterior`), so that evidence adds up over a chain of nights.
 What is not copied, and why:
 
 - the state of random generators (dropout, `layers.mlp.Draws`): a night draws with its own seed;
-- the learning rate, which is the night's;
+- the learning rate, which is the night's: its warm-up and decay begin at the night's first step,
+  while the optimizer's step, by which Adam corrects its moments, goes on from the parent's;
 - ``logit_shift``, which is ln w of the night. A logit learned on negatives kept at rate w estimates
   the odds of that sample, logit_w = logit − ln w, so where w changes, the output bias of the
   sampled label moves by ln(w_old) − ln(w_new): the served σ(logit_w + ln w) is what it was.
@@ -29,7 +32,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import tensorflow as tf
 
 from at4ctr import checkpoints
@@ -38,6 +43,7 @@ from at4ctr.errors import InputError
 from at4ctr.fit import BEST
 from at4ctr.model.serving import ServingModel
 from at4ctr.model.training import TrainingModel
+from at4ctr.schedules import Schedule
 from at4ctr.schema import FIRST_ID
 from at4ctr.search import Search, optimizer_of
 
@@ -70,13 +76,17 @@ class Parent:
 
 @dataclass(frozen=True)
 class Warm:
-    """What was done. path: the checkpoint. step: of the optimizer. new: table -> ids that the
-    parent did not know. fresh: auxiliaries that the parent did not have. moved: by how much the
-    output bias of the sampled label moved."""
+    """What was done.
+
+    path: the checkpoint. step: of the optimizer. new: table -> ids that the parent did not know.
+    gone: table -> ids that it knew and the night does not. fresh: auxiliaries that the parent did
+    not have. moved: by how much the output bias of the sampled label moved.
+    """
 
     path: Path
     step: int
     new: Mapping[str, int]
+    gone: Mapping[str, int]
     fresh: tuple[str, ...]
     moved: float
 
@@ -111,6 +121,8 @@ def start(
     vocabularies: Vocabularies,
     parent: Parent,
     search: Search | None = None,
+    *,
+    expires: bool = False,
 ) -> Warm:
     """Gives a fresh model and its optimizer, not built yet, the parent's weights and slots.
 
@@ -118,19 +130,21 @@ def start(
     own, found there, then replaces all of it, and an interrupted night goes on where it was.
 
     vocabularies: the night's, of which the parent's must be the beginning. search: of the night's
-    structure weights, for a head that has such.
-    Raises InputError, naming the first difference, for another schema, expert, head or shape, for
-    ids that moved, and for a learning rate that decays with the optimizer's step, which goes on.
+    structure weights, for a head that has such. expires: ids of the parent may be missing.
+    Raises InputError, naming the first difference, for another schema, expert, head or shape, and
+    for ids that moved.
     """
     serving, before = model.serving, parent.model.serving
     _demand_same_parts(serving, before)
-    _demand_constant_rate(optimizer)
     _demand_same_rate(serving, before)
     old, new = _variables(parent.model), _variables(model)
     fresh = _demand_same_variables(old, new)
     _demand_rows(serving, new, vocabularies, "the night")
     _demand_rows(before, old, parent.vocabularies, "the parent")
-    _demand_prefix(parent.vocabularies, vocabularies)
+    places = {
+        table: _places(table, ids, vocabularies.get(table), expires=expires)
+        for table, ids in parent.vocabularies.items()
+    }
     _demand_shapes(old, new)
     old_slots = _built(parent.optimizer, parent.model)
     new_slots = _built(optimizer, model)
@@ -150,25 +164,58 @@ def start(
         ):
             _copy(old_slot, own)
     for name in (n for n in new if n in old):
-        _copy(old[name], new[name])
+        match = TABLE.match(name)
+        rows = places.get(match[1]) if match else None
+        _copy(old[name], new[name], rows)
         pairs = zip(old_slots.get(name, []), new_slots.get(name, []), strict=True)
         for slot, own in pairs:
-            _copy(slot, own)
+            of_rows = slot.shape[:1] == old[name].shape[:1]  # not what a table has as a whole
+            _copy(slot, own, rows if of_rows else None)
     optimizer.iterations.assign(parent.optimizer.iterations)
     moved = _move_bias(serving, float(before.shift.numpy()) - float(serving.shift.numpy()))
-    added = {t: len(v) - len(parent.vocabularies[t]) for t, v in vocabularies.items()}
+    added = {t: int((rows < 0).sum()) for t, rows in places.items()}
+    gone = {t: len(ids) + added[t] - len(vocabularies[t])
+            for t, ids in parent.vocabularies.items()}  # fmt: skip
     step = int(optimizer.iterations.numpy())
-    log.info("warm start from %s, step %d; new ids: %s", path, step, added)
+    rate = _inner(optimizer)._learning_rate
+    if isinstance(rate, Schedule):
+        rate.begin_at(step)
+    log.info("warm start from %s, step %d; new ids: %s; gone: %s", path, step, added, gone)
     for name in fresh:
         log.info("auxiliary %s is new to the parent and starts fresh", name)
-    return Warm(path, step, added, fresh, moved)
+    return Warm(path, step, added, gone, fresh, moved)
 
 
-def _copy(old: tf.Variable, new: tf.Variable) -> None:
-    """The values of `old` in the place of `new`'s; of its first rows where it has more."""
+def _places(
+    table: str, old: pa.ChunkedArray, new: pa.ChunkedArray | None, *, expires: bool
+) -> np.ndarray:
+    """[rows of the night's table] int64: the parent's row of each, -1 of a new id's.
+
+    Raises InputError unless the parent's ids, of which some may be missing where ids expire, come
+    first and in their order.
+    """
+    ids = pa.chunked_array([], old.type) if new is None else new
+    found = pc.fill_null(pc.index_in(ids, value_set=old.combine_chunks()), -1).to_numpy()
+    kept = found[found >= 0]
+    first = np.array_equal(kept, found[: len(kept)]) and bool((np.diff(kept) > 0).all())
+    if new is None or not first or (len(kept) < len(old) and not expires):
+        which = "those of the parent's" if expires else "the parent's"
+        how = " that stay, in their order" if expires else ""
+        raise _refused(f"vocabulary {table!r} does not begin with {which} {len(old)} ids{how}")
+    rows = np.where(found >= 0, found + FIRST_ID, -1)
+    return np.concatenate([np.arange(FIRST_ID), rows]).astype(np.int64)
+
+
+def _copy(old: tf.Variable, new: tf.Variable, rows: np.ndarray | None = None) -> None:
+    """The values of `old` in the place of `new`'s. rows: of each row of `new` the row of `old`;
+    those below 0, which come last, stay as they are."""
     value = tf.convert_to_tensor(old)
-    if old.shape != new.shape:
-        value = tf.concat([value, tf.convert_to_tensor(new)[old.shape[0] :]], 0)
+    if rows is not None:
+        kept = rows[rows >= 0]
+        if len(kept) < len(value):
+            value = tf.gather(value, kept)
+        if len(kept) < len(rows):
+            value = tf.concat([value, tf.convert_to_tensor(new)[len(kept) :]], 0)
     new.assign(value)
 
 
@@ -317,21 +364,6 @@ def _demand_rows(
                     f"table {table.name!r} of {whose} has {v.shape[0]} rows and {size} ids; "
                     f"expected {FIRST_ID} rows more than ids; give the vocabularies of that model"
                 )
-
-
-def _demand_prefix(old: Vocabularies, new: Vocabularies) -> None:
-    for table, ids in old.items():
-        if table not in new or not new[table].slice(0, len(ids)).equals(ids):
-            raise _refused(f"vocabulary {table!r} does not begin with the parent's {len(ids)} ids")
-
-
-def _demand_constant_rate(optimizer: Optimizer) -> None:
-    rate = _inner(optimizer)._learning_rate
-    if isinstance(rate, tf.keras.optimizers.schedules.LearningRateSchedule):
-        raise InputError(
-            "the learning rate decays with the optimizer's step, which goes on from the parent's; "
-            "expected a constant one for a warm start; set fit.decay=none"
-        )
 
 
 def _refused(found: str) -> InputError:

@@ -111,7 +111,7 @@ class Learner:
         rows = {name: FIRST_ID + size for name, size in sizes.items()}
         self.model = serving_model(SCHEMA, rows, plan)
         self.training = training_model(self.model, SCHEMA, plan)
-        self.optimizer = optimizers.build("lazy_adam", options["rate"], 0)
+        self.optimizer = optimizers.build("lazy_adam", options["rate"])
         self.optimizer.build(self.training.trainable_variables)
         self.start = [(v, v.numpy()) for v in [*self.training.variables, *self.optimizer.variables]]
         self.feed = Rounds(options["batch"])

@@ -17,6 +17,7 @@ from at4ctr.errors import InputError
 from tests.conftest import SLOW, slow
 from tests.data import toy_store
 from tests.model import host, job
+from tests.model.mirrored import CLIP
 
 DEVICES = ("2", "4") if SLOW else ("2",)
 TWO = {"worker": ["a:1", "b:1"]}
@@ -111,6 +112,14 @@ def test_several_devices_train_as_one(mirrored, optimizer, devices):
     for name, weights in one["weights"].items():
         np.testing.assert_allclose(weights, several["weights"][name], atol=1e-4, err_msg=name)
     assert one["moved"] > 0.01
+
+
+@pytest.mark.parametrize("devices", DEVICES)
+def test_several_devices_clip_by_the_norm_of_the_whole_batch(mirrored, devices):
+    one, several = (mirrored["lazy_adam"][n]["norms"] for n in ("1", devices))
+    assert len(one) > 10
+    assert min(one) > CLIP  # so that every step was clipped
+    np.testing.assert_allclose(one, several, rtol=1e-4)
 
 
 def test_losses_of_own_negatives_are_the_mean_over_the_replicas(mirrored):

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from at4ctr import checkpoints, optimizers
+from at4ctr import checkpoints
 from at4ctr.auxiliaries import uim
 from at4ctr.backbones import widedeep
 from at4ctr.data.store import Store
@@ -183,18 +184,68 @@ def test_early_stop_keeps_the_best_weights(store, tmp_path, watch, sign):
         np.testing.assert_array_equal(v, best)
 
 
-@pytest.mark.parametrize("decay", ["none", "linear"])
-def test_a_linear_decay_is_over_all_steps_of_all_epochs(store, tmp_path, monkeypatch, decay):
-    asked, build = [], optimizers.build
+def test_a_decay_is_over_all_steps_of_all_epochs_and_an_early_stop_leaves_it(store, tmp_path):
+    config = Fit(batch_size=32, epochs=3, decay="linear", patience=1, log_every=1)
+    falling = scripted(itertools.count(0, -0.1))
+    made = job.trainer(store, tmp_path, config=config, validate=falling, **SMALL)
+    steps = made.feed.steps(0)
+    cursor = made.train()
+    assert (cursor.stopped, cursor.step) == (True, 2 * steps)
+    rates = [p["learning_rate"] for p in cursor.curves if "total" in p]
+    expected = config.learning_rate * (1 - np.arange(2 * steps) / (3 * steps))
+    np.testing.assert_allclose(rates, expected, rtol=1e-5)
 
-    def built(name, rate, decay_steps, **more):
-        asked.append(decay_steps)
-        return build(name, rate, decay_steps, **more)
 
-    monkeypatch.setattr(optimizers, "build", built)
-    config = Fit(batch_size=16, epochs=3, decay=decay)
-    made = job.trainer(store, tmp_path, config=config, validate=None, **SMALL)
-    assert asked == [3 * made.feed.steps(0) if decay == "linear" else 0]
+def test_a_warm_up_longer_than_the_training_is_refused(store, tmp_path):
+    config = Fit(batch_size=16, epochs=2, warmup_steps=100_000)
+    with pytest.raises(InputError, match=r"fit\.warmup_steps is 100000 and all epochs together"):
+        job.trainer(store, tmp_path, config=config, validate=None, **SMALL)
+
+
+SHAPED = Fit(
+    batch_size=32,
+    epochs=1,
+    learning_rate=0.01,
+    table_rate=0.03,
+    warmup_steps=3,
+    decay="cosine",
+    clip_norm=0.05,
+    checkpoint_every=2,
+    checkpoint_share=1.0,
+    log_every=1,
+)
+
+
+def test_a_clipped_run_of_a_schedule_resumes_to_the_same_bits(store, tmp_path):
+    whole = job.trainer(store, tmp_path / "whole", config=SHAPED, validate=None, **SMALL)
+    whole.train()
+    halted = job.trainer(store, tmp_path / "again", config=SHAPED, validate=None, **SMALL)
+    step = halted._step
+
+    def until(batch):
+        if halted.cursor.step == 5:
+            raise KeyboardInterrupt
+        return step(batch)
+
+    halted._step = until
+    with pytest.raises(KeyboardInterrupt):
+        halted.train()
+    again = job.trainer(store, tmp_path / "again", config=SHAPED, validate=None, **SMALL)
+    again.train()
+    assert job.fingerprint(again) == job.fingerprint(whole)
+    norms = [p["gradient_norm"] for p in whole.cursor.curves]
+    assert len(norms) == whole.cursor.step
+    assert min(norms) > SHAPED.clip_norm  # so that every step was clipped
+
+
+def test_a_norm_that_is_never_reached_changes_no_bit(store, tmp_path):
+    ends = []
+    for clip_norm in (0.0, 1e6):
+        config = replace(SHAPED, clip_norm=clip_norm)
+        made = job.trainer(store, tmp_path / str(clip_norm), config=config, validate=None, **SMALL)
+        made.train()
+        ends.append(job.fingerprint(made)["variables"])
+    assert ends[0] == ends[1]
 
 
 def test_without_patience_all_epochs_run(store, tmp_path):
@@ -324,6 +375,13 @@ def test_a_batch_larger_than_the_data_is_refused(store, tmp_path):
         ("shards", -1),
         ("checkpoint_share", 0.0),
         ("checkpoint_share", 1.1),
+        ("clip_norm", -1.0),
+        ("clip_norm", float("nan")),
+        ("clip_norm", float("inf")),
+        ("table_rate", -0.1),
+        ("table_rate", float("nan")),
+        ("warmup_steps", -1),
+        ("decay", "exponential"),
     ],
 )
 def test_settings_out_of_range_are_refused(name, value):

@@ -12,6 +12,7 @@ from at4ctr import optimizers
 from at4ctr.contracts import TABLE
 from at4ctr.errors import InputError
 from at4ctr.optimizers import LazyAdam
+from at4ctr.schedules import rate
 from tests.oracles import adam as oracle
 
 ROWS, WIDTH, STEPS = 6, 3, 25
@@ -187,14 +188,16 @@ def test_rows_take_the_steps_of_rowwise_adagrad(graph, dense):
     np.testing.assert_allclose(bias, of_bias.theta, rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("dense", [False, True])
 @pytest.mark.parametrize("name", ["lazy_adam", "rowwise_adagrad"])
-def test_tables_have_a_rate_of_their_own_that_decays_alike(name):
+def test_tables_have_a_rate_of_their_own_that_decays_alike(name, dense):
     moved = {}
     for ratio in (1.0, 4.0):
-        made = optimizers.build(name, 0.1, decay_steps=2, table_rate=0.1 * ratio)
+        made = optimizers.build(name, rate(0.1, 2, 0, "linear"), table_rate=0.1 * ratio)
         table, kernel = (tf.Variable(start(), name=n) for n in (TABLE + "item", "kernel"))
         for _ in range(2):
             g = sparse(gradients()[0], [1, 2])
+            g = tf.convert_to_tensor(g) if dense else g
             made.apply_gradients([(g, table), (tf.constant(gradients()[0]), kernel)])
         moved[ratio] = table.numpy() - start(), kernel.numpy() - start()
     np.testing.assert_allclose(moved[4.0][0], 4 * moved[1.0][0], rtol=1e-4, atol=1e-6)
@@ -258,7 +261,7 @@ def test_two_replicas_take_the_step_of_one():
 
 
 def test_linear_decay_ends_at_zero():
-    made = optimizers.build("lazy_adam", 0.4, decay_steps=4)
+    made = optimizers.build("lazy_adam", rate(0.4, 4, 0, "linear"))
     variable = tf.Variable([1.0])
     moves = []
     for _ in range(5):

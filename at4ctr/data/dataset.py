@@ -78,6 +78,8 @@ class Options(ABC):
         it, and HashIDs, itself.
     hash_id: what HashIDs, made of `ITEM_VECTORS`, do with items' ids (`schema.Table.hash_id`).
     hash_bits: of a HashID.
+    user_least, item_least: how often training must see a user's or an item's id that has a row of
+        its own (`schema.Table.least`); 1 keeps all. A schema of your own declares it itself.
     repeat_weight: s, how much more a negative weighs whose user was shown the same ad before
         without a click (`preparation.exposures`); 0 leaves weights alone. The schema is weighted.
     repeat_count: α in [0, 1], the part of how often; the rest is the part of how lately.
@@ -107,6 +109,8 @@ class Options(ABC):
     similarity: bool = False
     hash_id: HashUse = ""
     hash_bits: int = 32
+    user_least: int = 1
+    item_least: int = 1
     repeat_weight: float = 0.0
     repeat_count: float = 0.5
     repeat_days: float = 1.0
@@ -146,7 +150,8 @@ class Options(ABC):
                 f"{where}: user_rate is {self.user_rate}; expected 0 < user_rate <= 1, the share "
                 "of users to keep; set data.user_rate=1 to keep all"
             )
-        for field, least in (("negatives", 1), ("min_behaviours", self.FEWEST), ("min_history", 0)):
+        for field, least in (("negatives", 1), ("min_behaviours", self.FEWEST), ("min_history", 0),
+                             ("user_least", 1), ("item_least", 1)):  # fmt: skip
             if getattr(self, field) < least:
                 raise InputError(
                     f"{where}: {field} is {getattr(self, field)}; expected at least {least}"
@@ -182,6 +187,17 @@ class Options(ABC):
                     "which the schema does not have; expected a schema that declares them "
                     "(docs/own_log.md); declare them there and drop these options"
                 )
+        if self.user_least > 1 or self.item_least > 1:
+            schema = self.schema()
+            for field, feature in (("user_least", schema.user_id), ("item_least", schema.item_id)):
+                asked, found = getattr(self, field), schema.table(feature.table).least
+                if asked not in (1, found):
+                    raise InputError(
+                        f"{where}: {field} is {asked}, and table {feature.table!r} of the schema "
+                        f"has least={found}; expected a schema that declares it "
+                        f"(docs/own_log.md); write Table({feature.table!r}, least={asked}) there "
+                        f"and drop data.{field}"
+                    )
 
     def with_vectors(self, schema: Schema) -> Schema:
         """A schema with the similarity and the HashIDs that the options ask for."""
@@ -198,6 +214,16 @@ class Options(ABC):
             more = Similarity("similarity", USER_VECTORS, ITEM_VECTORS)
             schema = replace(schema, similarities=(*schema.similarities, more))
         return schema
+
+    def with_least(self, schema: Schema) -> Schema:
+        """A schema with the `user_least` and `item_least` that the options ask for."""
+        asked = {schema.user_id.table: self.user_least, schema.item_id.table: self.item_least}
+        tables = tuple(replace(t, least=max(t.least, asked.get(t.name, 1))) for t in schema.tables)
+        return replace(schema, tables=tables)
+
+    def with_options(self, schema: Schema) -> Schema:
+        """A schema with all that the options may add to it."""
+        return self.with_least(self.with_vectors(schema))
 
     @property
     def name(self) -> str:
@@ -262,6 +288,16 @@ class Options(ABC):
             f"the log of {self.name} has times of reports, and no cutoff by time; expected a split "
             "by time, as a mapping of your own has; leave the times of reports out"
         )
+
+    def counted_from(self) -> int | None:
+        """The second from which rows count towards `Table.least`, where earlier ones have been
+        counted before; None counts all."""
+        return None
+
+    def expires_before(self) -> int | None:
+        """The second since which training must have seen an id that was known before, or it leaves
+        the vocabulary; None keeps all."""
+        return None
 
     def labels_of_both_classes(self) -> tuple[Label, ...]:
         """The labels of which every split must have both classes."""

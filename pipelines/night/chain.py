@@ -53,6 +53,11 @@ class Settings:
         return int(self.asked["cold_days"])
 
     @property
+    def expire_days(self) -> int:
+        """After how many days without a row an id leaves the vocabularies; 0: never."""
+        return int(self.asked["expire_days"])
+
+    @property
     def halves(self) -> bool:
         """Whether half of the evaluated users are the validation split: they fit a calibrator,
         choose the weight of the score, or teach structure weights."""
@@ -85,7 +90,8 @@ class Settings:
         """What it comes to, however the flags were written."""
         value = self.to_json()
         return {p: value[p] for p in PARTS} | {"data": self.asked["data"],
-                                               "cold_days": self.cold_days}  # fmt: skip
+                                               "cold_days": self.cold_days,
+                                               "expire_days": self.expire_days}  # fmt: skip
 
     @property
     def digest(self) -> str:
@@ -107,11 +113,6 @@ def made(given: Given) -> Settings:
     experiment = config.override(
         configs.recipe(asked["config"], data), [w for w in words if not w.startswith("data.")]
     )
-    if experiment.fit.decay != "none":
-        raise InputError(
-            f"fit.decay is {experiment.fit.decay!r}; expected none, as every night goes on with "
-            'the optimizer of the one before; add --set "fit.decay=none"'
-        )
     if experiment.fit.watch:
         raise InputError(
             f"fit.watch is {experiment.fit.watch}; expected none, as a night keeps the weights of "
@@ -119,7 +120,8 @@ def made(given: Given) -> Settings:
         )
     fields = [f"{k}={asked[k]}" for k in ("days", "utc_offset_hours", "evaluation")]
     periods = config.override(Periods(), fields)
-    _demand_cold_days(asked["cold_days"], periods.days)
+    for flag in ("cold_days", "expire_days"):
+        _demand_days(flag, asked[flag], periods.days)
     model_gate = _gate(verdict.Thresholds(), asked, "model_gate")
     for label in model_gate.labels:
         if label not in experiment.evaluated:
@@ -128,12 +130,13 @@ def made(given: Given) -> Settings:
     return Settings(asked, experiment, periods, data_gate, model_gate)
 
 
-def _demand_cold_days(text: str, period: int) -> None:
+def _demand_days(flag: str, text: str, period: int) -> None:
     whole = text.isascii() and text.isdecimal()
     if not whole or 0 < int(text) < period:
+        none = "all" if flag == "cold_days" else "no end"
         raise InputError(
-            f"--cold_days is {text!r}; expected a whole number of days, at least the {period} of a "
-            "period, or 0 for all; set --cold_days=0"
+            f"--{flag} is {text!r}; expected a whole number of days, at least the {period} of a "
+            f"period, or 0 for {none}; set --{flag}=0"
         )
 
 

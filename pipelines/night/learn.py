@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tensorflow as tf
 
-from at4ctr import cluster, config, evaluation, fit, optimizers, runs, warm
+from at4ctr import cluster, config, evaluation, fit, runs, warm
 from at4ctr.config import Experiment
 from at4ctr.data.nights import state
 from at4ctr.data.store import Store
@@ -44,13 +44,20 @@ def rows(schema: Schema, vocabularies: warm.Vocabularies) -> dict[str, int]:
 
 
 def train_night(
-    e: Experiment, store: Store, ids: Path, parent: Parent | None, folder: Path
+    e: Experiment,
+    store: Store,
+    ids: Path,
+    parent: Parent | None,
+    folder: Path,
+    *,
+    expires: bool = False,
 ) -> None:
     """Trains into ``folder/checkpoints``, or goes on with it, and fits the calibrator and, on the
     same rows, the score weight.
 
-    ids: the night's state. Writes ``training.json``. No choice by validation: the weights are those
-    after the last step, whose optimizer state the next night goes on from.
+    ids: the night's state. expires: it may lack ids of the parent's. Writes ``training.json``. No
+    choice by validation: the weights are those after the last step, whose optimizer state the next
+    night goes on from.
     """
     vocabularies = state.vocabularies(ids)
     made = Assembly(e, store, rows(store.schema, vocabularies))
@@ -59,9 +66,10 @@ def train_night(
         trainer = made.trainer(whole, folder, None)
         told: dict[str, Any] = {"warm": None}
         if parent is not None:
-            done = _warm(whole, trainer, vocabularies, parent)
+            done = _warm(whole, trainer, vocabularies, parent, expires=expires)
             told["warm"] = {"parent": parent.version, "step": done.step, "new": dict(done.new),
-                            "fresh": list(done.fresh), "moved": done.moved}  # fmt: skip
+                            "gone": dict(done.gone), "fresh": list(done.fresh),
+                            "moved": done.moved}  # fmt: skip
         cursor = trainer.train()
     final = finished(e, store, ids, folder)
     choosing = e.calibrator != "none" or final.without is not None
@@ -78,25 +86,26 @@ def train_night(
 
 
 def _warm(
-    model: TrainingModel, trainer: fit.Trainer, ids: warm.Vocabularies, parent: Parent
+    model: TrainingModel,
+    trainer: fit.Trainer,
+    ids: warm.Vocabularies,
+    parent: Parent,
+    *,
+    expires: bool,
 ) -> warm.Warm:
     before = parent.settings().experiment
     known = state.vocabularies(parent.state)
     schema = before.data.schema()
     old = training_model(_serving(before, schema, known), schema, before.plan)
-    optimizer = optimizers.build(
-        before.fit.optimizer,
-        before.fit.learning_rate,
-        0,
-        table_rate=before.fit.table_rate,
-        scale_loss=before.fit.precision == "mixed_float16",
-    )
+    steps = before.fit.warmup_steps + 1  # of a training that makes the same state
+    optimizer = fit.optimizer_of(before.fit, steps)
     return warm.start(
         model,
         trainer.optimizer,
         ids,
         warm.Parent(old, optimizer, parent.checkpoints, known),
         trainer.search,
+        expires=expires,
     )
 
 

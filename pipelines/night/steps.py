@@ -143,7 +143,8 @@ def _build(night: Night) -> None:
     options = night.settings.experiment.data
     parent = night.parent.state if night.parent else None
     increment.build(options, found, attempt.window, parent, attempt.folder / "data",
-                    halves=night.settings.halves)  # fmt: skip
+                    halves=night.settings.halves,
+                    expire_days=night.settings.expire_days)  # fmt: skip
     judged = {f"dt={day}/{name}": digest for day, files in attempt.record["inputs"].items()
               for name, digest in files.items()}  # fmt: skip
     read = {f["name"]: f["sha256"] for f in night.store.manifest["inputs"]}
@@ -157,7 +158,8 @@ def _build(night: Night) -> None:
 
 def fit(night: Night) -> dict[str, Any]:
     attempt, e = night.attempt, night.settings.experiment
-    learn.train_night(e, night.store, attempt.state, night.parent, attempt.folder)
+    expires = night.settings.expire_days > 0
+    learn.train_night(e, night.store, attempt.state, night.parent, attempt.folder, expires=expires)
     return {}
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from at4ctr.data.preparation.prepare import prepare
 from at4ctr.data.reader import Reader
 from at4ctr.data.store import Store
-from at4ctr.schema import Table
+from at4ctr.schema import UNKNOWN, Table
 from export.lookup import Front
 from export.requests import requests
 from tests.data.toy_log import mylog_of, tables, write
@@ -24,8 +24,8 @@ def mylog(tmp_path, monkeypatch):
     yield from mylog_of(tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("buckets", [0, 7])
-def test_training_and_serving_agree_on_every_value(mylog, tmp_path, monkeypatch, buckets):
+@pytest.mark.parametrize(("buckets", "least"), [(0, 1), (7, 1), (0, 22)])
+def test_training_and_serving_agree_on_every_value(mylog, tmp_path, monkeypatch, buckets, least):
     rng = np.random.default_rng(3)
     logs = tables()
     rows = len(logs["shown"])
@@ -35,7 +35,7 @@ def test_training_and_serving_agree_on_every_value(mylog, tmp_path, monkeypatch,
         events = rng.choice(WORDS, len(logs[part])).tolist()
         logs[part] = logs[part].set_column(2, "event", pa.array(events))
     given, own = mylog().schema(), mylog().impressions()
-    hashed = {t.name: Table(t.name, t.dtype, buckets) for t in given.tables}
+    hashed = {t.name: Table(t.name, t.dtype, buckets, least) for t in given.tables}
     schema = replace(given, tables=tuple(hashed.values()))
     shown = replace(own, columns=own.columns | {"slot": "rank"}, missing=("-1",))
     monkeypatch.setattr(mylog, "schema", lambda _: schema)
@@ -51,6 +51,7 @@ def test_training_and_serving_agree_on_every_value(mylog, tmp_path, monkeypatch,
         sent = {k: tf.constant(v, front.inputs[k].dtype) for k, v in raw.items()}
         served = front.present(sent, tf.constant(size))
         served |= front.histories(sent, tf.constant(size))
+        assert least == 1 or (batch["item"] == UNKNOWN).mean() > 0.1
         for key, ids in served.items():
             np.testing.assert_array_equal(ids, batch[key], key)
         missing = np.array(raw["slot"]) == -1

@@ -29,6 +29,7 @@ from tests.model import host, job
 DEVICES = tuple(f"CPU:{i}" for i in range(4))
 TWO = DEVICES[:2]
 OPTIMIZERS = ("lazy_adam", "adam")
+CLIP = 0.05  # below the norm of every gradient
 DICE = {"head": job.HEAD, "auxiliaries": {"uim": uim.Config()}, "validate": "store"}
 PATHS = {
     "backbone": dbpman.Config(
@@ -53,9 +54,13 @@ def made(store: Store, folder: Path, devices: tuple[str, ...], **changes: Any) -
 
 
 def gathered(store: Store, folder: Path, optimizer: Any, count: int) -> dict[str, Any]:
-    """A training with all negatives of the batch, on so many devices; ``moved``: of a weight."""
+    """A training with all negatives of the batch, on so many devices; ``moved``: of a weight.
+
+    ``lazy_adam`` takes clipped steps of a schedule; ``norms`` are those of its gradients."""
     devices = DEVICES[:count] if count > 1 else ()
     config = dataclasses.replace(job.FIT, optimizer=optimizer, devices=devices)
+    if optimizer == "lazy_adam":
+        config = dataclasses.replace(config, clip_norm=CLIP, warmup_steps=3, decay="cosine")
     changes = {"auxiliaries": host.joined(optimizer), "config": config, "validate": "store"}
     with cluster.strategy(devices).scope():
         trainer = made(store, folder / f"{optimizer}-{count}", devices, **changes)
@@ -63,7 +68,8 @@ def gathered(store: Store, folder: Path, optimizer: Any, count: int) -> dict[str
         trainer.train()
         now = trainer.model.trainable_variables
         moved = max(float(np.abs(a - b).max()) for a, b in zip(start, now, strict=True))
-        return {**host.outcome(trainer), "moved": moved}
+        norms = [p["gradient_norm"] for p in trainer.cursor.curves if "gradient_norm" in p]
+        return {**host.outcome(trainer), "moved": moved, "norms": norms}
 
 
 def shards(store: Store, folder: Path) -> dict[str, Any]:

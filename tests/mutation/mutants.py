@@ -112,9 +112,23 @@ MUTANTS = (
         ("if not math.isfinite(value)", "if math.isnan(value)"),
     ),
     *_of(
-        "at4ctr/fit.py",
-        f"{FIT} -k linear",
-        ('total if config.decay == "linear" else 0', "0"),
+        "at4ctr/schedules.py",
+        "tests/test_schedules.py",
+        ("(t + 1.0) / self.warmup", "t / self.warmup"),
+        ("self.steps - self.warmup", "self.steps"),
+        ("t - self.warmup, 0.0", "t, 0.0"),
+        ("warmup >= steps", "warmup > steps"),
+    ),
+    *_of(
+        "at4ctr/gradients.py",
+        "tests/test_gradients.py",
+        ("[summed(g) for g in gradients]", "list(gradients)"),
+        ("norm > limit, limit / norm", "norm > 0, limit / norm"),
+    ),
+    *_of(
+        "at4ctr/optimizers.py",
+        "tests/test_optimizers.py -k tables_have_a_rate",
+        ("rate, step = self._rate_of(variable)", "rate, step = self.learning_rate"),
     ),
     *_of(
         "at4ctr/evaluation.py",

@@ -167,7 +167,7 @@ class Config(Options):
                 length = self._length(field)
                 weighted = length is not None
                 features.append(Feature(feature, group, feature, length, weighted=weighted))
-        return Schema(
+        schema = Schema(
             tables=(
                 Table(KEY, "string", buckets=1),  # one row for an id that a model never sees
                 *(Table(f.name) for f in features[1:]),
@@ -175,6 +175,7 @@ class Config(Options):
             features=tuple(features),
             labels=LABELS,
         )
+        return self.with_least(schema)
 
     def _length(self, field: str) -> int | None:
         if field not in SEVERAL:

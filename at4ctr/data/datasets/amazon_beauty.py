@@ -84,7 +84,7 @@ class Config(Options):
             ),
             history=("item", "category"),
         )
-        return self.with_vectors(schema)
+        return self.with_options(schema)
 
     def acquire(self) -> Source:
         folder = Path(self.raw or f"data/raw/{self.name}")

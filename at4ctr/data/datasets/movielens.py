@@ -136,7 +136,7 @@ class Config(Options):
                 ),
                 history=("item", "genres"),
             )
-            return self.with_vectors(schema)
+            return self.with_options(schema)
         schema = Schema(
             times=self.times,
             tables=(
@@ -157,7 +157,7 @@ class Config(Options):
             ),
             history=("item", "genres"),
         )
-        return self.with_vectors(schema)
+        return self.with_options(schema)
 
     def acquire(self) -> Source:
         folder = Path(self.raw) if self.raw else KEPT

@@ -61,7 +61,7 @@ class Config(Funnel):
             history=("item", "event"),
             labels=LABELS,
         )
-        return self.with_vectors(schema)
+        return self.with_options(schema)
 
     def acquire(self) -> Source:
         path = Path(self.raw or f"data/raw/{self.name}")

@@ -107,7 +107,7 @@ class Config(Options):
             ),
             history=("item", "subclass"),
         )
-        return self.with_vectors(schema)
+        return self.with_options(schema)
 
     def acquire(self) -> Source:
         """Verifies and extracts the zip, fetched when there is none; a CSV is taken as it is.

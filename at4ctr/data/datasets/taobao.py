@@ -111,7 +111,7 @@ class Config(Options):
             ),
             history=("item", "category"),
         )
-        return self.with_vectors(schema)
+        return self.with_options(schema)
 
     def acquire(self) -> Source:
         """The official log, or a simulated one if there is none and `raw` names none.

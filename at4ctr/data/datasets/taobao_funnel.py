@@ -52,7 +52,7 @@ class Config(Funnel):
             history=("item", "category", "event"),
             labels=LABELS,
         )
-        return self.with_vectors(schema)
+        return self.with_options(schema)
 
     def acquire(self) -> Source:
         return taobao.Config(raw=self.raw, simulate_rows=self.simulate_rows).acquire()

@@ -69,7 +69,7 @@ class Config(Mapped):
     def schema(self) -> Schema:
         told = self.by == "user"
         who = Table(self.by, "string", buckets=0 if told else 1)  # one row for an id not told
-        return Schema(
+        schema = Schema(
             times=self.times,
             tables=(
                 *(who, Table("item"), Table("action", "string"), Table("position"), Table("price")),
@@ -86,6 +86,7 @@ class Config(Mapped):
             ),
             history=("item",),
         )  # fmt: skip
+        return self.with_least(schema)
 
     def behaviours(self) -> Rows:
         known = ", ".join(f"'{action}'" for action in ACTIONS)

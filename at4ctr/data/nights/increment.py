@@ -12,9 +12,12 @@ that is true of a store is true here. What differs from a preparation of the who
 - `min_behaviours` is not asked: who has few today may have many tomorrow, and a count that includes
   later rows would let the future choose what is trained on. `min_history` asks the same of each
   row's own past.
-- vocabularies only grow: an id that the parent knows stays, and what this window's training rows
-  and their histories add follows, by falling frequency, ties by the raw id. Rows at or after the
-  cutoff add nothing.
+- an id that the parent knows stays, and what this window's training rows and their histories add
+  follows, by falling frequency, ties by the raw id. Rows at or after the cutoff add nothing. Where
+  ids expire, those leave that training has not seen for so long, and the others move up.
+- a table with a least count (`schema.Table.least`) adds an id on the night on which its count over
+  all nights reaches that: a row or a behaviour counts on the night in whose window it lies, and of
+  a night without a parent also what its rows see of the time before.
 - attributes of users and items are those of the parent's state where it knows them, each from its
   own time on: no row has a value that was logged after it, so no training row one from after the
   cutoff.
@@ -33,7 +36,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +84,7 @@ def build(
     folder: Path,
     *,
     halves: bool = False,
+    expire_days: int = 0,
 ) -> Night:
     """Makes ``folder/store`` and ``folder/state``, or finds them there, made of the same.
 
@@ -92,6 +96,8 @@ def build(
     parent: the parent's state, or None.
     halves: a keyed half of the users of evaluation rows is validation, which fits a calibrator,
         and the other half test; otherwise all are test.
+    expire_days: an id leaves the vocabularies that training has not seen, in a row or in what a row
+        sees, in so many days before the cutoff; 0 keeps all.
     The folder is renamed into place when it is whole. Raises NoData for a window without training
     or evaluation rows; InputError for days out of order, another schema, options or cutoff than the
     parent's, a damaged state, a protocol that needs what a night does not know, a folder that was
@@ -107,10 +113,11 @@ def build(
         _demand_next(past, window)
     with explained(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        key = _key(base, days, window, past, halves)
+        night = {"halves": halves} | ({"expire_days": expire_days} if expire_days else {})
+        key = _key(base, days, window, past, night)
         with locked(folder.with_name(f".{folder.name}.lock")):
             if not _finished(folder, key):
-                _make(base, days, window, past, folder, key, halves)
+                _make(base, days, window, past, folder, key, night)
     return Night(folder, window)
 
 
@@ -176,12 +183,17 @@ def _demand_next(past: State, window: Window) -> None:
 
 
 def _key(
-    base: Options, days: Sequence[Day], window: Window, past: State | None, halves: bool
+    base: Options,
+    days: Sequence[Day],
+    window: Window,
+    past: State | None,
+    night: Mapping[str, int],
 ) -> str:
     """Changes with all that a night is made of."""
     inputs = [[str(d.date), d.simulated, [(f.name, digest(f)) for f in d.files]] for d in days]
     options = [base.name, base.schema().to_json(), base.preparation(), base.history]
-    parts = [FORMAT, STORE_FORMAT, options, inputs, window, past and past.digest, halves]
+    parts = [FORMAT, STORE_FORMAT, options, inputs, window, past and past.digest]
+    parts += night.values()
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -206,7 +218,7 @@ def _make(
     past: State | None,
     folder: Path,
     key: str,
-    halves: bool,
+    night: Mapping[str, int],
 ) -> None:
     for old in sorted(folder.parent.glob(f".{folder.name}.tmp-*")):
         print(f"increment: deleting {old}, an interrupted night", file=sys.stderr)
@@ -217,7 +229,7 @@ def _make(
     aside = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
     aside.mkdir()
     try:
-        _fill(base, days, window, past, aside, halves)
+        _fill(base, days, window, past, aside, night)
         write_json(aside / FACTS, {"format": FORMAT, "key": key, "window": list(window)})
         for path in sorted(aside.rglob("*")):
             sync(path)
@@ -233,9 +245,9 @@ def _fill(
     window: Window,
     past: State | None,
     folder: Path,
-    halves: bool,
+    night: Mapping[str, int],
 ) -> None:
-    """The store and the state."""
+    """The store and the state. night: the fields of `Protocol` that were asked for."""
     simulated = any(d.simulated for d in days) or bool(past and past.facts["simulated"])
     began, scratch = time.monotonic(), folder / "scratch"
     scratch.mkdir()
@@ -243,9 +255,10 @@ def _fill(
         begin = None if past is None else window.begin
         loaded, truth = night_log.load(engine, base, days, begin, window.end)
         night_log.demand_rows(engine, base, window, loaded)
-        config = Protocol.of(base, window, halves=halves, impressions=bool(loaded.impressions))
+        shown, follows = bool(loaded.impressions), past is not None
+        config = Protocol.of(base, window, impressions=shown, follows=follows, **night)
         schema = base.schema()
-        states.attach(engine, schema, past)
+        states.attach(engine, schema, past, expires=config.expires_before() is not None)
         if past is None:
             before = loaded.within(f'"timestamp" < {window.begin}')
             states.advance(engine, base, before, config.keep)

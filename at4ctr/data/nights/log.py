@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 from at4ctr.data.dataset import Options, Source
-from at4ctr.data.days import Day, NoData, Window
+from at4ctr.data.days import DAY, Day, NoData, Window
 from at4ctr.data.engines import duck
 from at4ctr.data.engines.base import Engine, name, quoted
 from at4ctr.data.nights.state import Rows, kind
@@ -26,22 +26,28 @@ class Protocol(Options):
 
     base: the dataset's own. halves: a keyed half of the users of evaluation rows is the validation
     split, which fits a calibrator, and the other half the test split; otherwise all are test.
+    follows: it has a parent, which has counted the rows before the window.
+    expire_days: how many days before the cutoff training must have seen an id that stays; 0 keeps
+    every id.
     """
 
     base: Options = field(kw_only=True)
     window: Window = field(kw_only=True)
     halves: bool = field(default=False, kw_only=True)
+    follows: bool = field(default=False, kw_only=True)
+    expire_days: int = field(default=0, kw_only=True)
 
     FEWEST: ClassVar[int] = 0
 
     @classmethod
-    def of(cls, base: Options, window: Window, *, halves: bool, impressions: bool) -> Protocol:
-        """impressions: the log has them; where their users must have a behaviour, they need one
-        before the row, so that no later behaviour decides whether it counts."""
+    def of(cls, base: Options, window: Window, *, impressions: bool, **night: Any) -> Protocol:
+        """night: the fields of a protocol alone. impressions: the log has them; where their users
+        must have a behaviour, they need one before the row, so that no later behaviour decides
+        whether it counts."""
         same = {f.name: getattr(base, f.name) for f in fields(Options)}
         least = max(base.min_history, base.FEWEST if impressions else 0)
         same |= {"min_behaviours": base.FEWEST, "min_history": least}
-        return cls(**same, base=base, window=window, halves=halves)
+        return cls(**same, base=base, window=window, **night)
 
     @property
     def name(self) -> str:
@@ -55,6 +61,7 @@ class Protocol(Options):
     def preparation(self) -> dict[str, Any]:
         night = {"min_behaviours": self.min_behaviours, "min_history": self.min_history,
                  "window": list(self.window), "halves": self.halves, "keep": self.keep}  # fmt: skip
+        night |= {"expire_days": self.expire_days} if self.expire_days else {}
         return self.base.preparation() | night
 
     def schema(self) -> Schema:
@@ -84,6 +91,13 @@ class Protocol(Options):
         """The cutoff for rows that train, and the window's end for those that are evaluated."""
         cutoff, end = self.window.cutoff, self.window.end
         return f'CASE WHEN "timestamp" < {cutoff} THEN {cutoff} ELSE {end} END'
+
+    def counted_from(self) -> int | None:
+        counting = any(t.least > 1 for t in self.schema().tables)
+        return self.window.begin if self.follows and counting else None
+
+    def expires_before(self) -> int | None:
+        return self.window.cutoff - self.expire_days * DAY if self.expire_days else None
 
     def cut(self) -> str:
         return "earlier"

@@ -7,10 +7,13 @@ A state is as of a cutoff, and knows no row at or after it. Its folder holds
 - ``users.parquet``: ``raw``, ``n`` (how many behaviours so far) and of each attribute its first
   value and the time of that, ``f_<attribute>`` and ``t_<attribute>``;
 - ``items.parquet``: ``raw`` and the attributes likewise;
-- ``vocabulary/<table>.parquet``: ``raw``, ``id``; ids are given once and for ever;
+- ``vocabulary/<table>.parquet``: ``raw``, ``id``, and where ids expire ``last``, the second at
+  which training last saw each; an id stays as it is until one before it expires;
+- ``pending/<table>.parquet`` of a table with a least count: ``raw``, ``n``, how often the chain has
+  seen each id that it has not given a row yet, and ``last`` likewise;
 - ``state.json``: what it is a state of, and the SHA-256 of the other files.
 
-Its size is bounded by users × keep, items and vocabularies, not by the length of the log. The SQL
+Its size is bounded by users × keep, items and raw ids, not by the length of the log. The SQL
 is DuckDB's.
 """
 
@@ -30,12 +33,13 @@ from at4ctr.data.dataset import Options
 from at4ctr.data.engines.base import Engine, name, quoted
 from at4ctr.data.engines.duck import literal
 from at4ctr.data.preparation.attributes import Attribute, first_seen, firsts, since, value
+from at4ctr.data.preparation.vocabulary import rare
 from at4ctr.durable import digest, sync, write_json
 from at4ctr.errors import InputError
 from at4ctr.schema import FIRST_ID, Feature, Number, Schema
 
 FORMAT = 2
-FACTS, VOCABULARY = "state.json", "vocabulary/"
+FACTS, VOCABULARY, PENDING = "state.json", "vocabulary/", "pending/"
 KIND = {"int64": "BIGINT", "string": "VARCHAR"}  # how a raw id stands in SQL
 RELATIONS = ("users", "items", "behaviours")
 
@@ -162,8 +166,13 @@ def _named(value: Any) -> Any:
     return value
 
 
-def attach(engine: Engine, schema: Schema, state: State | None) -> None:
-    """Makes ``past_<relation>`` of a state, and ``known_<table>``; empty ones of none."""
+def attach(engine: Engine, schema: Schema, state: State | None, *, expires: bool = False) -> None:
+    """Makes ``past_<relation>``, which are empty without a state, and of a state ``known_<table>``
+    and ``pending_<table>``.
+
+    expires: with ``last``. Where the state was made without it, every id was last seen at the end
+    of what the state knows.
+    """
     for relation, columns in _columns(schema).items():
         if state is None:
             fields = ", ".join(f"{column} {kind}" for column, kind in columns.items())
@@ -172,10 +181,20 @@ def attach(engine: Engine, schema: Schema, state: State | None) -> None:
             file = literal(state.path / f"{relation}.parquet")
             engine.execute(f"CREATE VIEW past_{relation} AS SELECT * FROM read_parquet('{file}')")
     for table in schema.tables:
-        if state is not None and not table.buckets:
-            file = literal(state.path / "vocabulary" / f"{table.name}.parquet")
-            known = name(f"known_{table.name}")
-            engine.execute(f"CREATE TABLE {known} AS SELECT raw, id FROM read_parquet('{file}')")
+        for made, part, column, there in (
+            ("known", VOCABULARY, "id", not table.buckets),
+            ("pending", PENDING, "n", table.least > 1),
+        ):
+            if state is not None and there:
+                path = state.path / part / f"{table.name}.parquet"
+                chosen = f"raw, {column}{_last(path, state) if expires else ''}"
+                rows = f"SELECT {chosen} FROM read_parquet('{literal(path)}')"
+                engine.execute(f"CREATE TABLE {name(f'{made}_{table.name}')} AS {rows}")
+
+
+def _last(file: Path, state: State) -> str:
+    there = "last" in pq.read_schema(file).names
+    return ", last" if there else f", {state.cutoff - 1}::BIGINT AS last"
 
 
 def advance(engine: Engine, config: Options, rows: Rows, keep: int) -> None:
@@ -197,21 +216,32 @@ def write(engine: Engine, config: Options, folder: Path, rows: Rows, keep: int) 
 
 
 def write_vocabularies(engine: Engine, schema: Schema, folder: Path) -> None:
-    """The files of ``vocabulary_<table>``, which preparation makes."""
-    (folder / "vocabulary").mkdir()
+    """The files of ``vocabulary_<table>``, which preparation makes, and of what is pending."""
+    (folder / VOCABULARY).mkdir()
     for table in schema.tables:
+        named = f"vocabulary_{table.name}"
+        last = ", last" if "last" in engine.columns(named) else ""
         if not table.buckets:
-            file = quoted(str(folder / "vocabulary" / f"{table.name}.parquet"))
-            rows = f"SELECT raw, id FROM {name(f'vocabulary_{table.name}')} ORDER BY id"
-            engine.execute(f"COPY ({rows}) TO '{file}' (FORMAT parquet, COMPRESSION zstd)")
+            rows = f"SELECT raw, id{last} FROM {name(named)} ORDER BY id"
+            _copy(engine, rows, folder / VOCABULARY / f"{table.name}.parquet")
+        if table.least > 1:
+            (folder / PENDING).mkdir(exist_ok=True)
+            rows = f"SELECT raw, n::BIGINT AS n{last} FROM ({rare(table)}) r ORDER BY raw"
+            _copy(engine, rows, folder / PENDING / f"{table.name}.parquet")
+
+
+def _copy(engine: Engine, query: str, file: Path) -> None:
+    target = quoted(str(file))
+    engine.execute(f"COPY ({query}) TO '{target}' (FORMAT parquet, COMPRESSION zstd)")
 
 
 def finish(config: Options, folder: Path, cutoff: int, keep: int, *, simulated: bool) -> None:
     """Writes ``state.json``, last; every file is on the disk."""
     files = sorted(p for p in folder.rglob("*.parquet"))
-    for path in (*files, folder / "vocabulary"):
+    for path in (*files, *sorted({p.parent for p in files} - {folder})):
         sync(path)
-    sizes = {f.stem: pq.read_metadata(f).num_rows for f in files if f.parent != folder}
+    given = (folder / VOCABULARY).glob("*.parquet")
+    sizes = {f.stem: pq.read_metadata(f).num_rows for f in sorted(given)}
     facts = {
         "format": FORMAT,
         "dataset": config.name,

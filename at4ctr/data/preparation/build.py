@@ -66,6 +66,7 @@ def build(
     if model is not None:
         vocabulary.give(engine, model)
     rows = vocabulary.build(engine, config, impressions, late, closed=model is not None)
+    rare = vocabulary.rare_ids(engine, schema)
     aucs = shortcuts.AUCs()
     if not impressions:
         notes += negatives.notes(config, negatives.draw(engine, config, late))
@@ -84,6 +85,7 @@ def build(
     counts = _write_parts(engine, writer, config.seed, impressions, late)
     _demand_classes(config, counts)
     _demand_weights(config, counts)
+    notes += vocabulary.notes(schema, rare, rows, counts.unknown["train"], counts.rows["train"])
     files = [part["file"] for part in counts.parts]
     trained, versions = counts.rows["train"], bool(late.user)
     quantities = numbers.summarise(folder, schema, files, trained, values, ids, versions)
@@ -114,6 +116,7 @@ def build(
             for g, f in (("user", schema.user_id), ("item", schema.item_id))
         },
         "vocabulary": rows,
+        "rare": rare,
         "parts": counts.parts,
         "shortcuts": aucs,
         "notes": [_left_out(raw, dropped), *notes],

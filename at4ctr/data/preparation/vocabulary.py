@@ -1,8 +1,15 @@
 """From raw ids to model ids: vocabularies by training frequency, hashing, and ``ids/*.npy``.
 
-What training sees counts: the training rows, and the behaviours in their histories. An id that
-only other rows have is unknown (``UNKNOWN``); a missing value is ``PADDING``. Under the ``paper``
-protocol all rows count.
+What training sees counts: the training rows, and the behaviours in their histories, each once. A
+drawn negative counts nothing. Under the ``paper`` protocol all rows count. An id that counts fewer
+than `Table.least` times is unknown (``UNKNOWN``), as is one that only other rows have; a missing
+value is ``PADDING``.
+
+A night gives ``known_<table>`` (``raw``, ``id``), whose ids stay, and of a table with a least count
+``pending_<table>`` (``raw``, ``n``): how often earlier nights have seen ids that are not known yet.
+To these it adds the rows and behaviours of its own window (`Options.counted_from`). Where ids may
+leave (`Options.expires_before`), these tables and ``vocabulary_<table>`` also have ``last``, the
+second at which training last saw an id. Ids that stay move up, in their order.
 """
 
 from __future__ import annotations
@@ -51,32 +58,115 @@ def build(
         if table.buckets:
             rows[table.name] = FIRST_ID + table.buckets
             continue
-        features = [f for f in schema.features if f.table == table.name]
-        counted = " UNION ALL ".join(_frequencies(engine, schema, f) for f in features)
-        counted = counted or "SELECT CAST(NULL AS STRING) AS raw, 0 AS n"
-        counted = f"SELECT raw, sum(n) AS n FROM ({counted}) f WHERE raw IS NOT NULL GROUP BY raw"
         step, named = f"vocabulary {table.name}", _vocabulary(table)
-        known = _known(engine, table)
+        counted, limit = _counted(engine, config, table), config.expires_before()
+        last = "" if limit is None else ", last"
+        if limit is not None:
+            counted = f"SELECT * FROM ({counted}) s WHERE last >= {limit}"
+        known = _known(engine, table, counted, limit)
         if closed:
             counted = f"SELECT * FROM ({counted}) c WHERE 1 = 0"
         elif known:  # ids that were given before stay, and new ones follow them
             left = f"LEFT JOIN {_given(table)} k ON k.raw = c.raw WHERE k.raw IS NULL"
-            counted = f"SELECT c.raw, c.n FROM ({counted}) c {left}"
+            counted = f"SELECT c.* FROM ({counted}) c {left}"
+        if table.least > 1:
+            engine.run(f"ids of {table.name}", f"CREATE TABLE {_unknown(table)} AS {counted}")
+            counted = f"SELECT * FROM {_unknown(table)} WHERE n >= {table.least}"
         found = engine.ranked(step, named, counted, "n DESC, raw", FIRST_ID + known)
         if known:
-            engine.execute(f"INSERT INTO {named} SELECT raw, 0 AS n, id FROM {_given(table)}")
+            given = f"SELECT raw, 0 AS n{last}, id FROM {_given(table)}"
+            engine.execute(f"INSERT INTO {named} {given}")
         rows[table.name] = FIRST_ID + known + found
     return rows
 
 
-def _known(engine: Engine, table: Table) -> int:
-    """How many ids ``known_<table>`` (``raw``, ``id``) gives, where a night has brought it."""
-    there = engine.columns(f"known_{table.name}")
-    return int(engine.one(f"SELECT count(*) FROM {_given(table)}")[0]) if there else 0
+def _counted(engine: Engine, config: Options, table: Table) -> str:
+    """SQL of a table's ids and how often each counts: (raw, n), and ``last`` where ids expire."""
+    features = [f for f in config.schema().features if f.table == table.name]
+    own = " UNION ALL ".join(_frequencies(engine, config, f) for f in features)
+    own = own or "SELECT CAST(NULL AS STRING) AS raw, 0 AS n, 0 AS fresh, 0 AS last"
+    n = "n" if config.counted_from() is None or table.least == 1 else "fresh"
+    expires = config.expires_before() is not None
+    latest = ", max(last) AS last" if expires else ""
+    own = f"SELECT raw, sum({n}) AS n{latest} FROM ({own}) f WHERE raw IS NOT NULL GROUP BY raw"
+    if not engine.columns(f"pending_{table.name}"):
+        return own
+    both = "coalesce(c.n, 0) + coalesce(p.n, 0) AS n"
+    both += ", greatest(c.last, p.last) AS last" if expires else ""
+    return f"""SELECT coalesce(c.raw, p.raw) AS raw, {both}
+        FROM ({own}) c FULL JOIN {name(f"pending_{table.name}")} p ON p.raw = c.raw"""
+
+
+def rare(table: Table) -> str:
+    """SQL of the ids of a table with a least count that are not known yet: (raw, n), and ``last``
+    where ids expire."""
+    return f"SELECT * FROM {_unknown(table)} WHERE n < {table.least}"
+
+
+def rare_ids(engine: Engine, schema: Schema) -> dict[str, int]:
+    """Table with a least count -> how many ids that training sees share the unknown row."""
+    tables = (t for t in schema.tables if t.least > 1)
+    return {t.name: int(engine.one(f"SELECT count(*) FROM ({rare(t)}) r")[0]) for t in tables}
+
+
+def notes(
+    schema: Schema,
+    found: Mapping[str, int],
+    sizes: Mapping[str, int],
+    unknown: Mapping[str, int],
+    trained: int,
+) -> list[str]:
+    """What least counts left to the unknown row, a sentence for each table.
+
+    found: as `rare_ids`. sizes: rows of each table. unknown: of each feature, training rows with
+    an unknown value. trained: training rows.
+    """
+    said = []
+    for table, ids in found.items():
+        shares = [
+            f"{unknown[f.name] / trained:.2%} have one in {f.name!r}"
+            for f in schema.features
+            if f.table == table and f.name in unknown
+        ]
+        rows = f"; of {trained:,} training rows {' and '.join(shares)}" if shares else ""
+        least, own = schema.table(table).least, sizes[table] - FIRST_ID
+        said.append(
+            f"{ids:,} ids of table {table!r} were seen fewer than {least} times in training and "
+            f"share the unknown row, beside {own:,} that have rows of their own{rows}"
+        )
+    return said
+
+
+def _known(engine: Engine, table: Table, seen: str, limit: int | None) -> int:
+    """How many ids ``known_<table>`` gives, where a night has brought it.
+
+    seen: SQL of the ids that training has seen since `limit`. Of the others those leave that it
+    has not seen since then before either; a note says how many.
+    """
+    if not engine.columns(f"known_{table.name}"):
+        return 0
+    given = int(engine.one(f"SELECT count(*) FROM {_given(table)}")[0])
+    if limit is None:
+        return given
+    engine.replace(
+        _given(table),
+        f"""SELECT raw, (row_number() OVER (ORDER BY id) + {FIRST_ID - 1})::INTEGER AS id, last
+        FROM (SELECT k.raw, k.id, greatest(k.last, s.last) AS last
+            FROM {_given(table)} k LEFT JOIN ({seen}) s ON s.raw = k.raw) e
+        WHERE last >= {limit}""",
+    )
+    left = int(engine.one(f"SELECT count(*) FROM {_given(table)}")[0])
+    if left < given:
+        engine.notes.append(
+            f"{given - left:,} of {given:,} ids of table {table.name!r} have left the vocabulary, "
+            "as training has not seen them for so long; a model reads them as unknown"
+        )
+    return left
 
 
 def _count(engine: Engine, config: Options, impressions: bool, late: Late) -> None:
-    """``count_<group or feature>`` (``idx``, ``n``): how often training sees what.
+    """``count_<group or feature>`` (``idx``, ``n``): how often training sees what; where a night
+    asks for it also ``fresh``, how often from `Options.counted_from` on, and ``last``, when.
 
     Of users and items that is a row of ``dims``, so a value counts where it is known.
     """
@@ -93,34 +183,53 @@ def _count(engine: Engine, config: Options, impressions: bool, late: Late) -> No
         f"""CREATE VIEW visible AS SELECT b.* FROM behaviours b
         LEFT JOIN horizon h ON h."user" = b."user" {where}"""
     )
+    measures = _measures(config)
+    time = ', "timestamp"' if len(measures) > 1 else ""
     for group in ("user", "item"):
-        source = f"SELECT {late.row(group)} AS idx FROM visible"
+        source = f"SELECT {late.row(group)} AS idx{time} FROM visible"
         if impressions:
-            source += f" UNION ALL SELECT {late.row(group)} FROM {rows}"
-        _grouped(engine, group, source)
+            source += f" UNION ALL SELECT {late.row(group)}{time} FROM {rows}"
+        _grouped(engine, group, source, measures)
     for f in schema.group("behaviour"):
-        _grouped(engine, f.name, f"SELECT {code(f)} AS idx FROM visible", "feature_")
+        source = f"SELECT {code(f)} AS idx{time} FROM visible"
+        _grouped(engine, f.name, source, measures, "feature_")
     for f in schema.group("context"):
-        _grouped(engine, f.name, f"SELECT {code(f)} AS idx FROM {rows}", "feature_")
+        source = f"SELECT {code(f)} AS idx{time} FROM {rows}"
+        _grouped(engine, f.name, source, measures, "feature_")
 
 
-def _grouped(engine: Engine, what: str, source: str, prefix: str = "") -> None:
+def _measures(config: Options) -> dict[str, str]:
+    """What is counted of each value: name -> SQL."""
+    since, found = config.counted_from(), {"n": "count(*)"}
+    if since is not None:
+        found["fresh"] = f'sum(CASE WHEN "timestamp" >= {since} THEN 1 ELSE 0 END)'
+    if config.expires_before() is not None:
+        found["last"] = 'max("timestamp")'
+    return found
+
+
+def _grouped(
+    engine: Engine, what: str, source: str, measures: Mapping[str, str], prefix: str = ""
+) -> None:
+    chosen = ", ".join(f"{sql} AS {measure}" for measure, sql in measures.items())
     engine.run(
         f"count {what}",
         f"""CREATE TABLE {name(f"count_{prefix}{what}")} AS
-        SELECT idx, count(*) AS n FROM ({source}) s GROUP BY idx""",
+        SELECT idx, {chosen} FROM ({source}) s GROUP BY idx""",
     )
 
 
-def _frequencies(engine: Engine, schema: Schema, feature: Feature) -> str:
-    """SQL of (raw, n) of a feature's values."""
+def _frequencies(engine: Engine, config: Options, feature: Feature) -> str:
+    """SQL of a feature's values and their `_measures`."""
+    schema, measured = config.schema(), ", ".join(_measures(config))
     dims, counts = _dims(feature), f"count_feature_{feature.name}"
     if feature.group in ("profile", "item"):
         counts = "count_user" if feature.group == "profile" else "count_item"
     source = f"d.{_column(schema, feature)}"
     value = f"{source} AS raw" if feature.length is None else engine.elements({"raw": source})
-    joined = f"SELECT {value}, c.n FROM {name(counts)} c JOIN {dims} d ON d.idx = c.idx"
-    return f"SELECT raw, n FROM ({joined}) e"
+    counted = ", ".join(f"c.{measure}" for measure in _measures(config))
+    joined = f"SELECT {value}, {counted} FROM {name(counts)} c JOIN {dims} d ON d.idx = c.idx"
+    return f"SELECT raw, {measured} FROM ({joined}) e"
 
 
 def _column(schema: Schema, feature: Feature) -> str:
@@ -134,6 +243,10 @@ def _dims(feature: Feature) -> str:
 
 def _vocabulary(table: Table) -> str:
     return name(f"vocabulary_{table.name}")
+
+
+def _unknown(table: Table) -> str:
+    return name(f"unknown_{table.name}")
 
 
 def _given(table: Table) -> str:

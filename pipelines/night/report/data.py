@@ -170,6 +170,8 @@ def _start(record: Json, warm: Json | None) -> str:
     new = ", ".join(f"{table} {n:,}" for table, n in (warm.get("new") or {}).items())
     said = f"warm, from version {warm.get('parent')} after {warm.get('step', 0):,} steps"
     said += f"; new ids: {new}" if new else ""
+    gone = ", ".join(f"{table} {n:,}" for table, n in (warm.get("gone") or {}).items() if n)
+    said += f"; ids that expired: {gone}" if gone else ""
     fresh = warm.get("fresh")
     said += f"; begun anew: {', '.join(map(str, fresh))}" if fresh else ""
     moved = warm.get("moved")

@@ -76,6 +76,7 @@ def assert_same(*folders):
         "counts",
         "versions",
         "vocabulary",
+        "rare",
         "notes",
         "numbers",
         "summary",
@@ -112,7 +113,7 @@ def assert_same(*folders):
 
 def test_behaviours_with_drawn_negatives(tmp_path):
     raw = written(rows_of(3, items=400), tmp_path / "log.csv")
-    config = taobao.Config(raw=raw, types=True, negatives=2, user_rate=0.9)
+    config = taobao.Config(raw=raw, types=True, negatives=2, user_rate=0.9, item_least=3)
     assert_same(prepare(config, tmp_path / "duck"), prepare(config, tmp_path / "spark", "spark"))
 
 
