@@ -20,7 +20,7 @@ def overall(whole: Sums, limits: Thresholds, level: float) -> Check:
     off, limit, pcoc = limits.pcoc, limits.pcoc_limit, whole.pcoc
     if off is None or limit is None or pcoc is None:
         return unset("pcoc", pcoc, whole.interval)
-    said = _said(whole)
+    said, limit = _said(whole), max(limit, off)
     if ratios.p_value(whole.alone(), limit) <= level:
         said = f"{said}; it is shown to be outside {_bounds(limit)}, which no model may be"
         return Check("pcoc", "fail", said, pcoc, off, whole.interval)

@@ -31,7 +31,7 @@ class Thresholds:
     pcoc, segment_pcoc: so far may PCOC be from 1, of all rows and of a large segment, and so much
         further than the incumbent's.
     pcoc_limit: no PCOC of all rows that is shown to be further from 1 passes, whatever the
-        incumbent's.
+        incumbent's; at least pcoc.
     segment_share: a segment is large from this share of all clicks, or of all predicted ones, on.
     clicks, users: from here on an evening is evidence enough for ``strict``; users are those with a
         click, or, where these are fewer, those with a row without one.

@@ -110,7 +110,7 @@ def test_a_pcoc_that_is_off_fails_unless_the_incumbents_is_as_far_off(pair):
     for new in (1.15, 0.86):
         assert outcome(new, 1.0) == outcome(new, 1.05) == "fail"
         assert outcome(new, 1.15) == outcome(new, 0.86) == "warn"
-        assert outcome(new, new, pcoc=0.5, pcoc_limit=0.05) == "fail", "whatever the incumbent's"
+        assert outcome(new, new, pcoc=0.05, pcoc_limit=0.05) == "fail", "whatever the incumbent's"
     assert outcome(1.0, 1.15) == "pass"
     assert outcome(1.03, 1.0) == "pass", "not shown"
 
