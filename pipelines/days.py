@@ -61,8 +61,8 @@ class Dealt:
         there = len(self.days) - len(self.new)
         known = f"; {there} of them were there already" if there else ""
         return (
-            f"{self.root}: {counted(len(self.days), 'day')}{kind}, {min(self.days)} to {max(self.days)}, "
-            f"{rows:,} rows{other}{known}"
+            f"{self.root}: {counted(len(self.days), 'day')}{kind}, {min(self.days)} to "
+            f"{max(self.days)}, {rows:,} rows{other}{known}"
         )
 
 

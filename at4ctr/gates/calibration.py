@@ -68,9 +68,7 @@ def _segment(name: str, s: Sums, off: float, worse: float, wrong: float, level: 
     return Check(name, outcome, said, s.pcoc or 0.0, off, interval)
 
 
-def _silent(
-    name: str, s: Sums, off: float, worse: float, wrong: float, level: float
-) -> Check:
+def _silent(name: str, s: Sums, off: float, worse: float, wrong: float, level: float) -> Check:
     """A segment without a click, of which PCOC has a lower bound alone."""
     said = (
         f"no click is seen in {s.rows.sum():,.0f} rows of {s.users:,} users, and "

@@ -83,8 +83,8 @@ def to_file(path: Path) -> Iterator[None]:
 def to_terminal(*, verbose: bool) -> Iterator[None]:
     """Log lines to stderr: stdout is for the result alone.
 
-    Without ``verbose`` these are the stages and the warnings, and what is printed to stderr meanwhile
-    becomes log lines.
+    Without ``verbose`` these are the stages and the warnings, and what is printed to stderr
+    meanwhile becomes log lines.
     """
     root = logging.getLogger("at4ctr")
     kept = root.level, root.propagate

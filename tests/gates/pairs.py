@@ -1,7 +1,7 @@
 """How alike the scores of two real models of the same rows are, and by how much one leads.
 
-``python -m tests.gates.pairs FILE …`` reads ``predictions.npz`` of nights that had an incumbent, and
-prints a line of JSON for each. `tests.gates.power` simulates evenings that are alike.
+``python -m tests.gates.pairs FILE …`` reads ``predictions.npz`` of nights that had an incumbent,
+and prints a line of JSON for each. `tests.gates.power` simulates evenings that are alike.
 """
 
 import json

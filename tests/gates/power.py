@@ -20,11 +20,20 @@ from tests.gates.evening import scores
 
 RESULT = Path(__file__).with_name("power.json")
 PAGE = Path(__file__).parents[2] / "docs/results/simulated/gates.md"
-EVENINGS = {100: 200, 400: 200, 2_000: 200, 6_000: 150, 20_000: 30}  # by clicks
-LOSSES = (-0.01, 0.0, 0.01)  # of the candidate's AUC; below 0 it is better
+EVENINGS = {400: 100, 2_000: 120, 6_000: 80, 20_000: 12}  # by clicks
+LOSSES = (0.0, 0.01)  # of the candidate's AUC
 AREA, LIKENESS = 0.77, 0.87  # of the incumbent; of the two models' scores
-LINE = "\n"
 BY_USER = 0.15  # of a model's noise
+PAIR = ("pair", "clicks", "AUC", "partial correlation", "of the difference common to a user",
+        "error · √clicks")  # fmt: skip
+PAIRS = (
+    ("two seeds of `din_at4ctr` on trivago, real impressions", "2,749", "0.771, 0.767", "0.913",
+     "38 %", "0.107"),
+    ("night of 11-27 and its parent, **simulated** log of `make days DATASET=taobao`", "51,302",
+     "0.792, 0.769", "0.870", "16 %", "0.235"),
+    ("night of 11-28 and its parent, likewise", "51,351", "0.791, 0.779", "0.918", "16 %",
+     "0.218"),
+)  # fmt: skip
 FAMILIES = ("auc", "normalized entropy", "pcoc", "segment")
 
 
@@ -71,43 +80,46 @@ def page(lines):
              for x in equal]  # fmt: skip
     return f"""# The model gate: how often it publishes and refuses
 
-**Simulated** evenings. `make gate-power` makes this page. ΔAUC is the true difference of the candidate from the
-incumbent. Thresholds are the defaults: error {given.error:g}, auc_loss {given.auc_loss:g}, entropy_rise \
-{given.entropy_rise:g}, pcoc {given.pcoc:g}, segment_pcoc {given.segment_pcoc:g}.
+**Simulated** evenings. `make gate-power` makes this page. ΔAUC is the true difference of the
+candidate from the incumbent. Thresholds are the defaults: error {given.error:g}, auc_loss
+{given.auc_loss:g}, entropy_rise {given.entropy_rise:g}, pcoc {given.pcoc:g}, segment_pcoc
+{given.segment_pcoc:g}.
 
-{LINE.join(markdown(head, rows))}
+{table(head, rows)}
 
-The first columns are of `policy=fresh`, the last two of `policy=strict`. What `strict` neither publishes nor holds it
-refuses, as `fresh` does.
+The first columns are of `policy=fresh`, the last two of `policy=strict`. What `strict` neither
+publishes nor holds it refuses, as `fresh` does.
 
-Equally good candidates that are refused, by the check that refuses them. Each family of checks has a level of
-{given.level(1):.1%}:
+Equally good candidates that are refused, by the check that refuses them. Each family of checks
+has a level of {given.level(1):.1%}:
 
-{LINE.join(markdown(("clicks", "AUC", "NE", "PCOC", "a segment"), parts))}
+{table(("clicks", "AUC", "NE", "PCOC", "a segment"), parts)}
 
 ## How the evenings are simulated
 
-- A row's true logit is the sum of a user's part (variance {rivals.USER:g}) and one of its own \
-(variance {rivals.ROW:g}). A user has {rivals.ROWS + 1} rows on
-  average, and {rivals.CLICKS:.1%} of the rows have a click.
-- Both models see the true logit through noise. The incumbent's AUC is {AREA:g}. Among rows with a click, and among
-  rows without one, the scores of two equally good models have a correlation of {LIKENESS:g}. Of the noise \
-{BY_USER:.0%} is common to the
-  rows of a user.
-- Both are calibrated, overall and in each of the {sum(rivals.SEGMENTS)} segments, of {len(rivals.SEGMENTS)} families.
+- A row's true logit is the sum of a user's part (variance {rivals.USER:g}) and one of its own
+  (variance {rivals.ROW:g}). A user has {rivals.ROWS + 1} rows on average, and
+  {rivals.CLICKS:.1%} of the rows have a click.
+- Both models see the true logit through noise. The incumbent's AUC is {AREA:g}. Among rows with a
+  click, and among rows without one, the scores of two equally good models have a correlation of
+  {LIKENESS:g} (the partial correlation). Of the noise {BY_USER:.0%} is common to a user's rows.
+- Both are calibrated, overall and in each of the {sum(rivals.SEGMENTS)} segments, of
+  {len(rivals.SEGMENTS)} families.
 
-`python -m tests.gates.pairs` measured how alike real pairs of models are. The last column is the standard error of ΔAUC
-times the root of the clicks, by the gate's bootstrap; of these simulated evenings it is 0.147 (2,779 clicks).
+`python -m tests.gates.pairs` measured how alike real pairs of models are. The last column is the
+standard error of ΔAUC times the root of the clicks, by the gate's bootstrap; of a simulated
+evening of 2,779 clicks it is 0.147.
 
-| pair | clicks | AUC | partial correlation | of the difference common to a user | error · √clicks |
-|---|---|---|---|---|---|
-| two seeds of `din_at4ctr` on trivago, real impressions | 2,749 | 0.771, 0.767 | 0.913 | 38% | 0.107 |
-| night of 11-27 and its parent, **simulated** log of `make days DATASET=taobao` | 51,302 | 0.792, 0.769 | 0.870 | 16% | 0.235 |
-| night of 11-28 and its parent, likewise | 51,351 | 0.791, 0.779 | 0.918 | 16% | 0.218 |
+{table(PAIR, PAIRS)}
 
-The logs of `taobao` have one drawn row without a click for each click. Such an evening tells less of AUC than one with
-six to twenty times as many rows without a click: it needs about 2.4 times as many clicks for the same rates.
+The logs of `taobao` have one drawn row without a click for each click. Such an evening tells less
+of AUC than one of many rows without a click: by the errors above it needs about 2.4 times as many
+clicks for the same rates.
 """
+
+
+def table(head, rows):
+    return "\n".join(markdown(head, rows))
 
 
 def main():

@@ -31,8 +31,8 @@ def rows(rng, users):
 def noise(rng, owner, variance, by_user):
     """Of rows: so much of its variance is of the user."""
     users = owner.max() + 1
-    return np.sqrt(variance) * (np.sqrt(by_user) * rng.standard_normal(users)[owner]
-                                + np.sqrt(1 - by_user) * rng.standard_normal(owner.size))  # fmt: skip
+    common, own_part = rng.standard_normal(users)[owner], rng.standard_normal(owner.size)
+    return np.sqrt(variance) * (np.sqrt(by_user) * common + np.sqrt(1 - by_user) * own_part)
 
 
 def answered(seen, variance):
@@ -45,7 +45,7 @@ def answered(seen, variance):
 def variance(area):
     """Of the noise of a model of this AUC."""
     rng = np.random.default_rng(20_000)
-    owner, t = rows(rng, SAMPLE)
+    _, t = rows(rng, SAMPLE)
     clicked = rng.random(t.size) < sigmoid(t)
     unit = rng.standard_normal(t.size)
     low, high = 0.0, 20.0
@@ -61,7 +61,7 @@ def own(area, likeness):
     """Of that noise, what two such models do not share, if this is the correlation of their scores
     within clicked rows and within the others."""
     rng = np.random.default_rng(20_001)
-    owner, t = rows(rng, SAMPLE)
+    _, t = rows(rng, SAMPLE)
     clicked = rng.random(t.size) < sigmoid(t)
     return (1 - likeness) * (within(t, clicked).var() + variance(area))
 
@@ -78,7 +78,9 @@ def evening(seed, clicks, area, likeness, loss=0.0, by_user=0.1):
     mine = own(area, likeness)
     both = variance(area) - mine
     if both < 0:
-        raise ValueError(f"two models of AUC {area} are more alike than {likeness}; expected more, or less noise")
+        raise ValueError(
+            f"two models of AUC {area} are more alike than {likeness}; expected more, or less noise"
+        )
     common = t + noise(rng, owner, both, by_user)
     each = (variance(area - loss) - both, mine)
     logits = [answered(common + noise(rng, owner, v, by_user), both + v) for v in each]

@@ -70,7 +70,7 @@ def test_what_few_users_leave_in_doubt_is_decided_by_the_policy():
         assert judged(worse, pair[1], replace(LIMITS, policy=policy)).decision == "REJECT"
 
 
-def test_the_level_of_a_check_follows_from_the_error_and_the_labels(pair):
+def test_the_level_of_a_check_follows_from_the_error_and_the_labels():
     """Bonferroni: four families of each label; the sentence says which interval decided."""
     assert replace(LIMITS, error=0.08).level(5) == pytest.approx(0.004)
     labels, owner, (a, b) = evening(0, users=300, rows=12, noise=(0.5, 0.5))

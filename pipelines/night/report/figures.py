@@ -137,7 +137,9 @@ def trends(nights: Sequence[Night | None], folder: Path, *, simulated: bool) -> 
         percent = name == "trend_unknown.png"
         if series and panel(nights, series, folder / name, title + note, levels=levels,
                             percent=percent):  # fmt: skip
-            said[name] = f"{title}, {counted(len(nights), 'night')} to {dates(list(nights))[-1]}{note}"
+            said[name] = (
+                f"{title}, {counted(len(nights), 'night')} to {dates(list(nights))[-1]}{note}"
+            )
     return said
 
 

@@ -150,7 +150,8 @@ th{text-align:left;color:var(--soft);font-weight:600;white-space:nowrap}
 td.said{min-width:15em;overflow-wrap:break-word}
 .facts td:first-child{color:var(--soft);width:13em}
 .pass,.fail,.hold,.warn{font-weight:650;white-space:nowrap}
-@media (prefers-color-scheme:light){.pass{color:#1b6e3c}.fail{color:#a6231c}.hold,.warn{color:#855400}}
+@media (prefers-color-scheme:light){.pass{color:#1b6e3c}.fail{color:#a6231c}
+.hold,.warn{color:#855400}}
 .pictures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:12px;
 align-items:start}
 figure{margin:0;background:#fff;border:1px solid var(--line);border-radius:6px;padding:6px}

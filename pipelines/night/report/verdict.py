@@ -145,7 +145,8 @@ def advice(night: Night) -> Sequence[tuple[str, str]]:
     if night.kind == "HOLD":
         said = (
             f"{stays}. Nobody can tell whether this model is better: read the checks that did not "
-            "pass (a first model always holds). To publish it by your own judgement; the reason is kept:"
+            "pass (a first model always holds). To publish it by your own judgement; the reason is "
+            "kept:"
         )
         return [(said, bless)]
     return [(_again(night, stays), _night(night))]
