@@ -66,8 +66,8 @@ def _notes(places: Places, wrong: set[date], standing: str) -> Iterator[str]:
     if wrong:
         named = ", ".join(map(str, sorted(wrong)))
         yield (
-            f"not shown, as no log and no other night is near: {named}; if mistyped, delete "
-            f"{places.nights}/dt=…"
+            f"not shown, as no log and no night that found one are near: {named}; if mistyped, "
+            f"delete {places.nights}/dt=…"
         )
     if standing:
         yield standing

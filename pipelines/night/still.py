@@ -14,10 +14,10 @@ from at4ctr.data import days
 from at4ctr.errors import InputError
 from at4ctr.plural import counted
 from pipelines.night.asked import DEFAULTS
-from pipelines.night.attempt import Attempt, attempts
+from pipelines.night.attempt import attempts
 from pipelines.night.places import Places
 
-NEAR = timedelta(31)  # a date that is further from every log and every other night is mistyped
+NEAR = timedelta(31)  # between two groups of dates there is more
 
 
 @dataclass(frozen=True)
@@ -75,21 +75,27 @@ def asked(places: Places) -> Mapping[str, str]:
 
 
 def mistyped(places: Places, settings: Mapping[str, str]) -> set[date]:
-    """Dates of nights that found no log, and no log and no other night is near them.
+    """Dates of nights that found no log, as there is none near them, nor any other kind of night.
 
-    settings: the flags of the chain. Nothing is mistyped where the folder of the log has no day.
+    Days of the log and dates of nights are put in groups, between which more than `NEAR` lies; such
+    dates are groups of their own. settings: the flags of the chain. Nothing is mistyped where the
+    folder of the log has no day.
     """
     try:
-        logs = days.dates(Path(settings["data"]))
+        logs = set(days.dates(Path(settings["data"])))
     except (KeyError, InputError, OSError):
         return set()
     if not logs:
         return set()
-    known = {day: found[-1] for day in places.dates() if (found := attempts(places, day))}
-    near = [*logs, *(day for day, a in known.items() if not _skipped(a))]
-    return {day for day, a in known.items()
-            if _skipped(a) and all(abs(day - other) > NEAR for other in near)}  # fmt: skip
+    groups = list[list[date]]()
+    for day in sorted({*logs, *places.dates()}):
+        if not groups or day - groups[-1][-1] > NEAR:
+            groups.append([])
+        groups[-1].append(day)
+    alone = (group for group in groups if logs.isdisjoint(group))
+    return {day for group in alone if all(_skipped(places, d) for d in group) for day in group}
 
 
-def _skipped(attempt: Attempt) -> bool:
-    return (attempt.outcome or {}).get("name") == "SKIPPED"
+def _skipped(places: Places, day: date) -> bool:
+    known = attempts(places, day)
+    return bool(known) and (known[-1].outcome or {}).get("name") == "SKIPPED"

@@ -431,7 +431,7 @@ MUTANTS = (
         "pipelines/night/still.py",
         "tests/pipelines/test_nightly_still.py",
         ("version not in retired", "True"),
-        ("> NEAR", "> 9999 * NEAR"),
+        ("> NEAR", "> 999 * NEAR"),
     ),
     *_of(
         "at4ctr/gates/resampling.py",

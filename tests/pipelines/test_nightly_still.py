@@ -97,8 +97,13 @@ def test_a_mistyped_date_counts_nowhere_and_is_named(made):
     wrong = str(DAY + timedelta(9999))
     assert found.value["mistyped"] == [wrong]
     assert [n["date"][-2:] for n in found.value["nights"]] == ["25", "26", "04"]
-    assert f"no other night is near: {wrong}; if mistyped" in found.text
+    assert f"are near: {wrong}; if mistyped" in found.text
     assert still.of(places).nights == 2
+
+
+def test_a_log_that_has_not_come_for_months_is_no_mistake(made):
+    nights = [*STILL[:1], *((n, "SKIPPED", None) for n in range(1, 100, 9))]
+    assert operate.status(made(nights, logs_of=range(1))).value["mistyped"] == []
 
 
 def test_without_any_log_no_date_is_mistyped(made):
