@@ -32,8 +32,11 @@ def check(today: Stats, before: Sequence[Stats], thresholds: Thresholds) -> list
     if len(days) >= thresholds.fewest:
         usual = Usual(tuple(days), thresholds.recent, thresholds.deviations)
     else:
-        known = f"{counted(len(days), 'day')} before {'is' if len(days) == 1 else 'are'} known"
-        said = f"{known}, fewer than {thresholds.fewest}: only what needs no history was checked"
+        are = "is" if len(days) == 1 else "are"
+        said = (
+            f"{counted(len(days), 'day')} before {are} known, fewer than {thresholds.fewest}: only "
+            "what needs no history was checked"
+        )
         found.append(Anomaly("note", "history", "log", said, len(days), thresholds.fewest))
     if not any(r.rows for r in today.relations.values()):
         return [_no_rows(today), *found]

@@ -103,13 +103,13 @@ def p_value(sums: Sums, off: float) -> float:
 def _least(sums: Sums, side: float, bound: float) -> float:
     """The least of the z of the parts. side: 1 of a PCOC that is too high, -1 of one too low.
     bound: of the distance of logarithms."""
-    mine, psi = np.log(sums.pcoc), _influence(sums.new, sums.clicks)
+    mine, psi = _log(sums.new, sums.clicks), _influence(sums.new, sums.clicks)
     found = [_z(side * mine - bound, psi)]
     if sums.old is not None:
         total = sums.old.sum()
         if not total:  # infinitely far off
             return -np.inf
-        other, phi = np.log(sums.before), _influence(sums.old, sums.clicks)
+        other, phi = _log(sums.old, sums.clicks), _influence(sums.old, sums.clicks)
         found += [_z(side * mine - sign * other - bound, side * psi - sign * phi)
                   for sign in (1.0, -1.0)]  # fmt: skip
     return min(found)
@@ -142,6 +142,11 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
 def _ratio(predicted: Floats, clicks: Floats) -> float | None:
     seen = float(clicks.sum())
     return float(predicted.sum()) / seen if seen else None
+
+
+def _log(predicted: Floats, clicks: Floats) -> float:
+    """ln R, where there are clicks."""
+    return float(np.log(predicted.sum() / clicks.sum()))
 
 
 def _influence(predicted: Floats, clicks: Floats) -> Floats:

@@ -73,8 +73,8 @@ def page(lines):
                                                    "published, strict", "held, strict")))
         for x in lines
     ]  # fmt: skip
-    head = ("clicks", "ΔAUC", "evenings", "published", "published with a warning", "refused", "held",
-            "strict: published", "strict: held")  # fmt: skip
+    head = ("clicks", "ΔAUC", "evenings", "published", "published with a warning", "refused",
+            "held", "strict: published", "strict: held")  # fmt: skip
     equal = [x for x in lines if not x["auc_loss"]]
     parts = [(f"{x['clicks']:,}", *(f"{x['refused_by'][f] / x['evenings']:.1%}" for f in FAMILIES))
              for x in equal]  # fmt: skip

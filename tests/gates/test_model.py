@@ -17,7 +17,7 @@ from at4ctr.gates.verdict import NUMBERS, Thresholds, Verdict, decide, override
 from at4ctr.metrics import auc
 from tests.gates.evening import evening, halves, logit, scores
 
-LIMITS = Thresholds()
+LIMITS, STRICT = Thresholds(), Thresholds(policy="strict")
 ROW = evening(0, noise=(0.2, 0.6))
 
 
@@ -58,16 +58,16 @@ def test_a_model_passes_against_itself(pair):
 def test_what_few_users_leave_in_doubt_is_decided_by_the_policy():
     labels, owner, (a, b) = evening(0, users=300, rows=12, noise=(0.5, 0.5))
     pair = scores(labels, owner, a), scores(labels, owner, b)
-    for policy, decision in (("fresh", "BLESS"), ("strict", "HOLD")):
-        verdict = judged(*pair, replace(LIMITS, policy=policy))
+    for limits, decision in ((LIMITS, "BLESS"), (STRICT, "HOLD")):
+        verdict = judged(*pair, limits)
         check = next(c for c in verdict.checks if c.name == "auc")
         assert (verdict.decision, check.outcome) == (decision, "warn")
         assert check.value == auc(labels == 1, a) - auc(labels == 1, b)
         assert check.interval[0] < -0.001 < check.interval[1]
         assert check in verdict.decisive
     worse = scores(labels, owner, -np.asarray(a))
-    for policy in ("fresh", "strict"):
-        assert judged(worse, pair[1], replace(LIMITS, policy=policy)).decision == "REJECT"
+    for limits in (LIMITS, STRICT):
+        assert judged(worse, pair[1], limits).decision == "REJECT"
 
 
 def test_the_level_of_a_check_follows_from_the_error_and_the_labels():
@@ -186,20 +186,20 @@ def test_no_segments_hold(pair):
     assert judged(pair[0], pair[1], segments={}).decision == "HOLD"
 
 
-@pytest.mark.parametrize("policy", ["fresh", "strict"])
+@pytest.mark.parametrize("limits", [LIMITS, STRICT], ids=lambda limits: limits.policy)
 @pytest.mark.parametrize(("clicks", "negatives", "users", "what"), [
     (399, 5000, 500, "warn"), (500, 399, 500, "warn"), (500, 5000, 99, "warn"),
     (29, 900, 500, "hold"), (900, 29, 500, "hold"), (900, 900, 29, "hold"),
     (0, 900, 500, "hold"), (900, 0, 500, "hold"),
 ])  # fmt: skip
 def test_little_evidence_is_a_warning_and_next_to_none_holds(
-    clicks, negatives, users, what, policy
+    clicks, negatives, users, what, limits
 ):
     labels = np.repeat([1.0, 0.0], [clicks, negatives])
     p = np.full(labels.size, np.clip(labels.mean(), 0.01, 0.99))
     s = Scores(labels, logit(p), np.arange(labels.size) % users)
-    verdict = judged(s, s, replace(LIMITS, policy=policy))
-    blessed = what == "warn" and policy == "fresh"
+    verdict = judged(s, s, limits)
+    blessed = what == "warn" and limits.policy == "fresh"
     assert verdict.decision == ("BLESS" if blessed else "HOLD"), verdict
     assert {c.outcome for c in verdict.decisive} == {what}
 

@@ -29,7 +29,8 @@ def test_sums_are_of_the_masks_rows_by_user():
     assert found.clicks.tolist() == [1, 2]
     assert found.new == pytest.approx([0.6, 0.9])
     assert found.old == pytest.approx([1.2, 1.8])
-    assert (found.users, found.pcoc) == (2, pytest.approx(0.5))
+    assert found.users == 2
+    assert found.pcoc == pytest.approx(0.5)
     assert found.before == pytest.approx(1.0)
     assert found.alone().before is None
 
@@ -79,9 +80,9 @@ def test_edges():
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0.001, 0.5))
 def test_holm_is_the_literal_step_down(p, level):
     """The smallest against level / n, the next against level / (n - 1), until one is above."""
-    named = dict(enumerate(p))
-    refused = set()
-    for place, name in enumerate(sorted(named, key=named.get)):
+    named = {str(number): value for number, value in enumerate(p)}
+    refused = set[str]()
+    for place, name in enumerate(sorted(named, key=lambda k: named[k])):
         if (len(p) - place) * named[name] > level:
             break
         refused.add(name)
