@@ -45,7 +45,7 @@ class Sums:
         there = rows > 0
 
         def total(values: Floats) -> Floats:
-            return np.bincount(inside, values[mask])[there]
+            return np.bincount(inside, values[mask])[there].astype(np.float64, copy=False)
 
         other = None if old is None else total(old)
         return cls(rows[there].astype(float), total(clicked), total(new), other)
