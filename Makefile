@@ -17,7 +17,7 @@ override install = $(PY) -m pip install --quiet --require-hashes -r $1 2> >(grep
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev setup-spark data vectors train eval compare predict analyse serve verify-c verify-tfserving days nightly nightly-status rollback test-slow \
-	tune search repeats waits reproduce bench bench-peers soak soak-publish soak-nightly mutants test contract lint lock clean
+	tune search repeats waits reproduce bench bench-peers soak soak-publish soak-nightly mutants gate-power test contract lint lock clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -156,6 +156,10 @@ soak-nightly: setup-dev
 ## make mutants     faults put into the code one by one: do the tests notice?   ARGS=
 mutants: setup-dev
 	@$(words) tests.mutation
+
+## make gate-power  how often the model gate publishes and refuses, on simulated evenings
+gate-power: setup-dev
+	@$(PY) -m tests.gates.power
 
 ## make test        the tests
 test: setup-dev

@@ -32,6 +32,7 @@ from at4ctr.data.engines.base import bar
 from at4ctr.data.engines.csv_file import check_file, inflated, readable
 from at4ctr.durable import make_folder, sync
 from at4ctr.errors import InputError
+from at4ctr.plural import counted
 from export.streams import ignoring_closed_pipes
 from pipelines import train
 from pipelines.night.outcome import sentence_of
@@ -60,8 +61,8 @@ class Dealt:
         there = len(self.days) - len(self.new)
         known = f"; {there} of them were there already" if there else ""
         return (
-            f"{self.root}: {len(self.days)} days{kind}, {min(self.days)} to {max(self.days)}, "
-            f"{rows:,} rows{other}{known}"
+            f"{self.root}: {counted(len(self.days), 'day')}{kind}, {min(self.days)} to "
+            f"{max(self.days)}, {rows:,} rows{other}{known}"
         )
 
 

@@ -52,8 +52,9 @@ CHAIN = {
     "evaluation": "share of a period, its end, that judges the model",
     "cold_days": "how many days, the latest, a cold start trains on; 0: all",
     "expire_days": "an id that training has not seen for so many days leaves; 0: none does",
+    "still_nights": "after how many nights without a version the chain stands still; 0: never said",
     "data_gate": "thresholds of the data gate, such as 'deviations=6'",
-    "model_gate": "thresholds of the model gate, such as 'auc_loss=0.002 clicks=1000'",
+    "model_gate": "thresholds of the model gate, such as 'policy=strict auc_loss=0.002'",
 }
 
 
@@ -86,6 +87,7 @@ def flag_values() -> flags.FlagValues:
         ("first_hold_ok", "run: exit 0, not 12, where HOLD ends a night before a model is live"),
         ("json", "print one JSON object"),
         ("dry_run", "gc: only list"),
+        ("verbose", "to the terminal all log lines, not the stages and warnings alone"),
         ("help", "this text"),
     ):
         flags.DEFINE_boolean(name, False, text, flag_values=f)
@@ -114,7 +116,7 @@ def main(arguments: Sequence[str]) -> int:
         return outcome.DONE
     absl_logging.set_verbosity(absl_logging.WARNING)
     logging.getLogger("tensorflow").setLevel(logging.WARNING)
-    with logs.to_terminal(), _stoppable():
+    with logs.to_terminal(verbose=f.verbose), _stoppable():
         result = _guarded(command, words, f)
     return _print(result, as_json=f.json)
 

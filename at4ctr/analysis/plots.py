@@ -118,10 +118,16 @@ def segments(
     *,
     simulated: bool,
     split: str = "test",
+    width: float = 7,
 ) -> None:
-    """PCOC of every segment with its 95 % interval across the line of 1; small ones hollow."""
+    """PCOC of every segment with its 95 % interval across the line of 1; small ones hollow.
+
+    width: inches. A narrow picture names each segment in a line of its own, above its interval.
+    """
     rows = [(f, name, t) for f, group in found.items() for name, t in group.items()]
-    figure, axis = plt.subplots(figsize=(7, 1 + 0.24 * len(rows)), layout="constrained")
+    narrow = width < 6
+    each = 0.34 if narrow else 0.24
+    figure, axis = plt.subplots(figsize=(width, 1 + each * len(rows)), layout="constrained")
     families = list(found)
     for height, (family, _, t) in enumerate(rows):
         if t.pcoc is None:
@@ -141,11 +147,19 @@ def segments(
         )
     axis.axvline(1, color="0.6", linewidth=1, zorder=0)
     labels = [f"{name if f == name else f'{f} {name}'}  ({t.clicks:,})" for f, name, t in rows]
-    axis.set_yticks(range(len(rows)), labels, fontsize=7)
+    if narrow:
+        axis.set_yticks([])
+        axis.set_ylim(len(rows) - 0.4, -0.9)
+        for height, text in enumerate(labels):
+            axis.text(0.01, height - 0.25, text, transform=axis.get_yaxis_transform(), fontsize=8,
+                      va="bottom")  # fmt: skip
+    else:
+        axis.set_yticks(range(len(rows)), labels, fontsize=7)
+        axis.invert_yaxis()
     sure = [x for _, _, t in rows if not t.small for x in (*(t.pcoc_interval or ()), t.pcoc) if x]
     axis.set_xlim(min([0.8, *sure]) * 0.97, max([1.2, *sure]) * 1.03)
-    axis.invert_yaxis()
-    axis.set_xlabel("PCOC, predicted / observed positives; in brackets: positives; hollow: few")
+    parts = "PCOC, predicted / observed positives", "in brackets: positives; hollow: few"
+    axis.set_xlabel(("\n" if narrow else "; ").join(parts), fontsize=8 if narrow else None)
     axis.grid(alpha=0.3, axis="x")
     finish(figure, path, _title(f"Calibration by segment, {split}", label, simulated=simulated))
 

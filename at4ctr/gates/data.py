@@ -14,6 +14,7 @@ from at4ctr.gates import clock, features
 from at4ctr.gates.anomaly import Anomaly, Thresholds
 from at4ctr.gates.history import Distance, Usual, binomial
 from at4ctr.gates.statistics import Relation, Stats
+from at4ctr.plural import counted
 
 
 def check(today: Stats, before: Sequence[Stats], thresholds: Thresholds) -> list[Anomaly]:
@@ -31,9 +32,10 @@ def check(today: Stats, before: Sequence[Stats], thresholds: Thresholds) -> list
     if len(days) >= thresholds.fewest:
         usual = Usual(tuple(days), thresholds.recent, thresholds.deviations)
     else:
+        are = "is" if len(days) == 1 else "are"
         said = (
-            f"{len(days)} days before are known, fewer than {thresholds.fewest}: only what needs "
-            "no history was checked"
+            f"{counted(len(days), 'day')} before {are} known, fewer than {thresholds.fewest}: only "
+            "what needs no history was checked"
         )
         found.append(Anomaly("note", "history", "log", said, len(days), thresholds.fewest))
     if not any(r.rows for r in today.relations.values()):

@@ -1,23 +1,28 @@
 """The model gate: a candidate against the incumbent on the same later, unsampled rows.
 
-Every check is a row of the verdict: it passes, fails or holds. A hold means that nobody can tell: a
-logit that is not finite, a threshold that is not set, too few clicks or users, no incumbent.
-HOLD if any check holds, else REJECT if any fails, else BLESS: what cannot be told never passes.
+Every check is a row of the verdict. It fails where the candidate is shown to be worse, and passes
+where it is shown to be as good. It warns between the two, and the policy then decides. It holds
+where nobody can tell anything: a logit that is not finite, a threshold that is not set, no
+incumbent, hardly a click.
+
+Of candidates that are as good as their incumbents at most the share `Thresholds.error` is refused.
+The four families of checks have a quarter of it each, of several labels an equal part of that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from at4ctr.errors import InputError
-from at4ctr.gates import resampling
-from at4ctr.gates.verdict import NUMBERS, Check, Outcome, Thresholds, Verdict, decide
+from at4ctr.gates import calibration, ratios, resampling
+from at4ctr.gates.verdict import NUMBERS, Check, Outcome, Thresholds, Verdict, decide, unset
 from at4ctr.metrics import auc
-from at4ctr.metrics.intervals import FEW, NO_CLICK, Trust, by_segment
+from at4ctr.metrics.intervals import FEW
 from at4ctr.metrics.probability import losses, sigmoid
 
 Segments = Mapping[str, Mapping[str, npt.NDArray[np.bool_]]]
@@ -55,6 +60,7 @@ def judge(
     thresholds: Thresholds,
     *,
     segments: Segments,
+    labels: int = 1,
 ) -> Verdict:
     """Whether the candidate may take the incumbent's place.
 
@@ -62,28 +68,31 @@ def judge(
         candidate, incumbent: on the same rows; None: there is no incumbent.
         segments: family -> segment -> rows [N], as ``at4ctr.analysis.segments.masks`` gives them.
             Without any, that check holds.
+        labels: how many labels are judged, each by a call of its own, and share the error.
 
     Raises:
         InputError: the two are not of the same rows in the same order; a mask of another length.
     """
     if incumbent is not None:
         _demand_same_rows(candidate, incumbent)
-    labels = np.asarray(candidate.labels, np.float64)
-    clicks, users = int((labels == 1).sum()), int(np.unique(candidate.users).size)
+    seen = np.asarray(candidate.labels, np.float64)
+    clicks, users = int((seen == 1).sum()), int(np.unique(candidate.users).size)
     own = [
         _numbers(NUMBERS, candidate),
         _enough("clicks", clicks, thresholds.clicks),
-        _enough("rows without click", int((labels == 0).sum()), thresholds.clicks),
+        _enough("rows without click", int((seen == 0).sum()), thresholds.clicks),
         _users(candidate, thresholds.users),
     ]
     other = _incumbent(incumbent)
     checks = [*own, other]
-    if all(c.outcome == "pass" for c in own):
-        if incumbent is not None and other.outcome == "pass":
-            checks += _compared(candidate, incumbent, thresholds)
-        checks.append(_pcoc(candidate, thresholds))
-        checks += _segments(candidate, segments, thresholds)
-    return Verdict(decide(checks), tuple(checks), labels.size, clicks, users, thresholds)
+    if all(c.outcome in ("pass", "warn") for c in own):
+        rival = incumbent if other.outcome == "pass" else None
+        level = thresholds.level(labels)
+        if rival is not None:
+            checks += _compared(candidate, rival, thresholds, level)
+        checks += _calibrated(candidate, rival, segments, thresholds, level)
+    decision = decide(checks, thresholds.policy)
+    return Verdict(decision, tuple(checks), seen.size, clicks, users, thresholds)
 
 
 def _demand_same_rows(candidate: Scores, incumbent: Scores) -> None:
@@ -132,21 +141,22 @@ def _users(scores: Scores, least: int | None) -> Check:
 
 
 def _enough(name: str, found: int, least: int | None, what: str = "") -> Check:
+    """Below `FEW` no interval holds, so nothing can be compared."""
     if least is None:
-        return _unset(name, float(found))
-    outcome: Outcome = "pass" if found >= least else "hold"
-    said = f"{found:,} {what or name}; at least {least:,} are needed to tell anything"
-    return Check(name, outcome, said, float(found), float(least))
+        return unset(name, float(found))
+    said, floor = f"{found:,} {what or name}", min(FEW, least)
+    if found >= least:
+        said, outcome = f"{said}; at least {least:,} are demanded", "pass"
+    elif found >= floor:
+        said, outcome = f"{said}; fewer than {least:,} are little evidence", "warn"
+    else:
+        said, outcome = f"{said}; fewer than {floor:,} tell nothing", "hold"
+    return Check(name, cast(Outcome, outcome), said, float(found), float(least))
 
 
-def _unset(
-    name: str, value: float | None = None, interval: tuple[float, float] | None = None
-) -> Check:
-    said = f"no threshold is set for {name}, so it cannot pass; set one"
-    return Check(name, "hold", said, value, None, interval)
-
-
-def _compared(candidate: Scores, incumbent: Scores, limits: Thresholds) -> Iterator[Check]:
+def _compared(
+    candidate: Scores, incumbent: Scores, limits: Thresholds, level: float
+) -> Iterator[Check]:
     """ΔAUC and NE, from one bootstrap."""
     clicked = np.asarray(candidate.labels) == 1
     models = [(z := np.asarray(s.calibrated, np.float64), losses(clicked, z))
@@ -154,54 +164,42 @@ def _compared(candidate: Scores, incumbent: Scores, limits: Thresholds) -> Itera
     drawn = resampling.paired(
         clicked, models[0], models[1], np.asarray(candidate.users), limits.replicates, limits.seed
     )
-    yield _area(clicked, models[0][0], models[1][0], drawn.auc, limits.auc_loss)
+    difference = auc(clicked, models[0][0]) - auc(clicked, models[1][0])
+    yield _area(difference, int(clicked.sum()), drawn.auc, limits.auc_loss, level)
     change = float(models[0][1].sum() / models[1][1].sum() - 1)
-    interval = _between(drawn.entropy)
-    if limits.entropy_rise is None:
-        yield _unset("normalized entropy", change, interval)
-        return
-    said = (
-        f"NE changes by {change:+.3%} (95 %: {interval[0]:+.3%} to {interval[1]:+.3%}); at most "
-        f"{limits.entropy_rise:+.3%} is allowed"
-    )
-    outcome: Outcome = "pass" if change <= limits.entropy_rise else "fail"
-    yield Check("normalized entropy", outcome, said, change, limits.entropy_rise, interval)
+    yield _entropy(change, drawn.entropy, limits.entropy_rise, level)
 
 
 def _area(
-    clicked: npt.NDArray[np.bool_],
-    new: resampling.Floats,
-    old: resampling.Floats,
-    drawn: resampling.Floats,
-    loss: float | None,
+    difference: float, clicks: int, drawn: resampling.Floats, loss: float | None, level: float
 ) -> Check:
-    """value: the one-sided lower 95 % bound, the 5 % quantile; interval: two-sided 95 %."""
-    difference = auc(clicked, new) - auc(clicked, old)
+    """value: ΔAUC; interval: two-sided 95 %, whatever the level."""
     if not drawn.size:
         said = "no draw of users has both classes; evaluate on more users"
         return Check("auc", "hold", said)
-    lower, interval = float(np.quantile(drawn, 0.05)), _between(drawn)
+    interval = _between(drawn, 0.025)
     if loss is None:
-        return _unset("auc", lower, interval)
-    said = (
-        f"ΔAUC is {difference:+.5f} and its lower 95 % bound {lower:+.5f}; at least {-loss:+.5f} "
-        "is demanded"
-    )
-    if lower < -loss <= interval[1]:
-        said += f"; {_undecided(interval, int(clicked.sum()), difference - lower, loss)}"
-    return Check("auc", "pass" if lower >= -loss else "fail", said, lower, -loss, interval)
+        return unset("auc", difference, interval)
+    low, high = _between(drawn, level)
+    said = f"ΔAUC is {difference:+.5f} ({_share(level)}: {low:+.5f} to {high:+.5f})"
+    outcome: Outcome = "pass" if low >= -loss else "fail" if high < -loss else "warn"
+    if outcome == "fail":
+        said += f"; it is shown to be below the tolerated {-loss:+.5f}"
+    elif outcome == "warn":
+        said += f"; {_undecided(clicks, difference - low, loss)}"
+    else:
+        said += f"; it is shown to be at least {-loss:+.5f}"
+    return Check("auc", outcome, said, difference, -loss, interval)
 
 
-def _undecided(interval: tuple[float, float], clicks: int, width: float, loss: float) -> str:
+def _undecided(clicks: int, width: float, loss: float) -> str:
     """That the evening could not tell, and about how many clicks could.
 
     The distance `width` of ΔAUC from its lower bound shrinks as 1/√clicks, and two equally good
-    models pass in half of all evenings from where it is `loss`: at clicks · (width / loss)².
+    models are shown to be so on half of all evenings from where it is `loss`: at
+    clicks · (width / loss)².
     """
-    said = (
-        f"the model is not shown to be worse (95 %: {interval[0]:+.5f} to {interval[1]:+.5f}), "
-        "only not shown to be good enough"
-    )
+    said = f"the model is shown neither to be worse by {loss:.5f} nor to be as good"
     if not loss:
         return f"{said}; with auc_loss=0 no number of clicks shows two equal models to be so"
     needed = float(f"{clicks * (width / loss) ** 2:.2g}")
@@ -213,76 +211,58 @@ def _undecided(interval: tuple[float, float], clicks: int, width: float, loss: f
     )
 
 
-def _between(values: resampling.Floats) -> tuple[float, float]:
-    low, high = np.quantile(values, (0.025, 0.975))
+def _entropy(change: float, drawn: resampling.Floats, rise: float | None, level: float) -> Check:
+    """value: NE' / NE − 1; interval: two-sided 95 %, whatever the level."""
+    name, interval = "normalized entropy", _between(drawn, 0.025)
+    if rise is None:
+        return unset(name, change, interval)
+    low, high = _between(drawn, level)
+    said = f"NE changes by {change:+.3%} ({_share(level)}: {low:+.3%} to {high:+.3%})"
+    outcome: Outcome = "pass" if high <= rise else "fail" if low > rise else "warn"
+    if outcome == "fail":
+        said += f"; it is shown to rise by more than the tolerated {rise:.3%}"
+    elif outcome == "warn":
+        said += f"; a rise by more than {rise:.3%} is neither shown nor ruled out"
+    else:
+        said += f"; it is shown to rise by at most {rise:.3%}"
+    return Check(name, outcome, said, change, rise, interval)
+
+
+def _share(level: float) -> str:
+    """Of a two-sided interval whose sides have this level each: ``95 %``."""
+    return f"{100 * (1 - 2 * level):.4g} %"
+
+
+def _between(values: resampling.Floats, level: float) -> tuple[float, float]:
+    low, high = np.quantile(values, (level, 1 - level))
     return float(low), float(high)
 
 
-def _pcoc(scores: Scores, limits: Thresholds) -> Check:
-    found = by_segment(scores.labels, scores.probability, scores.users,
-                       {"all": np.ones(len(scores.labels), bool)})["all"]  # fmt: skip
-    if limits.pcoc is None or limits.pcoc_noise is None or found.pcoc is None:
-        return _unset("pcoc", found.pcoc, found.pcoc_interval)
-    bound = limits.pcoc + limits.pcoc_noise / float(np.sqrt(found.clicks))
-    said = f"PCOC is {found.pcoc:.4f}; {1 - bound:.4f} to {1 + bound:.4f} is allowed"
-    outcome: Outcome = "pass" if abs(found.pcoc - 1) <= bound else "fail"
-    return Check("pcoc", outcome, said, found.pcoc, bound, found.pcoc_interval)
+def _calibrated(
+    candidate: Scores, incumbent: Scores | None, segments: Segments, limits: Thresholds,
+    level: float,
+) -> Iterator[Check]:  # fmt: skip
+    """PCOC of all rows, and of every large segment."""
+    _, owner = np.unique(np.asarray(candidate.users), return_inverse=True)
+    clicked, new = np.asarray(candidate.labels, np.float64), candidate.probability
+    old = None if incumbent is None else incumbent.probability
 
+    def sums(mask: npt.NDArray[np.bool_]) -> ratios.Sums:
+        return ratios.Sums.of(mask, owner, clicked, new, old)
 
-def _segments(scores: Scores, segments: Segments, limits: Thresholds) -> Iterator[Check]:
-    """Every large segment: fails where its whole 95 % interval of PCOC lies beyond the bound.
-
-    Large is what has `segment_share` of the clicks, or of the predicted ones: a segment that is
-    predicted far too high has few of the first. A point beyond the bound whose interval reaches in
-    passes: with 300 clicks in a segment it is off by 5 % on two of five evenings of a model that
-    is right, so of several such segments one is on most. The sentence says so.
-    """
-    share, off = limits.segment_share, limits.segment_pcoc
-    if share is None or off is None:
-        yield _unset("segments")
-        return
+    whole = sums(np.ones(clicked.size, bool))
+    yield calibration.overall(whole, limits, level)
     masks = {f"{family} {name}": np.asarray(mask) for family, group in segments.items()
              for name, mask in group.items() if family != name}  # fmt: skip
-    trusts = by_segment(scores.labels, scores.probability, scores.users, masks)
-    labels, p = (np.asarray(v, np.float64) for v in (scores.labels, scores.probability))
-    expected = {name: float(p[mask].sum()) for name, mask in masks.items()}
-    seen, thought = (max(share * float(v.sum()), FEW) for v in (labels, p))
-    large = [name for name, t in trusts.items() if t.clicks >= seen or expected[name] >= thought]
-    if not large:
-        yield Check("segments", "hold", "no large segment was given; give the segments' rows")
-    for name in large:
-        yield _segment(f"segment {name}", trusts[name], expected[name], off)
+    for name, mask in masks.items():
+        _demand_mask(name, mask, clicked.shape)
+    parts = {name: sums(mask) for name, mask in masks.items()}
+    yield from calibration.segments(whole, parts, limits, level)
 
 
-def _segment(name: str, found: Trust, expected: float, off: float) -> Check:
-    if not found.clicks:
-        return _silent(name, found, expected, off)
-    if found.pcoc and found.pcoc_interval is None:
-        said = f"its {found.clicks:,} clicks are of one user, who tells no interval"
-        return Check(name, "hold", said, found.pcoc, off)
-    pcoc, (low, high) = found.pcoc or 0.0, found.pcoc_interval or (0.0, 0.0)  # 0: so is every p
-    said = f"PCOC is {pcoc:.4f} (95 %: {low:.4f} to {high:.4f})"
-    outcome: Outcome = "fail" if low > 1 + off or high < 1 - off else "pass"
-    bounds = f"{1 - off:.4f} to {1 + off:.4f}"
-    if outcome == "fail":
-        said = f"{said}; its interval must not lie outside {bounds}"
-    elif abs(pcoc - 1) > off:
-        said = f"{name}: {said}, off by more than {off:.1%}, not shown: it may lie in {bounds}"
-    else:
-        said = f"{said}; {bounds} is allowed"
-    return Check(name, outcome, said, pcoc, off, (low, high))
-
-
-def _silent(name: str, found: Trust, expected: float, off: float) -> Check:
-    """A segment without a click: 0 is what at most 3.69 expected ones may give (Poisson's 97.5 %),
-    if the rows are of many users."""
-    low = expected / NO_CLICK
-    said = (
-        f"no click is seen in {found.rows:,} rows of {found.users:,} users, and {expected:,.0f} "
-        "are predicted"
-    )
-    if found.users < FEW:
-        return Check(name, "hold", f"{said}; so few users tell nothing", None, off)
-    outcome: Outcome = "fail" if low > 1 + off else "pass"
-    said = f"{said}, so PCOC is above {low:.2f}; at most {1 + off:.4f} is allowed"
-    return Check(name, outcome, said, None, off)
+def _demand_mask(name: str, mask: npt.NDArray[np.generic], shape: tuple[int, ...]) -> None:
+    if mask.dtype != np.bool_ or mask.shape != shape:
+        raise InputError(
+            f"model gate: the mask of segment {name} has type {mask.dtype} and shape {mask.shape}; "
+            f"expected bool and {shape}; give one flag for each row"
+        )

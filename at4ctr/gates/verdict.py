@@ -4,37 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from at4ctr.errors import InputError
+from at4ctr.errors import InputError, unknown
 
 Decision = Literal["BLESS", "REJECT", "HOLD"]
-Outcome = Literal["pass", "fail", "hold"]
+Outcome = Literal["pass", "warn", "fail", "hold"]
+Policy = Literal["fresh", "strict"]
 NUMBERS = "candidate numbers"  # the check that no override passes
+FAMILIES = 4  # of checks, among which the error is shared: ΔAUC, NE, PCOC, segments
+RETIRED = ("pcoc_noise",)  # thresholds of records of earlier versions
 
 
 @dataclass(frozen=True)
 class Thresholds:
     """What a candidate must reach; None: nobody has said, which holds the model.
 
-    auc_loss: the lower 95 % bound of ΔAUC is at least minus this.
-    entropy_rise: NE' / NE − 1 is at most this.
-    pcoc, pcoc_noise: |PCOC − 1| ≤ pcoc + pcoc_noise / √clicks.
-    segment_pcoc: no large segment's PCOC is surely further from 1 than this.
+    policy: what becomes of a candidate that is neither shown to be worse than the incumbent nor
+        shown to be as good: ``fresh`` publishes it with a warning, ``strict`` holds it.
+    error: at most this share of candidates that are as good as their incumbents is refused, all
+        checks of all labels taken together.
+    auc_loss: a fall of the AUC by this is tolerated.
+    entropy_rise: NE' / NE − 1 of this is tolerated.
+    pcoc, segment_pcoc: so far may PCOC be from 1, of all rows and of a large segment, and so much
+        further than the incumbent's.
+    pcoc_limit: no PCOC of all rows that is shown to be further from 1 passes, whatever the
+        incumbent's; at least pcoc.
     segment_share: a segment is large from this share of all clicks, or of all predicted ones, on.
-    clicks, users: fewer tell nothing; users are those with a click, or, where these are fewer,
-        those with a row without one.
+    clicks, users: from here on an evening is evidence enough for ``strict``; users are those with a
+        click, or, where these are fewer, those with a row without one.
     replicates, seed: of the bootstrap.
     labels: which labels are judged, of those that the model serves, composed ones among them; () is
         all. Thresholds are the same for each. Leave out a label with too few positives a night.
     """
 
+    policy: Policy = "fresh"
+    error: float = 0.1
     auc_loss: float | None = 0.001
     entropy_rise: float | None = 0.001
     pcoc: float | None = 0.02
-    pcoc_noise: float | None = 2.0
+    pcoc_limit: float | None = 0.2
     segment_pcoc: float | None = 0.05
     segment_share: float | None = 0.05
     clicks: int | None = 400
@@ -49,14 +60,30 @@ class Thresholds:
                 f"model gate: replicates is {self.replicates}; expected at least 1000, as the "
                 "bound is the 5 % quantile; set replicates=1000"
             )
+        if self.policy not in get_args(Policy):
+            raise unknown("policy of the model gate", self.policy, get_args(Policy))
+        if not 0 < self.error < 1:
+            raise InputError(
+                f"model gate: error is {self.error}; expected a share between 0 and 1, of equally "
+                "good models that may be refused; set error=0.1"
+            )
         for name, value in asdict(self).items():
-            if name == "labels" or value is None:
+            if name in ("labels", "policy") or value is None:
                 continue
             if not (np.isfinite(value) and value >= 0):
                 raise InputError(
                     f"model gate: threshold {name} is {value}; expected a number of at least 0, "
                     "or none to hold every model"
                 )
+            if name in ("pcoc", "segment_pcoc", "pcoc_limit") and value >= 1:
+                raise InputError(
+                    f"model gate: threshold {name} is {value}; expected less than 1, as PCOC is "
+                    f"demanded within 1 ± {name}; set a smaller one"
+                )
+
+    def level(self, labels: int) -> float:
+        """One-sided level of each family of checks of each of so many labels (Bonferroni)."""
+        return self.error / (FAMILIES * labels)
 
 
 @dataclass(frozen=True)
@@ -71,6 +98,14 @@ class Check:
     interval: tuple[float, float] | None = None
 
 
+def unset(
+    name: str, value: float | None = None, interval: tuple[float, float] | None = None
+) -> Check:
+    """A check whose threshold nobody has set."""
+    said = f"no threshold is set for {name}, so it cannot pass; set one"
+    return Check(name, "hold", said, value, None, interval)
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What the gate says, and why. reason: of the operator who blessed it in spite of ``was``."""
@@ -83,6 +118,13 @@ class Verdict:
     thresholds: Thresholds = field(default_factory=Thresholds)
     reason: str = ""
     was: Decision | None = None
+
+    @property
+    def decisive(self) -> tuple[Check, ...]:
+        """The checks that made the decision; of BLESS the warnings."""
+        outcomes = {c.outcome for c in self.checks}
+        said = {"BLESS": "warn", "REJECT": "fail", "HOLD": "hold" if "hold" in outcomes else "warn"}
+        return tuple(c for c in self.checks if c.outcome == said[self.decision])
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``gate.json``."""
@@ -99,7 +141,7 @@ class Verdict:
                 Check(**{**c, "interval": None if c["interval"] is None else tuple(c["interval"])})
                 for c in value["checks"]
             )
-            given = value["thresholds"]
+            given = {k: v for k, v in value["thresholds"].items() if k not in RETIRED}
             thresholds = Thresholds(**{**given, "labels": tuple(given["labels"])})
             return cls(**{**value, "checks": checks, "thresholds": thresholds})
         except (KeyError, TypeError) as error:
@@ -109,12 +151,17 @@ class Verdict:
             ) from error
 
 
-def decide(checks: Iterable[Check]) -> Decision:
-    """HOLD if any check holds, else REJECT if any fails, else BLESS; HOLD where there is none."""
+def decide(checks: Iterable[Check], policy: Policy) -> Decision:
+    """HOLD if any check holds, else REJECT if any fails, else BLESS; HOLD where there is none.
+
+    A warning is no failure: ``fresh`` blesses in spite of it, ``strict`` holds.
+    """
     outcomes = {c.outcome for c in checks}
     if "hold" in outcomes or not outcomes:
         return "HOLD"
-    return "REJECT" if "fail" in outcomes else "BLESS"
+    if "fail" in outcomes:
+        return "REJECT"
+    return "HOLD" if "warn" in outcomes and policy == "strict" else "BLESS"
 
 
 def together(verdicts: Mapping[str, Verdict]) -> Verdict:
@@ -127,7 +174,8 @@ def together(verdicts: Mapping[str, Verdict]) -> Verdict:
     for label, verdict in others:
         checks += [replace(c, name=f"{label} {c.name}", sentence=f"{label}: {c.sentence}")
                    for c in verdict.checks]  # fmt: skip
-    return replace(first, decision=decide(checks), checks=tuple(checks))
+    decision = decide(checks, first.thresholds.policy)
+    return replace(first, decision=decision, checks=tuple(checks))
 
 
 def override(verdict: Verdict, reason: str) -> Verdict:

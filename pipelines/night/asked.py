@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DEFAULTS = {"dataset": "taobao", "config": "din_at4ctr", "data": "", "set": "", "days": "1",
-            "utc_offset_hours": "", "evaluation": "0.25", "cold_days": "0",
-            "expire_days": "0", "data_gate": "",
-            "model_gate": ""}  # fmt: skip
+            "utc_offset_hours": "", "evaluation": "0.25", "cold_days": "0", "expire_days": "0",
+            "still_nights": "3", "data_gate": "", "model_gate": ""}  # fmt: skip
 Given = Mapping[str, str | None]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,9 +15,9 @@ from at4ctr.data.days import Window
 from at4ctr.durable import make_folder, write_json
 from at4ctr.errors import InputError
 from at4ctr.registry import Entry
+from pipelines.night import logs
+from pipelines.night.logs import log
 from pipelines.night.places import Places, now
-
-log = logging.getLogger("at4ctr.nightly")
 
 FORM = 2
 NAME = re.compile(r"dt=\d{4}-\d{2}-\d{2}/attempt-\d{2,}")
@@ -109,7 +108,8 @@ class Attempt:
         record = {**self.record, **facts, "stages": stages}
         write_json(self.folder / RECORD, record)
         self.record = record
-        log.info("%s", name)
+        shown = logs.SHOWN if name in STAGES else {}
+        log.info("%s", logs.stage(self.record["date"], name, seconds, facts), extra=shown)
         faults.point(f"{point}.after")
 
     def read(self, name: str) -> Any:

@@ -58,6 +58,11 @@ class Settings:
         return int(self.asked["expire_days"])
 
     @property
+    def still_nights(self) -> int:
+        """After how many nights without a version the chain is said to stand still; 0: never."""
+        return int(self.asked["still_nights"])
+
+    @property
     def halves(self) -> bool:
         """Whether half of the evaluated users are the validation split: they fit a calibrator,
         choose the weight of the score, or teach structure weights."""
@@ -76,7 +81,8 @@ class Settings:
             if value["form"] != FORM:
                 raise ValueError(f"form is {value['form']}")
             known = configs.datasets()
-            parts = {p: config.from_json(value[p], where, known) for p in PARTS}
+            kept = {**value, "model_gate": _current(value["model_gate"])}
+            parts = {p: config.from_json(kept[p], where, known) for p in PARTS}
             return cls(asked={**DEFAULTS, **value["asked"]}, **parts)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
@@ -89,9 +95,10 @@ class Settings:
     def meaning(self) -> dict[str, Any]:
         """What it comes to, however the flags were written."""
         value = self.to_json()
-        return {p: value[p] for p in PARTS} | {"data": self.asked["data"],
+        return {p: value[p] for p in PARTS} | {"data": _local(self.asked["data"]),
                                                "cold_days": self.cold_days,
-                                               "expire_days": self.expire_days}  # fmt: skip
+                                               "expire_days": self.expire_days,
+                                               "still_nights": self.still_nights}  # fmt: skip
 
     @property
     def digest(self) -> str:
@@ -104,7 +111,7 @@ PARTS = ("experiment", "periods", "data_gate", "model_gate")
 def made(given: Given) -> Settings:
     """Of flags, None where one was not given; InputError for what no night can do."""
     asked = {k: v if (v := given.get(k)) is not None else d for k, d in DEFAULTS.items()}
-    asked["data"] = asked["data"] or f"data/{asked['dataset']}"
+    asked["data"] = _local(asked["data"] or f"data/{asked['dataset']}")
     words = _words("set", asked["set"])
     data = configs.dataset(asked["dataset"])()
     data = config.override({"data": data}, [w for w in words if w.startswith("data.")])["data"]
@@ -122,6 +129,7 @@ def made(given: Given) -> Settings:
     periods = config.override(Periods(), fields)
     for flag in ("cold_days", "expire_days"):
         _demand_days(flag, asked[flag], periods.days)
+    _demand_still_nights(asked["still_nights"])
     model_gate = _gate(verdict.Thresholds(), asked, "model_gate")
     for label in model_gate.labels:
         if label not in experiment.evaluated:
@@ -138,6 +146,26 @@ def _demand_days(flag: str, text: str, period: int) -> None:
             f"--{flag} is {text!r}; expected a whole number of days, at least the {period} of a "
             f"period, or 0 for {none}; set --{flag}=0"
         )
+
+
+def _demand_still_nights(text: str) -> None:
+    if not (text.isascii() and text.isdecimal()):
+        raise InputError(
+            f"--still_nights is {text!r}; expected a whole number of nights, or 0 to say nothing; "
+            "set --still_nights=3"
+        )
+
+
+def _local(data: str) -> str:
+    """A folder below the current one without the latter, which another machine has elsewhere."""
+    path = Path(data)
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_absolute() and path.is_relative_to(here) else data
+
+
+def _current(model_gate: Any) -> Any:
+    """The model gate's thresholds without those that earlier versions had."""
+    return {k: v for k, v in model_gate.items() if k not in verdict.RETIRED}
 
 
 def _gate(value: Value, asked: Mapping[str, str], name: str) -> Value:

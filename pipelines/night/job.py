@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, timedelta
 from typing import Any
@@ -14,7 +15,7 @@ from at4ctr.errors import InputError
 from at4ctr.registry import Entry
 from export.publishing import publish
 from pipelines.night import attempt as attempts
-from pipelines.night import chain, days, logs, outcome, parents, steps, textfile
+from pipelines.night import chain, days, logs, outcome, parents, steps, still, textfile
 from pipelines.night.asked import Asked
 from pipelines.night.attempt import METRICS, STAGES, Attempt
 from pipelines.night.chain import Settings
@@ -239,9 +240,21 @@ def _result(places: Places, attempt: Attempt, *, already: bool) -> Result:
         "auc": (metrics.get("candidate") or {}).get("auc"),
         "pcoc": (metrics.get("candidate") or {}).get("pcoc"),
     }
-    was = "already " if already else ""
-    text = f"{record['date']} {was}{found['name']}: {found['sentence']}\n  {attempt.folder}"
-    return Result(found["exit"], value, text)
+    standing = still.of(places)
+    value |= {"still_nights": standing.nights, "still": str(standing)}
+    return Result(found["exit"], value, "\n".join(_text(attempt, value)))
+
+
+def _text(attempt: Attempt, value: Mapping[str, Any]) -> Iterator[str]:
+    """What a person reads: the report, what approves a night that a gate stopped, the verdict."""
+    if (page := attempt.folder / nightly_report.PAGE).is_file():
+        yield f"report: {page}"
+    if value["outcome"] in ("HOLD", "REJECTED"):
+        words = shlex.join(attempt.record["command"])
+        yield f'to publish it all the same: {words} --bless --reason "why this is right"'
+    was = "already " if value["already"] else ""
+    more = f"; {value['still']}" if value["still"] else ""
+    yield f"{value['date']} {was}{value['outcome']}: {value['sentence']}{more}"
 
 
 def _rolled_back(places: Places, version: int | None) -> str:

@@ -54,9 +54,10 @@ def judge_night(
             log.warning("no incumbent: %s", why)
     first = next(iter(candidate))
     answered = [k for k in candidate if k in model.served or k not in model.towers]
-    verdicts = {label: _verdict(settings, store.schema, rows, (incumbent or {}).get(label))
-                for label, rows in candidate.items()
-                if label in (settings.model_gate.labels or answered)}  # fmt: skip
+    asked = [k for k in candidate if k in (settings.model_gate.labels or answered)]
+    verdicts = {label: _verdict(settings, store.schema, candidate[label],
+                                (incumbent or {}).get(label), len(asked))
+                for label in asked}  # fmt: skip
     verdict = together(verdicts)
     measured = {label: measure.Measured(rows, None, {}, {}) for label, rows in candidate.items()}
     before: dict[str, dict[str, Any]] = {}
@@ -87,14 +88,18 @@ def finite(found: Predictions) -> bool:
 
 
 def _verdict(
-    settings: Settings, schema: Schema, candidate: Predictions, incumbent: Predictions | None
+    settings: Settings,
+    schema: Schema,
+    candidate: Predictions,
+    incumbent: Predictions | None,
+    labels: int,
 ) -> Verdict:
     if not candidate.labels.size:
         none = Check("rows", "hold", "no row tells the label; leave it out of model_gate.labels")
         return Verdict("HOLD", (none,), 0, 0, 0, settings.model_gate)
     masks = segments.masks(candidate, segments.ids(schema, candidate.ids))
     other = None if incumbent is None else _scores(incumbent)
-    return gate.judge(_scores(candidate), other, settings.model_gate, segments=masks)
+    return gate.judge(_scores(candidate), other, settings.model_gate, segments=masks, labels=labels)
 
 
 def _asked(settings: Settings, store: Store, ids: Path, parent: Parent) -> dict[str, Predictions]:

@@ -4,6 +4,7 @@ so none waits for TensorFlow to load."""
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,18 @@ from typing import Any
 from at4ctr.errors import InputError
 from export.publishing import journal, publish, staging
 from export.publishing.publish import RetryError
-from pipelines.night.attempt import GATE, METRICS, PREDICTIONS, Attempt, attempts, opened, recorded
+from pipelines.night import still
+from pipelines.night.attempt import (
+    GATE,
+    METRICS,
+    PREDICTIONS,
+    SETTINGS,
+    STATS,
+    Attempt,
+    attempts,
+    opened,
+    recorded,
+)
 from pipelines.night.outcome import CONFIGURATION, DONE, Result
 from pipelines.night.places import Places, now, who
 
@@ -28,19 +40,37 @@ def status(places: Places, last: int = 30) -> Result:
         retired, damaged = places.retired, ""
     except InputError as error:
         retired, damaged = journal.retired(places.versions, ()), str(error)
-    found = [known[-1] for day in places.dates()[-last:] if (known := attempts(places, day))]
+    settings = still.asked(places)
+    wrong = still.mistyped(places, settings)
+    dates = [day for day in places.dates() if day not in wrong][-last:]
+    found = [known[-1] for day in dates if (known := attempts(places, day))]
     open_ = [a for a in found if not a.outcome]
     busy = max(open_, key=_moved).folder if open_ and places.busy else None
     rows = [_row(a, retired, at_work=a.folder == busy) for a in found]
+    standing = "" if damaged else str(still.of(places))
     code = CONFIGURATION if damaged else DONE
-    value = {"exit": code, "model": places.model, "live": live, "ledger": damaged, "nights": rows}
-    names = ("date", "outcome", "version", "AUC", "ΔAUC", "PCOC", "rows", "seconds", "reason")
+    value = {"exit": code, "model": places.model, "live": live, "ledger": damaged, "nights": rows,
+             "still": standing, "mistyped": sorted(map(str, wrong))}  # fmt: skip
+    names = ("date", "outcome", "version", "AUC", "ΔAUC", "PCOC", "log rows", "trained rows",
+             "seconds", "reason")  # fmt: skip
     cells = [names, *(tuple(_shown(v) for v in row.values()) for row in rows)]
     widths = [max(len(c[k]) for c in cells) for k in range(len(names))]
     lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
              for line in cells]  # fmt: skip
     head = [f"live: {live or 'nothing yet'}", *([f"ledger: {damaged}"] if damaged else [])]
-    return Result(code, value, "\n".join([*head, *lines]))
+    return Result(code, value, "\n".join([*head, *lines, *_notes(places, wrong, standing)]))
+
+
+def _notes(places: Places, wrong: set[date], standing: str) -> Iterator[str]:
+    """Below the table."""
+    if wrong:
+        named = ", ".join(map(str, sorted(wrong)))
+        yield (
+            f"not shown, as no log and no night that found one are near: {named}; if mistyped, "
+            f"delete {places.nights}/dt=…"
+        )
+    if standing:
+        yield standing
 
 
 def _moved(attempt: Attempt) -> str:
@@ -64,9 +94,20 @@ def _row(attempt: Attempt, retired: set[int | None], *, at_work: bool) -> dict[s
     delta = new["auc"] - old["auc"] if new.get("auc") and old.get("auc") else None
     return {"date": record["date"], "outcome": name, "version": record["version"],
             "auc": new.get("auc"), "auc_change": delta, "pcoc": new.get("pcoc"),
-            "rows": record.get("rows", {}).get("train"),
+            "log_rows": _log_rows(attempt), "trained_rows": record.get("rows", {}).get("train"),
             "seconds": round(sum(s["seconds"] for s in record["stages"])),
             "reason": sentence}  # fmt: skip
+
+
+def _log_rows(attempt: Attempt) -> int | None:
+    """Rows of the log of the night's own period, as the data gate counted them."""
+    try:
+        stats, settings = attempt.read(STATS) or {}, attempt.read(SETTINGS) or {}
+        period = sorted(stats)[-settings["periods"]["days"] :]
+        found = [stats[day]["relations"] for day in period]
+        return sum((r.get("impressions") or r["log"])["rows"] for r in found) if found else None
+    except (InputError, KeyError, TypeError):  # damaged; the other columns still tell
+        return None
 
 
 def _shown(value: Any) -> str:

@@ -20,6 +20,7 @@ from export.publishing import journal
 from export.publishing.publish import RetryError
 
 LOCK, LOOKS = ".lock", 5
+PYTHON = ".venv/bin/python"  # as `make setup` leaves it
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
@@ -96,8 +97,8 @@ class Places:
         return tuple(sorted(days))
 
     def command(self, day: date) -> list[str]:
-        """The words that run the night of a date again, in these places."""
-        words = ["python", "-m", "pipelines.nightly", f"--date={day}", f"--model={self.model}"]
+        """The words that run the night of a date again, from a checkout, in these places."""
+        words = [PYTHON, "-m", "pipelines.nightly", f"--date={day}", f"--model={self.model}"]
         folders = {f.name: (getattr(self, f.name), f.default) for f in fields(self)[1:]}
         return words + [f"--{k}={path}" for k, (path, usual) in folders.items() if path != usual]
 

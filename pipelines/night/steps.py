@@ -192,7 +192,7 @@ def bless(night: Night) -> dict[str, Any]:
     if verdict.decision == "BLESS":
         return {}
     held = verdict.decision == "HOLD"
-    wrong = [c for c in verdict.checks if c.outcome == ("hold" if held else "fail")]
+    wrong = verdict.decisive
     names = ", ".join(c.name for c in wrong)
     said = f": {wrong[0].sentence}" if wrong else ""
     sentence = f"the gate {'holds' if held else 'refuses'} the model ({names}){said}"
@@ -226,6 +226,8 @@ def publish_(night: Night) -> dict[str, Any]:
     said = f"version {done.version} is published" + (
         "" if done.live else f" beside the live version {live}"
     )
+    if verdict.decision == "BLESS" and verdict.was is None and verdict.decisive:
+        said += f"; warnings of the gate: {', '.join(c.name for c in verdict.decisive)}"
     log.info("%s", said)
     return {"version": done.version,
             "outcome": {"name": "PUBLISHED", "exit": outcome.DONE, "sentence": said}}  # fmt: skip

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from at4ctr.durable import replaced
+from pipelines.night import still
 from pipelines.night.attempt import METRICS, Attempt, attempts
 from pipelines.night.places import Places
 
@@ -30,6 +31,8 @@ def lines(places: Places, attempt: Attempt | None) -> Iterator[str]:
     for name in OUTCOMES:
         yield (f'at4ctr_nightly_outcome{{model="{places.model}",outcome="{name}"}} '
                f"{int(name == found)}")  # fmt: skip
+    yield from _gauge("nights_without_version", "latest nights in a row that published nothing")
+    yield f"at4ctr_nightly_nights_without_version{label} {still.of(places).nights}"
     retired = places.retired
     good = [a for day in places.dates() for a in attempts(places, day)
             if a.record["version"] and a.record["version"] not in retired]  # fmt: skip

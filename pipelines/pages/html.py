@@ -66,9 +66,11 @@ def table(
 
 
 def picture(path: Path, said: str) -> Html:
-    """A PNG inside the page. said: what it shows, for who cannot see it."""
-    data = base64.b64encode(path.read_bytes()).decode()
-    image = f'<img alt="{escape(said)}" src="data:image/png;base64,{data}">'
+    """A PNG inside the page, no wider than it is. said: what it shows, for who cannot see it."""
+    png = path.read_bytes()
+    width = int.from_bytes(png[16:20], "big")  # of its IHDR, which comes first
+    data = base64.b64encode(png).decode()
+    image = f'<img alt="{escape(said)}" width="{width}" src="data:image/png;base64,{data}">'
     return Html(f"<figure>{image}</figure>")
 
 
@@ -105,7 +107,7 @@ STYLE = """
 --skipped:#4a5568;--failed:#7a1552;--unfinished:#2f5270}
 @media (prefers-color-scheme:dark){:root{--paper:#15181b;--ink:#e6e8ea;--soft:#a2abb4;
 --line:#363c42;--card:#1d2125;--code:#262b30}
-.pass{color:#6fcf97}.fail{color:#ff8a80}.hold{color:#f2c14e}}
+.pass{color:#6fcf97}.fail{color:#ff8a80}.hold,.warn{color:#f2c14e}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);
 font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
@@ -147,12 +149,13 @@ th{text-align:left;color:var(--soft);font-weight:600;white-space:nowrap}
 .word,.said{text-align:left}td.word{white-space:nowrap}
 td.said{min-width:15em;overflow-wrap:break-word}
 .facts td:first-child{color:var(--soft);width:13em}
-.pass,.fail,.hold{font-weight:650;white-space:nowrap}
-@media (prefers-color-scheme:light){.pass{color:#1b6e3c}.fail{color:#a6231c}.hold{color:#855400}}
+.pass,.fail,.hold,.warn{font-weight:650;white-space:nowrap}
+@media (prefers-color-scheme:light){.pass{color:#1b6e3c}.fail{color:#a6231c}
+.hold,.warn{color:#855400}}
 .pictures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:12px;
 align-items:start}
 figure{margin:0;background:#fff;border:1px solid var(--line);border-radius:6px;padding:6px}
-img{display:block;width:100%;height:auto;max-width:760px;margin:0 auto}
+img{display:block;height:auto;max-width:100%;margin:0 auto}
 .strip{display:flex;flex-wrap:wrap;gap:4px;padding:0;margin:8px 0;list-style:none}
 .strip li{width:30px;height:42px;border-radius:4px;color:#fff;text-align:center;font-size:.72rem;
 line-height:1;padding-top:3px}

@@ -382,22 +382,22 @@ MUTANTS = (
     *_of(
         "at4ctr/gates/model.py",
         f"{MODEL_GATE} -k few_users",
-        ("np.quantile(drawn, 0.05)", "np.quantile(drawn, 0.5)"),
+        ('"fail" if high < -loss', '"fail" if difference < -loss'),
+        (
+            'low, high = _between(drawn, level)\n    said = f"ΔAUC',
+            'low, high = _between(drawn, 0.4)\n    said = f"ΔAUC',
+        ),
     ),
     *_of(
         "at4ctr/gates/model.py",
-        f"{MODEL_GATE} {EVIDENCE} -k segment",
-        ("low > 1 + off or high < 1 - off", "low > 1 + off"),
-    ),
-    *_of(
-        "at4ctr/gates/model.py",
-        f"{MODEL_GATE} -k just_enough",
-        ('"pass" if found >= least', '"pass" if found > least'),
+        f"{MODEL_GATE} -k 'just_enough or little_evidence'",
+        ("if found >= least", "if found > least"),
+        ("elif found >= floor", "elif found > floor"),
     ),
     *_of(
         "at4ctr/gates/model.py",
         f"{MODEL_GATE} -k 'better_model or itself'",
-        ("change <= limits.entropy_rise", "change >= limits.entropy_rise"),
+        ('"fail" if low > rise', '"fail" if high < rise'),
     ),
     *_of(
         "at4ctr/gates/model.py",
@@ -405,14 +405,47 @@ MUTANTS = (
         ("(~np.isfinite(z)).sum()", "0"),
     ),
     *_of(
-        "at4ctr/gates/model.py",
+        "at4ctr/gates/calibration.py",
         f"{MODEL_GATE} -k pcoc",
-        ("abs(found.pcoc - 1) <= bound", "found.pcoc - 1 <= bound"),
+        ("ratios.p_value(whole.alone(), limit) <= level", "False"),
+        ("p = ratios.p_value(whole, off)", "p = ratios.p_value(whole.alone(), off)"),
+    ),
+    *_of(
+        "at4ctr/gates/calibration.py",
+        f"{EVIDENCE} -k predicted_too",
+        (" or s.new.sum() >= thought", ""),
+    ),
+    *_of(
+        "at4ctr/gates/ratios.py",
+        "tests/gates/test_ratios.py",
+        ("return min(1.0, 2 * min(sides))", "return min(1.0, min(sides))"),
+        ("for sign in (1.0, -1.0)]", "for sign in (1.0,)]"),
+        ("(len(ordered) - place) * p[name]", "len(ordered) * p[name]"),
+        ("- clicks / clicks.sum()", ""),
     ),
     *_of(
         "at4ctr/gates/verdict.py",
         f"{MODEL_GATE} -k better_model",
-        ('"REJECT" if "fail" in outcomes', '"HOLD" if "fail" in outcomes'),
+        ('        return "REJECT"', '        return "HOLD"'),
+    ),
+    *_of(
+        "at4ctr/gates/verdict.py",
+        f"{MODEL_GATE} -k 'policy or labels'",
+        ('and policy == "strict"', 'and policy == "fresh"'),
+        ("(FAMILIES * labels)", "FAMILIES"),
+    ),
+    *_of(
+        "at4ctr/progress.py",
+        "tests/test_progress.py",
+        ("self.began = now", "self.began = self.began"),
+        ("seconds < LEAST_SECONDS or", ""),
+        (" or self.timed < LEAST_SHARE * remained", ""),
+    ),
+    *_of(
+        "pipelines/night/still.py",
+        "tests/pipelines/test_nightly_still.py",
+        ("version not in retired", "True"),
+        ("> NEAR", "> 999 * NEAR"),
     ),
     *_of(
         "at4ctr/gates/resampling.py",

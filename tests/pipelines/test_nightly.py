@@ -46,7 +46,7 @@ def test_a_chain_holds_publishes_and_rejects(chain):
     assert first["blessed"]["was"] == "HOLD"
     assert first["simulated"]
     words = first["command"]
-    assert words[:4] == ["python", "-m", "pipelines.nightly", f"--date={dated(FIRST)}"]
+    assert words[:4] == [".venv/bin/python", "-m", "pipelines.nightly", f"--date={dated(FIRST)}"]
     assert set(words[4:]) == {w for w in flags(root, FIRST, model="ctr")[:-1] if "date" not in w}
     names = ("config", "stats", "anomalies", "metrics", "gate", "training")
     assert all((folder / f"{n}.json").is_file() for n in names)

@@ -141,6 +141,7 @@ def test_numbers_are_those_of_gate_and_metrics(usual):
 
 def test_the_log_and_the_lineage_are_told(usual):
     folder, found = usual
+    assert not re.search(r"\b1 (days|nights|users|clicks)\b", found.text)
     record, stats = read(folder, "run.json"), read(folder, "stats.json")
     (day,) = stats
     relation = stats[day]["relations"]["impressions"]
@@ -200,6 +201,39 @@ def test_the_page_needs_nothing_beside_it(usual):
     pictures = {p.name for p in (folder / "report").glob("*.png")}
     assert {"reliability.png", "roc.png", "segments.png", "trend_auc.png"} <= pictures
     assert len(pictures) == len(found.alts)
+
+
+def test_it_fits_a_phone(usual):
+    folder, _ = usual
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in text
+    segments = (folder / "report" / "segments.png").read_bytes()
+    width = int.from_bytes(segments[16:20], "big")
+    assert 300 < width < 450
+    assert f' width="{width}" src="data:image/png' in text
+    assert text.count('<div class="scroll"') == text.count("<table")
+    assert "img{display:block;height:auto;max-width:100%" in text
+
+
+def test_a_chain_that_stands_still_is_told_at_the_top(tmp_path):
+    nights = tmp_path / "ctr"
+    for number in range(4):
+        ends = "SKIPPED" if number else "PUBLISHED"
+        folder = folders.attempt(nights, FIRST + timedelta(number), ends, users=60)
+    found = page(folder)
+    said = f"The chain has stood still for 3 nights (3 SKIPPED), since the version of {FIRST}."
+    assert found.text.index(said) < found.text.index("What to do")
+    assert (
+        "stood still" not in page(folder.parents[1] / f"dt={FIRST + timedelta(2)}/attempt-01").text
+    )
+
+
+def test_commands_are_those_of_a_fresh_checkout(held, tmp_path):
+    found = page(folders.copied(held, tmp_path))
+    assert (
+        ".venv/bin/python -m pipelines.nightly --model=ctr --date=2017-12-01 --bless" in found.text
+    )
+    assert "after make setup" in found.text
 
 
 def test_same_folders_same_bytes(usual):

@@ -15,13 +15,14 @@ from tempfile import TemporaryDirectory
 from at4ctr.analysis import plots
 from at4ctr.durable import sync
 from at4ctr.evaluation import Predictions
-from pipelines.night.report import data, figures, sections, verdict
+from pipelines.night.report import data, facts, figures, sections, verdict
 from pipelines.night.report import scores as nightly_scores
 from pipelines.night.report.facts import Night, read, trend, trusts
 from pipelines.night.report.scores import Scores
 from pipelines.pages.html import document
 
 FOLDER, PAGE = "report", "report.html"
+NARROW = 3.6  # inches: a picture whose text can be read on a phone
 
 
 def write(folder: Path, chain: Sequence[Path] | None = None) -> Path:
@@ -84,7 +85,7 @@ def _page(night: Night, nights: list[Night | None], aside: Path) -> str:
     return document(
         f"{verdict.words(night)} – {night.record.get('model', '')} {night.day}",
         verdict.headline(night, simulated=simulated),
-        verdict.banner(night),
+        verdict.banner(night, facts.standing(nights)),
         verdict.following(night),
         verdict.tiles(night),
         data.damaged(night, damaged),
@@ -129,6 +130,6 @@ def _pictures(
             figures.curves(scores, folder / "roc.png", simulated=simulated)
             said["roc.png"] = f"ROC curves of candidate and live model{note}"
     if parts := trusts(night.candidate):
-        plots.segments(parts, folder / "segments.png", simulated=simulated)
+        plots.segments(parts, folder / "segments.png", simulated=simulated, width=NARROW)
         said["segments.png"] = f"PCOC of the candidate by segment with 95 % intervals{note}"
     return said

@@ -9,6 +9,7 @@ from typing import Any
 
 from at4ctr.gates.history import DAY, Usual, jensen_shannon, shares
 from at4ctr.gates.statistics import Stats
+from at4ctr.plural import counted
 from pipelines.night.report.facts import Json, Night, main, moment, unknown
 from pipelines.night.report.verdict import duration
 from pipelines.pages.html import NONE, Html, bar, element, section, table
@@ -48,7 +49,7 @@ def drift(night: Night, before: Sequence[Night | None]) -> Html:
     rows = [row for name in today.relations for row in _features(today, name, past, night)]
     head = ("feature", "missing", "unknown ids", "divergence", "usual", "allowed", "of allowed",
             "since the night before")  # fmt: skip
-    days = f"the {len(past)} accepted days before" if past else "no earlier day is known"
+    days = f"the {counted(len(past), 'accepted day')} before" if past else "no earlier day is known"
     said = element(
         "p",
         f"Day {max(night.stats)} against {days}: divergence (Jensen–Shannon, base 2, over keyed "

@@ -15,6 +15,8 @@ from at4ctr.gates.anomaly import Thresholds as DataThresholds
 from at4ctr.gates.statistics import Relation, Stats
 from at4ctr.gates.verdict import Verdict
 from at4ctr.metrics.intervals import Trust
+from pipelines.night import still
+from pipelines.night.asked import DEFAULTS
 
 Json = Mapping[str, Any]
 Value = TypeVar("Value")
@@ -178,6 +180,16 @@ def trend(night: Night, chain: Iterable[Path]) -> list[Night | None]:
     found = {day: read(folder) for day, folder in folders.items()} | {night.day: night}
     first = min(found)
     return [found.get(day) for day in span if day >= first]
+
+
+def standing(nights: list[Night | None]) -> str:
+    """For how many of `trend`'s nights the chain has stood still, or "". What was rolled back
+    since counts as published, as a page tells its own night."""
+    last = nights[-1]
+    assert last is not None
+    asked = last.settings.get("asked") or {}
+    limit = int(asked.get("still_nights", DEFAULTS["still_nights"]))
+    return str(still.count((n.record for n in reversed(nights) if n), set(), limit))
 
 
 def _day(folder: Path) -> date | None:

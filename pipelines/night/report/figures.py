@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib as mpl
 
 from at4ctr.analysis import plots
+from at4ctr.plural import counted
 from pipelines.night.report.facts import Night, dates, gained, overall, unknown
 from pipelines.night.report.scores import Scores
 from pipelines.night.report.verdict import look
@@ -126,7 +127,9 @@ def trends(nights: Sequence[Night | None], folder: Path, *, simulated: bool) -> 
         percent = name == "trend_unknown.png"
         if series and panel(nights, series, folder / name, title + note, levels=levels,
                             percent=percent):  # fmt: skip
-            said[name] = f"{title}, {len(nights)} nights to {dates(list(nights))[-1]}{note}"
+            said[name] = (
+                f"{title}, {counted(len(nights), 'night')} to {dates(list(nights))[-1]}{note}"
+            )
     return said
 
 

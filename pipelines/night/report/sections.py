@@ -30,7 +30,7 @@ NAMES = {
     "pcoc": "PCOC",
     "expected_calibration_error": "ECE",
 }
-RANK = {"fail": 0, "hold": 0, "pass": 1}
+RANK = {"fail": 0, "hold": 0, "warn": 1, "pass": 2}
 
 
 def between(found: Interval, form: str) -> str:

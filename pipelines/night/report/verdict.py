@@ -6,10 +6,12 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipelines.night.places import PYTHON
 from pipelines.night.report.facts import Night, check, gained, overall
 from pipelines.pages.html import NONE, Html, command, element
 
 MODULE = "pipelines.nightly"
+RUN = "Run commands in the checkout of this chain, after make setup."
 CIRCLE = '<circle cx="12" cy="12" r="10"/>'
 
 
@@ -45,7 +47,7 @@ LOOKS = {
     "UNFINISHED": Look("Not finished", "unfinished", "#2f5270", "p",
                        f'{CIRCLE}<path d="M7 12h.1M12 12h.1M17 12h.1"/>'),
 }  # fmt: skip
-SIGNS = {"pass": "✓ pass", "fail": "✗ fail", "hold": "‖ hold"}
+SIGNS = {"pass": "✓ pass", "warn": "! warning", "fail": "✗ fail", "hold": "‖ hold"}
 
 
 def look(night: Night) -> Look:
@@ -72,8 +74,11 @@ def words(night: Night) -> str:
     return said
 
 
-def banner(night: Night) -> Html:
-    """The verdict in words, colour and shape, and the reason in one sentence."""
+def banner(night: Night, standing: str) -> Html:
+    """The verdict in words, colour and shape, and the reason in one sentence.
+
+    standing: how long the chain has stood still, or "".
+    """
     shown = look(night)
     said = str(night.outcome.get("sentence") or _unfinished(night))
     area = check(night, "auc")
@@ -85,6 +90,8 @@ def banner(night: Night) -> Html:
     ]
     if night.blessed:
         parts.append(element("p", f"A gate was overridden. Reason: {night.blessed}"))
+    if standing:
+        parts.append(element("p", _sentence(standing) + "."))
     return element("div", icon(shown), element("div", *parts), css=f"banner {shown.css}")
 
 
@@ -109,6 +116,8 @@ def following(night: Night) -> Html:
     parts: list[object] = [element("h2", "What to do")]
     for said, line in advice(night):
         parts += [element("p", said), command(line) if line else ""]
+    if any(line for _, line in advice(night)):
+        parts.append(element("p", RUN, css="soft"))
     return element("div", *parts, css="next")
 
 
@@ -135,8 +144,9 @@ def advice(night: Night) -> Sequence[tuple[str, str]]:
         return [(said, _night(night, *cold, "--again")), (by_hand + "kept:", bless)]
     if night.kind == "HOLD":
         said = (
-            f"{stays}. Nobody can tell whether this model is better: read the checks marked hold "
-            "(a first model always holds). To publish it by your own judgement; the reason is kept:"
+            f"{stays}. Nobody can tell whether this model is better: read the checks that did not "
+            "pass (a first model always holds). To publish it by your own judgement; the reason is "
+            "kept:"
         )
         return [(said, bless)]
     return [(_again(night, stays), _night(night))]
@@ -174,7 +184,7 @@ def _words(night: Night) -> list[str]:
     if isinstance(given, list) and given:
         return [str(w) for w in given]
     model = f"--model={night.record.get('model', 'ctr')}"
-    return ["python", "-m", MODULE, model, f"--date={night.day}"]
+    return [PYTHON, "-m", MODULE, model, f"--date={night.day}"]
 
 
 def _night(night: Night, *more: str) -> str:
