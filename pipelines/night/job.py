@@ -242,16 +242,17 @@ def _result(places: Places, attempt: Attempt, *, already: bool) -> Result:
     }
     standing = still.of(places)
     value |= {"still_nights": standing.nights, "still": str(standing)}
-    return Result(found["exit"], value, "\n".join(_text(attempt, value)))
+    return Result(found["exit"], value, "\n".join(text(attempt, value)))
 
 
-def _text(attempt: Attempt, value: Mapping[str, Any]) -> Iterator[str]:
+def text(attempt: Attempt, value: Mapping[str, Any]) -> Iterator[str]:
     """What a person reads: the report, what approves a night that a gate stopped, the verdict."""
     if (page := attempt.folder / nightly_report.PAGE).is_file():
         yield f"report: {page}"
     if value["outcome"] in ("HOLD", "REJECTED"):
         words = shlex.join(attempt.record["command"])
-        yield f'to publish it all the same: {words} --bless --reason "why this is right"'
+        what = "accept the log" if value["of"] == "data" else "publish it"
+        yield f'to {what} all the same: {words} --bless --reason "why this is right"'
     was = "already " if value["already"] else ""
     more = f"; {value['still']}" if value["still"] else ""
     yield f"{value['date']} {was}{value['outcome']}: {value['sentence']}{more}"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import sys
 from datetime import date, timedelta
 
 import pytest
 
-from pipelines.night import logs, operate, still, textfile
+from pipelines.night import job, logs, operate, still, textfile
+from pipelines.night.attempt import Attempt
 from pipelines.night.places import Places
 
 DAY = date(2017, 11, 25)
@@ -121,6 +123,26 @@ def test_status_tells_rows_of_the_log_from_rows_trained(made):
     assert (row["log_rows"], row["trained_rows"]) == (11, 7)  # of the last two days
     head, line = found.text.splitlines()[1:3]
     assert line[head.index("log rows") :].split()[:2] == ["11", "7"]
+
+
+@pytest.mark.parametrize(("ends", "of", "what"), [("HOLD", "model", "publish it"),
+                                                  ("REJECTED", "model", "publish it"),
+                                                  ("REJECTED", "data", "accept the log"),
+                                                  ("PUBLISHED", None, "")])  # fmt: skip
+def test_the_verdict_is_the_last_line_behind_the_command_that_overrules_it(
+    tmp_path, ends, of, what
+):
+    (tmp_path / "report.html").touch()
+    words = Places("ctr", registry=tmp_path / "r x").command(DAY)
+    value = {"date": str(DAY), "outcome": ends, "of": of, "sentence": "why", "already": False,
+             "still": "the chain has stood still"}  # fmt: skip
+    report, *command, last = job.text(Attempt(tmp_path, {"command": words}), value)
+    assert report == f"report: {tmp_path}/report.html"
+    assert last == f"2017-11-25 {ends}: why; the chain has stood still"
+    (said, line), *_ = [*(c.split(": ", 1) for c in command), ("", "")]
+    assert said == (what and f"to {what} all the same")
+    given = shlex.split(line)
+    assert given == ([*words, "--bless", "--reason", "why this is right"] if what else [])
 
 
 @pytest.mark.parametrize("verbose", [False, True])
