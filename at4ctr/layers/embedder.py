@@ -13,6 +13,7 @@ import tensorflow as tf
 from at4ctr.contracts import TABLE, Embedded, Embeds, Encoding, Packed, Tensor
 from at4ctr.errors import InputError
 from at4ctr.layers.hash_id import HashID
+from at4ctr.layers.quantized import Stored, gathered
 from at4ctr.layers.segments import deal
 from at4ctr.layers.shape import scatter
 from at4ctr.layers.similarity import Similarity
@@ -75,7 +76,7 @@ class Embedder(tf.Module):
                 "expected Schema(times=True); declare it, or choose another backbone"
             )
         self.output = f"{schema.item_id.table}/output" if embeds.output else ""
-        self.tables = {
+        self.tables: dict[str, tf.Variable | Stored] = {
             table.name: tf.Variable(
                 vectors[table.name], trainable=not table.frozen, name=f"{TABLE}{table.name}"
             )
@@ -110,9 +111,9 @@ class Embedder(tf.Module):
             found = tf.reshape(flat, tf.concat([tf.shape(ids), [self.dimension]], 0))
             found = tf.ensure_shape(found, [*ids.shape, self.dimension])
             if table in self.tables:
-                found += tf.gather(self.tables[table], ids)
+                found += gathered(self.tables[table], ids)
         else:
-            found = tf.gather(self.tables[table], ids)
+            found = gathered(self.tables[table], ids)
         if table in self.projections:
             found = tf.linalg.matmul(found, self.projections[table])
         return found * tf.cast(ids != PADDING, found.dtype)[..., None]

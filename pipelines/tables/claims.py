@@ -17,8 +17,8 @@ ASIDE = ".queue"  # under the runs: claims, and what running processes say
 
 def identity(snapshot: Mapping[str, Any]) -> str:
     """What a run repeats: store, experiment and the form of the results, whatever the recipe's
-    name or the log's path. The store's name depends on ``data.times``."""
-    experiment = dict(snapshot["experiment"])
+    name, the log's path or the form of an export. The store's name depends on ``data.times``."""
+    experiment = {k: v for k, v in snapshot["experiment"].items() if k != "export"}
     experiment["data"] = {k: v for k, v in experiment["data"].items() if k not in ("raw", "times")}
     same = {"store": snapshot["store"], "form": snapshot.get("form"), "experiment": experiment}
     text = json.dumps(same, sort_keys=True)
