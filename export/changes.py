@@ -14,13 +14,10 @@ Golden = Mapping[str, Mapping[str, Any]]  # signature -> a golden request with i
 BEFORE = "unquantized"  # in a golden request: the answers of the float32 model
 
 
-def facts(
-    options: Config, tables: Mapping[str, Mapping[str, Any]], plain: Golden, rows: Golden
-) -> dict[str, Any]:
-    """``quantization`` of a manifest: the kind, each table, the bound, and the largest changes.
+def demanded(options: Config, plain: Golden, rows: Golden) -> dict[str, float]:
+    """The largest changes, as `largest` gives them.
 
-    tables: as `at4ctr.model.quantized.quantized` yields them, of those that are served.
-    Raises InputError where a probability changes by more than the bound.
+    Raises InputError where a probability changes by more than ``options.largest_change``.
     """
     found = largest(plain, rows)
     for name, change in found.items():
@@ -30,10 +27,20 @@ def facts(
                 f"{change:.3g}; expected at most export.largest_change={options.largest_change:g}; "
                 "set export.quantize=fp16 or none, or a larger bound"
             )
+    return found
+
+
+def facts(
+    options: Config, changes: Mapping[str, float], tables: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """``quantization`` of a manifest: the kind, the bound, the changes, and each served table.
+
+    tables: as `at4ctr.model.quantized.quantized` yields them.
+    """
     return {
         "kind": options.quantize,
         "bound": options.largest_change,
-        "largest_change": found,
+        "largest_change": dict(changes),
         "tables": {path: dict(told) for path, told in tables.items()},
     }
 

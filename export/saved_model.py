@@ -69,15 +69,18 @@ def save(
     with ExitStack() as held:
         held.callback(shutil.rmtree, staged, ignore_errors=True)
         tables = held.enter_context(quantized.quantized(model, options.quantize))
-        served = signatures.functions(model, front)
-        weights = variables(model, served)
         rows = answers(model, front, store, split, golden)
         outputs = list(rows["serving_default"]["outputs"])
+        moved = {}
+        if options.quantize != "none":
+            moved = changes.demanded(options, plain, rows)
+            rows = changes.beside(rows, plain)
+        served = signatures.functions(model, front)
+        weights = variables(model, served)
         manifest = _manifest(model, store, front, weights, outputs) | {"facts": dict(facts)}
         if options.quantize != "none":
             read = {p: f for p, f in tables.items() if any(w.startswith(f"{p}/") for w in weights)}
-            manifest["quantization"] = changes.facts(options, read, plain, rows)
-            rows = changes.beside(rows, plain)
+            manifest["quantization"] = changes.facts(options, moved, read)
         _write(staged, front, store, served, weights, rows, manifest)
         if check is not None:
             check(staged)

@@ -26,7 +26,7 @@ class Config:
     quantize: ``none`` keeps float32 tables. ``int8`` stores each row as int8 codes and one float32
         scale; tables of at most 4 columns, and the vectors of similarities, become half floats.
         ``fp16`` stores every table as half floats.
-    largest_change: of a probability, on the golden rows, beyond which a quantised export is refused.
+    largest_change: of a probability on the golden rows. Beyond it a quantised export is refused.
     """
 
     quantize: Kind = "none"
