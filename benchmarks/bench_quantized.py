@@ -59,7 +59,7 @@ def measured(run: Path, rounds: int, size: int, calls: int) -> tuple[str, list[d
             )
         taken = {k: Version(f).call("candidates", one) for k, f in folders.items()}
         times = [latency(taken, calls) for _ in range(rounds)]
-        found = [{"kind": k, **bytes_of(folders[k])} for k in KINDS]
+        found: list[dict[str, Any]] = [{"kind": k, **bytes_of(folders[k])} for k in KINDS]
     rows = {kind: predicted(made, model, kind) for kind in KINDS}
     for facts in found:
         kind = facts["kind"]

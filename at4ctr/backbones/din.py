@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import tensorflow as tf
 
 from at4ctr.contracts import BackboneConfig, Embedded, Encoded, Part
 from at4ctr.layers.attention import TargetAttention
-from at4ctr.layers.shape import Shape, history_required, product, total
+from at4ctr.layers.shape import Shape, each, history_required, product, total
 
 
 @dataclass(frozen=True)
 class Config(BackboneConfig):
     """attention: widths of the activation unit."""
+
+    dense: ClassVar[bool] = True
 
     attention: tuple[int, ...] = (80, 40)
 
@@ -40,7 +43,11 @@ class DIN(tf.Module):
 
     def __call__(self, x: Embedded, *, training: bool) -> Encoded:
         pooled = total(x)
-        interest = self.attention(x.item, x.packed, training=training, one_user=x.one_user)
+        if x.dense:
+            keys, mask = each(x, x.history), each(x, x.mask)
+            interest = self.attention.dense(x.item, keys, mask, training=training)
+        else:
+            interest = self.attention(x.item, x.packed, training=training, one_user=x.one_user)
         parts = [x.profile, x.context, x.item, pooled, interest]
         if self.product:
             parts.append(product(x, pooled))

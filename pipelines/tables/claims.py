@@ -19,6 +19,8 @@ def identity(snapshot: Mapping[str, Any]) -> str:
     """What a run repeats: store, experiment and the form of the results, whatever the recipe's
     name, the log's path or the form of an export. The store's name depends on ``data.times``."""
     experiment = {k: v for k, v in snapshot["experiment"].items() if k != "export"}
+    if "fit" in experiment:  # results of both layouts agree to rounding
+        experiment["fit"] = {k: v for k, v in experiment["fit"].items() if k != "layout"}
     experiment["data"] = {k: v for k, v in experiment["data"].items() if k not in ("raw", "times")}
     same = {"store": snapshot["store"], "form": snapshot.get("form"), "experiment": experiment}
     text = json.dumps(same, sort_keys=True)

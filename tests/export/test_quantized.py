@@ -276,7 +276,7 @@ def test_other_words_are_refused(text):
     with pytest.raises(InputError, match=r"export\.quantize"):
         override(e, [f"export.quantize={text}"])
     with pytest.raises(InputError, match=r"export\.quantize"):
-        Config(quantize=text)  # type: ignore[arg-type]
+        Config(quantize=text)
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, 1.5, float("nan")])

@@ -297,5 +297,6 @@ def test_identity_is_of_what_matters():
     changed = {"store": "s", "recipe": "a", "experiment": {"data": {"raw": "x", "history": 6}}}
     assert identity(base) == identity(other) != identity(changed)
     assert identity(base | {"store": "t"}) != identity(base)
-    quantised = {**base, "experiment": {**base["experiment"], "export": {"quantize": "int8"}}}
+    data = {"raw": "x", "history": 5}
+    quantised = {**base, "experiment": {"data": data, "export": {"quantize": "int8"}}}
     assert identity(quantised) == identity(base)  # its weights are the same
