@@ -17,7 +17,7 @@ override install = $(PY) -m pip install --quiet --require-hashes -r $1 2> >(grep
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev setup-spark data vectors train eval compare predict analyse serve verify-c verify-tfserving days nightly nightly-status rollback test-slow \
-	tune search repeats waits reproduce bench bench-peers soak soak-publish soak-nightly mutants gate-power test contract lint lock clean
+	tune search repeats waits reproduce bench bench-gpu bench-peers soak soak-publish soak-nightly mutants gate-power test contract lint lock clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -136,6 +136,10 @@ bench: setup
 	@$(PY) -m benchmarks.counts && $(PY) -m benchmarks.bench_step && $(PY) -m benchmarks.bench_requests && $(PY) -m benchmarks.bench_train
 	@$(PY) -m benchmarks.bench_reader && $(PY) -m benchmarks.bench_prepare --rows 1000000
 	@$(PY) -m benchmarks.bench_export
+
+## make bench-gpu   a training step on this machine's GPUs: benchmarks/gpu.md   ARGS=
+bench-gpu: setup
+	@$(words) benchmarks.bench_gpu
 
 ## make bench-peers five libraries on the same load, each in an environment of its own
 bench-peers: setup

@@ -22,6 +22,7 @@ from at4ctr.folders import config_of, modules
 from at4ctr.gates import anomaly, verdict
 from at4ctr.heads import gaussian_process, single
 from at4ctr.layers import embedder
+from at4ctr.model import quantized
 from at4ctr.model.build import ExpertConfig, Plan, label_tasks
 from at4ctr.tasks import Task, composed_name, derived
 
@@ -45,6 +46,7 @@ class Experiment:
     calibrator: the map fitted to each label on validation rows, after the sampling correction.
         ``none`` fits none. Use it when the base rate may drift after validation, or to compare log
         losses with published numbers. The head ``gaussian_process`` takes ``none`` or ``platt``.
+    export: how the tables of the exported model are stored.
 
     A backbone, a head and an auxiliary are each the Config of a module in the folder of that name.
     """
@@ -62,6 +64,7 @@ class Experiment:
     encodings: Mapping[str, Any] = field(default_factory=dict)
     fit: Fit = field(default_factory=Fit)
     calibrator: Asked = "none"
+    export: quantized.Config = field(default_factory=quantized.Config)
     seed: int = 0
 
     @classmethod
@@ -270,6 +273,7 @@ NAMED: Mapping[str, type] = types.MappingProxyType(  # in snapshots, so that a f
         "space": embedder.Config,
         "task": Task,
         "fit": Fit,
+        "export": quantized.Config,
         "platt": Platt,
         "isotonic": Isotonic,
         "periods": Periods,

@@ -64,6 +64,7 @@ class Embedded(NamedTuple):
     output: Tensor  # [B, D] the candidate's row of the output table; [B, 0] likewise
     owner: Tensor | None = None  # [B] int32
     ages: Tensor | None = None  # [R] float32, seconds; None where no backbone asks for them
+    dense: bool = False  # the layout: T is static, and ``packed`` has all H · T positions, 0 padded
 
     @property
     def one_user(self) -> bool:
@@ -162,6 +163,7 @@ class BackboneConfig(Protocol):
     """
 
     embeds: ClassVar[Embeds] = Embeds()  # what it asks of the embedder
+    dense: ClassVar[bool] = False  # whether it takes a batch of the dense layout in training
     activation: ClassVar[Activation] = "dice"  # of the head's hidden layers, unless the head says
 
     @property
@@ -186,6 +188,7 @@ class AuxiliaryConfig(Protocol):
     """
 
     needs: ClassVar[tuple[str, ...]] = ()  # of one expert's ``Encoded.extras``, by name
+    dense: ClassVar[bool] = False  # whether it takes a batch of the dense layout
 
     @property
     @abstractmethod

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, get_args
 
 import tensorflow as tf
 
@@ -20,6 +20,7 @@ from at4ctr.errors import InputError, unknown
 from at4ctr.feed import Feed, MakeReader
 from at4ctr.gradients import clip_applied
 from at4ctr.layers.mlp import PRODUCTS, Precision, products_in
+from at4ctr.layout import Asked as Layout
 from at4ctr.model.training import TrainingModel
 from at4ctr.population import Population
 from at4ctr.posterior import Posterior
@@ -67,6 +68,8 @@ class Fit:
     checkpoint_every, log_every: steps between two checkpoints, and between two points of a curve.
     checkpoint_share: largest share of training time spent on saving. A checkpoint that would exceed
         it is skipped. The one at the end of an epoch never is. 1 skips none.
+    layout: of histories in training (`at4ctr.layout`): ``packed`` computes real behaviours alone,
+        ``dense`` every position, with static shapes. ``auto`` is dense on GPUs and packed on CPUs.
     devices: () is every visible GPU, or the CPU where there is none.
     shards: the parts that the rows of an epoch are dealt to (``feed.Feed``). 0 is one for each
         host. Runs of the same number read the same batches, on any number of hosts and devices.
@@ -89,6 +92,7 @@ class Fit:
     checkpoint_every: int = 500
     log_every: int = 50
     checkpoint_share: float = 0.05
+    layout: Layout = "auto"
     devices: tuple[str, ...] = ()
     shards: int = 0
 
@@ -98,6 +102,8 @@ class Fit:
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise InputError(f"fit.{name} is {getattr(self, name)}; expected at least {low}")
+        if self.layout not in get_args(Layout):
+            raise unknown("fit.layout", self.layout, get_args(Layout))
         if self.precision not in PRODUCTS:
             raise unknown("fit.precision", self.precision, PRODUCTS)
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):

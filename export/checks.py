@@ -18,6 +18,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 TOLERANCE = 1e-6
+ROUNDING = 2e-5  # of a scale times a code, relative to half of the scale
 MANIFEST = "MANIFEST.json"
 SERVING_PARTS = ("spaces", "backbones", "head", "shift", "calibrators")
 SIGNATURES = ("serving_default", "examples", "candidates")
@@ -32,6 +33,13 @@ FORBIDDEN_OPERATIONS = re.compile(
     r".*PyFunc.*|ReadFile|WriteFile|Print.*|Resource(Sparse)?Apply.*|ResourceScatter.*"
     r"|(Assign(Add|Sub)|Stateless.*Dropout|.*Random(Uniform|Normal|Shuffle)).*|.*Grad"
 )
+
+STORED: Mapping[str, Mapping[str, str]] = {  # of a quantised table: its variables and their types
+    "int8 rows": {"codes": "int8", "scales": "float32"},
+    "half floats": {"values": "float16"},
+}
+TABLE = re.compile(r"spaces/[^/]+/(tables|similarities)/")
+BEFORE = "unquantized"  # of a golden row: the answers of the float32 model
 
 Graph = saved_model_pb2.SavedModel
 
@@ -80,6 +88,28 @@ def checkpoint(folder: Path, manifest: Mapping[str, Any]) -> str:
     size = sum(int(np.prod(v["shape"])) * tf.as_dtype(v["dtype"]).size for v in found.values())
     same("size", {"variable_bytes": size}, {"variable_bytes": manifest["variable_bytes"]})
     return f"{len(found)} serving variables of {size:,} bytes, no other"
+
+
+def tables(manifest: Mapping[str, Any]) -> str:
+    """Tables are stored as ``quantization`` says, each value within its bound, none as float32."""
+    quantization, variables = manifest.get("quantization"), manifest["variables"]
+    if quantization is None:
+        return "float32"
+    for path, told in quantization["tables"].items():
+        parts = STORED.get(told["stored"], {})
+        for part, dtype in parts.items():
+            shape = told["shape"][: 1 if part == "scales" else None]
+            name, wanted = f"{path}/{part}", {"shape": shape, "dtype": dtype}
+            same("stored", {name: variables.get(name)}, {name: wanted})
+        if not parts or not told["largest_error"] <= told["bound"] * (1 + ROUNDING):
+            raise CheckError(
+                f"table {path!r} is {told}; expected one of {', '.join(STORED)}, and no error "
+                "beyond the bound"
+            )
+    for path, found in variables.items():
+        if TABLE.match(path) and found["dtype"] == "float32" and len(found["shape"]) > 1:
+            raise CheckError(f"table {path!r} is float32; expected {quantization['kind']}")
+    return f"{quantization['kind']}: {len(quantization['tables'])} tables, none of float32"
 
 
 def graph_variables(graph: Any, manifest: Mapping[str, Any]) -> str:
@@ -219,7 +249,8 @@ def replay(
 ) -> str:
     """The golden rows get the answers that the model itself gave, to ``TOLERANCE``.
 
-    A logit beyond ±1 may differ by so much of its size.
+    A logit beyond ±1 may differ by so much of its size. Of a quantised version no answer lies
+    further from the float32 model's than the manifest says, and no probability beyond the bound.
     """
     file = folder / "assets.extra" / "golden" / f"{name}.json"
     golden = json.loads(file.read_text(encoding="utf-8"))
@@ -238,6 +269,15 @@ def replay(
         worst[key] = float(np.max(np.abs(found - expected) / scale))
         if not worst[key] <= TOLERANCE:
             raise CheckError(f"{key} differs by {worst[key]:.3g}; expected at most {TOLERANCE:g}")
+        if quantization := manifest.get("quantization"):
+            most = quantization["largest_change"][key] + TOLERANCE * float(scale.max())
+            if key.startswith("probability"):
+                most = min(most, quantization["bound"] + TOLERANCE)
+            change = float(np.max(np.abs(found - np.array(golden[BEFORE][key], np.float64))))
+            if not change <= most:
+                raise CheckError(
+                    f"{key} lies {change:.3g} from the float32 model's; expected at most {most:.3g}"
+                )
     return f"{len(expected)} rows, largest difference {max(worst.values()):.2g}"
 
 

@@ -34,6 +34,7 @@ from export.streams import ignoring_closed_pipes
 
 PORTS = {"grpc": 8500, "rest": 8501}
 GOLDEN = Path("assets.extra") / "golden"
+ANSWERS = ("outputs", "unquantized")  # of a golden row, which are no part of its request
 PROBABILITY = "probability"  # an output, or what its name begins with, before _ and a label
 SCORE = "score"  # an output that ranks
 FILE = "golden:"  # before the path of a stored request
@@ -125,7 +126,7 @@ class Rest:
         self.connection = http.client.HTTPConnection(server, timeout=timeout)
 
     def predict(self, request: Mapping[str, Any], version: int | None) -> Arrays:
-        body = {key: value for key, value in request.items() if key != "outputs"}
+        body = {key: value for key, value in request.items() if key not in ANSWERS}
         answer = self._ask("POST", version, ":predict", json.dumps(body).encode())
         found = answer.get("outputs", answer.get("predictions"))
         if isinstance(found, list) and found and isinstance(found[0], dict):

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from at4ctr.data.dataset import Split
 from at4ctr.data.store import Store
 from at4ctr.durable import digest, sync
 from at4ctr.errors import InputError
+from at4ctr.model import quantized
 from at4ctr.model.serving import ServingModel
-from export import canonical, describe, signatures, warmup
+from export import canonical, changes, describe, signatures, warmup
 from export.golden import answers, tensors
 from export.lookup import Front
 
@@ -38,6 +40,7 @@ def save(
     split: Split = "test",
     version: int | None = None,
     check: Callable[[Path], None] | None = None,
+    options: quantized.Config = quantized.Config(),  # noqa: B008  (immutable)
 ) -> Path:
     """Writes ``folder/<version>/`` and returns it.
 
@@ -48,20 +51,36 @@ def save(
     check: called with the finished version in a hidden folder, before it gets its name; where it
     raises, no version is left. store's train split gives the warm-up requests.
 
+    options: how tables are stored. Golden answers are then those of the quantised model, and the
+    manifest's ``quantization`` says how far they lie from the float32 model's.
+
     The signatures are those of ``signatures.functions``.
 
     Raises InputError for a version that exists or is below 1 (it never overwrites), a vocabulary
-    that holds -1 or "", and a model whose golden logits are not finite.
+    that holds -1 or "", a model whose golden logits are not finite, and a quantised model whose
+    golden probabilities change by more than ``options.largest_change``.
     """
     final = folder / str(_version(folder, version))
     front = Front(store, history, past=model.reads_history, ages=model.reads_ages)
-    served = signatures.functions(model, front)
-    weights = variables(model, served)
-    rows = answers(model, front, store, split, golden)
-    outputs = list(rows["serving_default"]["outputs"])
-    manifest = _manifest(model, store, front, weights, outputs) | {"facts": dict(facts)}
+    plain: dict[str, dict[str, Any]] = {}
+    if options.quantize != "none":
+        plain = answers(model, front, store, split, golden)
     staged = folder / f".{final.name}-{os.getpid()}"
-    try:
+    with ExitStack() as held:
+        held.callback(shutil.rmtree, staged, ignore_errors=True)
+        tables = held.enter_context(quantized.quantized(model, options.quantize))
+        rows = answers(model, front, store, split, golden)
+        outputs = list(rows["serving_default"]["outputs"])
+        moved = {}
+        if options.quantize != "none":
+            moved = changes.demanded(options, plain, rows)
+            rows = changes.beside(rows, plain)
+        served = signatures.functions(model, front)
+        weights = variables(model, served)
+        manifest = _manifest(model, store, front, weights, outputs) | {"facts": dict(facts)}
+        if options.quantize != "none":
+            read = {p: f for p, f in tables.items() if any(w.startswith(f"{p}/") for w in weights)}
+            manifest["quantization"] = changes.facts(options, moved, read)
         _write(staged, front, store, served, weights, rows, manifest)
         if check is not None:
             check(staged)
@@ -70,8 +89,6 @@ def save(
             sync(path)
         staged.rename(final)
         sync(folder)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
     return final
 
 

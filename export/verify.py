@@ -82,6 +82,7 @@ def pending(folder: Path, like: Path | None) -> Iterator[tuple[str, Callable[[],
     graph = checks.Graph.FromString((folder / "saved_model.pb").read_bytes())
     yield "files", lambda: checks.files(folder, manifest)
     yield "variables", lambda: checks.checkpoint(folder, manifest)
+    yield "tables", lambda: checks.tables(manifest)
     yield "graph", lambda: checks.graph_variables(graph, manifest)
     yield "training-only inputs", lambda: checks.training_only(graph, manifest)
     yield "operations", lambda: checks.operations(graph)

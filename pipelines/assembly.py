@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from at4ctr import checkpoints, evaluation, fit, population
+from at4ctr import checkpoints, evaluation, fit, layout, population
 from at4ctr.config import Experiment
 from at4ctr.data.dataset import Split
 from at4ctr.data.reader import Reader
@@ -91,13 +91,18 @@ class Assembly:
         """The serving model with the experiment's tasks and auxiliaries, within the strategy's
         scope.
 
-        Raises InputError where a device has too few rows in a step for an auxiliary.
+        Raises InputError where a device has too few rows in a step for an auxiliary, and for
+        `fit.layout=dense` beside a part that has no dense form.
         """
         e, replicas = self.experiment, tf.distribute.get_strategy().num_replicas_in_sync
         for config in e.auxiliaries.values():
             if config.weight:
                 config.demand_rows(e.fit.batch_size // replicas)
-        return training_model(serving, self.store.schema, e.plan, self.store.mean_behaviours)
+        made = training_model(serving, self.store.schema, e.plan, self.store.mean_behaviours)
+        made.dense = layout.dense(
+            e.fit.layout, e.plan, layout.on_gpus(), requests=e.data.grouping == "requests"
+        )
+        return made
 
     def trainer(
         self,

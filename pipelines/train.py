@@ -230,8 +230,15 @@ def _export(
                 "check to pass; no version was written"
             )
 
-    history = e.data.history
-    saved_model.save(final, store, folder / "export", history=history, facts=facts, check=check)
+    saved_model.save(
+        final,
+        store,
+        folder / "export",
+        history=e.data.history,
+        facts=facts,
+        check=check,
+        options=e.export,
+    )
 
 
 def load_snapshot(path: Path) -> tuple[Experiment, str, str]:

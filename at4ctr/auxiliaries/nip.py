@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import tensorflow as tf
 
@@ -11,7 +12,7 @@ from at4ctr.errors import InputError
 from at4ctr.layers.replicas import WHOLE, gathered, share
 from at4ctr.layers.self_attention import Lengths, SelfAttention
 from at4ctr.layers.shape import Shape, history_required
-from at4ctr.losses import next_item_prediction
+from at4ctr.losses import dense_next_item_prediction, next_item_prediction
 from at4ctr.schema import UNKNOWN, Schema, history_name
 
 
@@ -24,6 +25,8 @@ class Config(AuxiliaryConfig):
     all and not only of the anchor's own; the loss is then that of one replica with the whole batch,
     and the replicas share its work.
     """
+
+    dense: ClassVar[bool] = True
 
     weight: float = 0.01
     temperature: float = 0.1
@@ -56,6 +59,8 @@ class NextItemPrediction(tf.Module):
         self.attention = SelfAttention(shape.history, seed)
 
     def loss(self, view: View) -> Tensor:
+        if view.embedded.dense:
+            return self._dense_loss(view)
         x, config = view.embedded, self.config
         lengths = Lengths.of(x.packed.rows, tf.shape(x.mask)[0])
         found = [self.attention.states(x.packed, lengths), x.packed.values, lengths.sizes]
@@ -76,6 +81,29 @@ class NextItemPrediction(tf.Module):
             block=config.block,
             part=part,
         )
+
+    def _dense_loss(self, view: View) -> Tensor:
+        """Of padded behaviours. With ``gather`` every replica does the work of all."""
+        x, config = view.embedded, self.config
+        found = [self.attention.dense_states(x.history), x.history, x.mask]
+        if config.mask_duplicates:
+            found.append(view.batch[self.item_id])
+        if config.gather:
+            found = gathered(*found)
+        states, behaviours, mask, *ids = found
+        return dense_next_item_prediction(
+            states,
+            behaviours,
+            mask,
+            config.temperature,
+            item_ids=_apart_dense(ids[0]) if ids else None,
+            block=config.block,
+        )
+
+
+def _apart_dense(ids: Tensor) -> Tensor:
+    """As `_apart`, of [B, T]."""
+    return tf.reshape(_apart(tf.reshape(ids, [-1])), tf.shape(ids))
 
 
 def _apart(ids: Tensor) -> Tensor:

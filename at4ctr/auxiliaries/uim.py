@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import tensorflow as tf
 
-from at4ctr.contracts import AuxiliaryConfig, Tensor, View
+from at4ctr.contracts import AuxiliaryConfig, Embedded, Tensor, View
 from at4ctr.errors import InputError
 from at4ctr.layers.mlp import MLP
 from at4ctr.layers.replicas import gathered, gathered_owners, share
 from at4ctr.layers.self_attention import Lengths, SelfAttention
 from at4ctr.layers.shape import Shape, history_required
-from at4ctr.losses import user_item_match
+from at4ctr.losses import dense_user_item_match, user_item_match
 from at4ctr.schema import Schema
 
 
@@ -24,6 +25,8 @@ class Config(AuxiliaryConfig):
     gather: of several replicas, candidates are the rows of all and not only, as the paper has it,
     of the anchor's own; the loss is then that of one replica with the whole batch.
     """
+
+    dense: ClassVar[bool] = True
 
     weight: float = 0.1
     temperature: float = 0.07
@@ -74,9 +77,14 @@ class UserItemMatch(tf.Module):
         x = view.embedded
         user = x.profile
         if self.config.use_history:
-            lengths = Lengths.of(x.packed.rows, tf.shape(x.mask)[0])
-            user = tf.concat([user, self.attention.pooled(x.packed, lengths)], -1)
+            user = tf.concat([user, self._pooled(x)], -1)
         return self.user(user, training=True), self.item(x.item, training=True)
+
+    def _pooled(self, x: Embedded) -> Tensor:
+        if x.dense:
+            return self.attention.dense_pooled(x.history, x.mask)
+        lengths = Lengths.of(x.packed.rows, tf.shape(x.mask)[0])
+        return self.attention.pooled(x.packed, lengths)
 
     def loss(self, view: View) -> Tensor:
         user, item = self.represent(view)
@@ -92,6 +100,16 @@ class UserItemMatch(tf.Module):
             found = gathered(*found)
         user, item, labels, *ids = found
         user_ids, item_ids = ids or (None, None)
+        if view.embedded.dense:
+            return parts * dense_user_item_match(
+                user,
+                item,
+                labels,
+                self.config.temperature,
+                user_ids=user_ids,
+                item_ids=item_ids,
+                anchors=anchors,
+            )
         return parts * user_item_match(
             user,
             item,

@@ -21,6 +21,7 @@ class Config(BackboneConfig):
     """
 
     activation: ClassVar[Activation] = "relu"
+    dense: ClassVar[bool] = True
 
     layers: int = 3
     rank: int | None = None

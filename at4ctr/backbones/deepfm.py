@@ -19,6 +19,7 @@ class Config(BackboneConfig):
     """
 
     activation: ClassVar[Activation] = "prelu"
+    dense: ClassVar[bool] = True
     pool_history: bool = False
     embeds: ClassVar[Embeds] = Embeds(first_order=True)
 

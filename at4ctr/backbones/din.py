@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import tensorflow as tf
 
 from at4ctr.contracts import BackboneConfig, Embedded, Encoded, Part
 from at4ctr.layers.attention import TargetAttention
 from at4ctr.layers.pairs import by_row
-from at4ctr.layers.shape import Shape, history_required, part, product, total
+from at4ctr.layers.shape import Shape, each, history_required, part, product, total
 
 
 @dataclass(frozen=True)
 class Config(BackboneConfig):
     """attention: widths of the activation unit."""
+
+    dense: ClassVar[bool] = True
 
     attention: tuple[int, ...] = (80, 40)
 
@@ -38,8 +41,13 @@ class DIN(tf.Module):
         self.parts = tuple(map(Part, widths))
 
     def __call__(self, x: Embedded, *, training: bool) -> Encoded:
-        pooled, behaviours = part(x, total(x)), by_row(x, training=training)
-        interest = self.attention(x.item, behaviours, training=training, one_user=x.one_user)
+        pooled = part(x, total(x))
+        if x.dense:
+            keys, mask = each(x, x.history), each(x, x.mask)
+            interest = self.attention.dense(x.item, keys, mask, training=training)
+        else:
+            behaviours = by_row(x, training=training)
+            interest = self.attention(x.item, behaviours, training=training, one_user=x.one_user)
         parts = [part(x, x.profile), x.context, x.item, pooled, interest]
         if self.product:
             parts.append(product(x, pooled))

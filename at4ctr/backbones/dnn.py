@@ -16,6 +16,7 @@ class Config(BackboneConfig):
     """pool_history: add the mean of the user's behaviours. Off where the schema has none."""
 
     activation: ClassVar[Activation] = "relu"
+    dense: ClassVar[bool] = True
 
     pool_history: bool = True
 

@@ -18,6 +18,7 @@ class Config(BackboneConfig):
 
     pool_history: bool = False
     embeds: ClassVar[Embeds] = Embeds(first_order=True)
+    dense: ClassVar[bool] = True
 
     @property
     def reads_history(self) -> bool:

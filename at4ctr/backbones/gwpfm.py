@@ -28,6 +28,7 @@ class Config(BackboneConfig):
     """
 
     activation: ClassVar[Activation] = "relu"
+    dense: ClassVar[bool] = True
 
     groups: tuple[str, ...] = ()
     pool_history: bool = True

@@ -20,6 +20,7 @@ class Config(BackboneConfig):
     """
 
     activation: ClassVar[Activation] = "relu"
+    dense: ClassVar[bool] = True
 
     pool_history: bool = True
 

@@ -16,6 +16,7 @@ class Config(BackboneConfig):
     """pool_history: add the summed history; off by default, as AT4CTR says of this model."""
 
     activation: ClassVar[Activation] = "prelu"
+    dense: ClassVar[bool] = True
 
     pool_history: bool = False
 

@@ -15,7 +15,6 @@ Outcome = Literal["pass", "warn", "fail", "hold"]
 Policy = Literal["fresh", "strict"]
 NUMBERS = "candidate numbers"  # the check that no override passes
 FAMILIES = 4  # of checks, among which the error is shared: ΔAUC, NE, PCOC, segments
-RETIRED = ("pcoc_noise",)  # thresholds of records of earlier versions
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ class Verdict:
                 Check(**{**c, "interval": None if c["interval"] is None else tuple(c["interval"])})
                 for c in value["checks"]
             )
-            given = {k: v for k, v in value["thresholds"].items() if k not in RETIRED}
+            given = value["thresholds"]
             thresholds = Thresholds(**{**given, "labels": tuple(given["labels"])})
             return cls(**{**value, "checks": checks, "thresholds": thresholds})
         except (KeyError, TypeError) as error:

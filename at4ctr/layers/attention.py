@@ -48,6 +48,17 @@ class TargetAttention(tf.Module):
         scores = self.scores(self.project(query), keys, rows, training=training, ordered=True)
         return pool(scores, keys, rows, tf.shape(query)[0])
 
+    def dense(self, query: Tensor, keys: Tensor, mask: Tensor, *, training: bool) -> Tensor:
+        """The same of padded behaviours: query [B, Q], keys [B, T, J], mask [B, T] -> [B, J]."""
+        a, b, c, d = tf.split(self.first.kernel, 4)
+        query = self.project(query)
+        once = tf.linalg.matmul(query, a + c) + self.first.bias
+        pair = tf.concat([keys, query[:, None] * keys], -1)
+        hidden = product(pair, tf.concat([b - c, d], 0)) + once[:, None]
+        scores = self.rest(tf.sigmoid(hidden), training=training)[..., 0]
+        weights = tf.nn.softmax(tf.where(mask, scores, MASKED)) * tf.cast(mask, keys.dtype)
+        return tf.linalg.matvec(keys, weights, transpose_a=True)
+
     def scores(
         self,
         query: Tensor,

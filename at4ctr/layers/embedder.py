@@ -13,6 +13,7 @@ import tensorflow as tf
 from at4ctr.contracts import TABLE, Embedded, Embeds, Encoding, Packed, Tensor
 from at4ctr.errors import InputError
 from at4ctr.layers.hash_id import HashID
+from at4ctr.layers.quantized import Stored, gathered
 from at4ctr.layers.segments import deal
 from at4ctr.layers.shape import scatter
 from at4ctr.layers.similarity import Similarity
@@ -75,7 +76,7 @@ class Embedder(tf.Module):
                 "expected Schema(times=True); declare it, or choose another backbone"
             )
         self.output = f"{schema.item_id.table}/output" if embeds.output else ""
-        self.tables = {
+        self.tables: dict[str, tf.Variable | Stored] = {
             table.name: tf.Variable(
                 vectors[table.name], trainable=not table.frozen, name=f"{TABLE}{table.name}"
             )
@@ -110,9 +111,9 @@ class Embedder(tf.Module):
             found = tf.reshape(flat, tf.concat([tf.shape(ids), [self.dimension]], 0))
             found = tf.ensure_shape(found, [*ids.shape, self.dimension])
             if table in self.tables:
-                found += tf.gather(self.tables[table], ids)
+                found += gathered(self.tables[table], ids)
         else:
-            found = tf.gather(self.tables[table], ids)
+            found = gathered(self.tables[table], ids)
         if table in self.projections:
             found = tf.linalg.matmul(found, self.projections[table])
         return found * tf.cast(ids != PADDING, found.dtype)[..., None]
@@ -163,10 +164,12 @@ class Embedder(tf.Module):
         *,
         training: bool = False,
         history: bool = True,
+        dense: bool = False,
     ) -> Embedded:
         """The reader's batch (ids) -> what a backbone sees; training-only features stay out.
 
         history: False for who reads none: behaviours are then not looked up, and 0 wide.
+        dense: every position is looked up, padding as zeros, so that shapes are static.
         A batch with ``owner`` [B] has rows of profile and history for H users, not for B rows.
         """
         schema = self.schema
@@ -183,9 +186,14 @@ class Embedder(tf.Module):
         fields = [*names["profile"], *names["item"], *names["context"]]
         extras = [f.name for f in schema.served("behaviour") if f.name not in schema.history]
         lengths = batch["history_length"] if schema.history else tf.zeros([size], tf.int32)
-        steps = tf.reduce_max(tf.concat([lengths, [1]], 0))
-        mask = tf.sequence_mask(lengths, steps)  # [B, T], T the longest history of this batch
-        where = tf.cast(tf.where(mask), tf.int32)  # [R, 2]
+        if dense:
+            steps = self._longest(batch)
+            mask = tf.range(steps) < lengths[:, None]
+            where = places(size, steps)
+        else:
+            steps = tf.reduce_max(tf.concat([lengths, [1]], 0))
+            mask = tf.sequence_mask(lengths, steps)  # [B, T], T the longest history of this batch
+            where = tf.cast(tf.where(mask), tf.int32)  # [R, 2]
         past, extras = (schema.history, extras) if history else ((), [])
         vectors: dict[str, Tensor] = {}
         several = [weights_name(n) for n in ids if schema.feature(n).weighted]
@@ -193,7 +201,7 @@ class Embedder(tf.Module):
         # Apart, so that behaviour features nobody reads are not given zero gradients.
         for now, names_of in ((ids, past), *(([], [n]) for n in extras)):
             keys = map(history_name, names_of)
-            behaviours = {k: tf.gather_nd(batch[k][:, :steps], where) for k in keys}
+            behaviours = {k: _behaviours(batch[k], mask, where, dense) for k in keys}
             of_now = weights if now else {}
             vectors |= self._rows({n: batch[n] for n in now} | of_now | behaviours, training)
         values = {**batch, **self._similarities(batch, owner)} if self.similarities else batch
@@ -202,20 +210,33 @@ class Embedder(tf.Module):
         if one_user:
             vectors |= {n: tf.ensure_shape(vectors[n], [1, self.dimension]) for n in of_user}
         packed = self._concat([history_name(n) for n in past], vectors, where)
+
+        def place(values: Tensor) -> Tensor:
+            """[R, W] -> [H, T, W]."""
+            if dense:
+                return tf.reshape(values, [-1, steps, values.shape[-1]])
+            return scatter(values, where, size, steps)
+
         return Embedded(
             fields=tf.stack([_each(vectors[n], owner, n in of_user) for n in fields], 1),
             profile=self._concat(names["profile"], vectors, size),
             item=self._concat(names["item"], vectors, count),
             context=self._concat(names["context"], vectors, count),
-            history=scatter(packed, where, size, steps),
+            history=place(packed),
             mask=mask,
             packed=Packed(packed, where[:, 0], where[:, 1]),
-            extras={n: scatter(vectors[history_name(n)], where, size, steps) for n in extras},
+            extras={n: place(vectors[history_name(n)]) for n in extras},
             linear=self._linear(ids, batch, training, owner, of_user),
             output=self._output(batch[schema.item_id.name]),
             owner=owner,
             ages=self._ages(batch, where, steps) if self.embeds.ages and history else None,
+            dense=dense,
         )
+
+    def _longest(self, batch: Mapping[str, Tensor]) -> int:
+        """T of the reader, which the graph knows."""
+        past = self.schema.history
+        return int(batch[history_name(past[0])].shape[1]) if past else 1
 
     def _similarities(self, batch: Mapping[str, Tensor], owner: Tensor | None) -> dict[str, Tensor]:
         users, items = batch[self.schema.user_id.name], batch[self.schema.item_id.name]
@@ -247,6 +268,21 @@ class Embedder(tf.Module):
         if names:
             return tf.concat([vectors[n] for n in names], -1)
         return tf.zeros([like if like.shape.rank == 0 else tf.shape(like)[0], 0])
+
+
+def places(size: Tensor, steps: int) -> Tensor:
+    """[size * steps, 2] int32: every (row, position), row after row."""
+    rows, positions = tf.meshgrid(tf.range(size), tf.range(steps), indexing="ij")
+    return tf.reshape(tf.stack([rows, positions], -1), [-1, 2])
+
+
+def _behaviours(ids: Tensor, mask: Tensor, where: Tensor, dense: bool) -> Tensor:
+    """Ids [H, L, ...] of the batch -> [R, ...], in the dense layout with padding (0)."""
+    if not dense:
+        return tf.gather_nd(ids[:, : tf.shape(mask)[1]], where)
+    real = tf.reshape(mask, [-1, *([1] * (ids.shape.rank - 2))])
+    flat = tf.reshape(ids, [-1, *ids.shape[2:]])
+    return tf.where(real, flat, tf.constant(PADDING, ids.dtype))
 
 
 def _each(rows: Tensor, owner: Tensor | None, of_user: bool) -> Tensor:

@@ -100,6 +100,27 @@ class SelfAttention(tf.Module):
             found.append(tf.nn.softmax(scores + tf.where(seen, 0.0, MASKED)))
         return found
 
+    def dense_states(self, x: Tensor) -> Tensor:
+        """`states` of padded behaviours [B, T, d] -> [B, T, d]; what stands at padding means
+        nothing."""
+        steps = tf.range(tf.shape(x)[1])
+        weights = self._dense_weights(x, (steps[None, :] <= steps[:, None])[None])
+        return tf.linalg.matmul(tf.linalg.matmul(weights, x), self.value)
+
+    def dense_pooled(self, x: Tensor, mask: Tensor) -> Tensor:
+        """`pooled` of padded behaviours [B, T, d], mask [B, T] -> [B, d]."""
+        real = tf.cast(mask, x.dtype)
+        weights = self._dense_weights(x, mask[:, None, :]) * real[:, :, None]
+        total = tf.linalg.matvec(x, tf.reduce_sum(weights, 1) * real, transpose_a=True)
+        mean = tf.math.divide_no_nan(total, tf.reduce_sum(real, 1, keepdims=True))
+        return tf.linalg.matmul(mean, self.value)
+
+    def _dense_weights(self, x: Tensor, seen: Tensor) -> Tensor:
+        """x [B, T, d] -> [B, T, T]; keys that are not ``seen`` get 0."""
+        once = tf.linalg.matmul(self.query * self.width**-0.5, self.key, transpose_b=True)
+        scores = tf.linalg.matmul(tf.linalg.matmul(x, once), x, transpose_b=True)
+        return tf.nn.softmax(scores + tf.where(seen, 0.0, MASKED))
+
     def states(self, history: Packed, lengths: Lengths) -> Tensor:
         """Causal: state k has seen behaviours 0..k. -> [R, d]."""
         groups = Groups.of(history, lengths)

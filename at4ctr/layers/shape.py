@@ -97,6 +97,8 @@ def recency(x: Embedded) -> Tensor:
 
 def total(x: Embedded) -> Tensor:
     """Sum of the real behaviours. [H, J]."""
+    if x.dense:
+        return tf.reduce_sum(x.history, 1)  # padding is zeros
     if x.one_user:
         return tf.reduce_sum(x.packed.values, 0, keepdims=True)
     return sums(x.packed.values, x.packed.rows, tf.shape(x.mask)[0])

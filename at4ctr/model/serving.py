@@ -106,11 +106,34 @@ class ServingModel(tf.keras.Model):
         labels: tuple[str, ...] | None = None,
     ) -> Forward:
         """history: the first space looks it up in any case. labels: whose towers; None for all."""
+        return self.encode(
+            self.embed(batch, training=training, history=history), training=training, labels=labels
+        )
+
+    def embed(
+        self,
+        batch: Mapping[str, Tensor],
+        *,
+        training: bool,
+        history: bool = False,
+        dense: bool = False,
+    ) -> dict[str, Embedded]:
+        """The batch in each space: every look-up of a pass. dense: in the dense layout."""
         spaces: dict[str, Embedded] = {}
         for i, (name, embedder) in enumerate(self.spaces.items()):
             read = any(self.reads[e] for e, space in self.space_of.items() if space == name)
             read = read or (history and i == 0)
-            spaces[name] = embedder(batch, training=training, history=read)
+            spaces[name] = embedder(batch, training=training, history=read, dense=dense)
+        return spaces
+
+    def encode(
+        self,
+        spaces: dict[str, Embedded],
+        *,
+        training: bool,
+        labels: tuple[str, ...] | None = None,
+    ) -> Forward:
+        """The rest of a pass."""
         experts = {
             name: backbone(spaces[self.space_of[name]], training=training)
             for name, backbone in self.backbones.items()

@@ -62,12 +62,23 @@ class TrainingModel(tf.keras.Model):
         self.l2 = {space: weight for space, weight in (l2 or {}).items() if weight}
         weighed = [k for k, task in label_tasks.items() if uncertainty and task.weight]
         self.log_variances = {k: tf.Variable(0.0, name=f"log_variance_{k}") for k in weighed}
+        self.dense = self.xla = False  # the layout; whether XLA compiles what follows look-ups
 
     def view(self, batch: Mapping[str, Tensor]) -> View:
         """A training pass, as the auxiliaries read it."""
+        batch = self._perturbed(batch)
+        return self._view(batch, self._embed(batch))
+
+    def _perturbed(self, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         for perturb in self.perturbations.values():
             batch = perturb(batch)
-        found = self.serving.forward(batch, training=True, history=self.history)
+        return batch
+
+    def _embed(self, batch: Mapping[str, Tensor]) -> dict[str, Embedded]:
+        return self.serving.embed(batch, training=True, history=self.history, dense=self.dense)
+
+    def _view(self, batch: Mapping[str, Tensor], spaces: dict[str, Embedded]) -> View:
+        found = self.serving.encode(spaces, training=True)
         return View(
             batch=batch,
             targets=tasks.targets(self.serving.labels, batch),
@@ -83,7 +94,19 @@ class TrainingModel(tf.keras.Model):
     def losses_of(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Every loss by name, unweighted, their weighted ``total``, and what auxiliaries give
         beside their losses as ``<auxiliary>_<name>``; scalars."""
-        view = self.view(batch)
+        batch = self._perturbed(batch)
+        spaces = self._embed(batch)
+        if not self.xla:
+            return self._losses_after(batch, spaces)
+        after = tf.function(self._losses_after, jit_compile=True, autograph=False)
+        found: dict[str, Tensor] = after(dict(batch), spaces)
+        return found
+
+    def _losses_after(
+        self, batch: Mapping[str, Tensor], spaces: dict[str, Embedded]
+    ) -> dict[str, Tensor]:
+        """All of a step between the look-ups and the gradients of what they found."""
+        view = self._view(batch, spaces)
         found = tasks.loss(self.serving.labels, self.label_tasks, view.outputs.logits, view.targets)
         terms = self._terms(found)
         for name, s in self.log_variances.items():
@@ -97,15 +120,15 @@ class TrainingModel(tf.keras.Model):
             terms.append(self.weights_of[name] * found[name])
         if self.l2:
             reads = self.serving.reads
-            spaces = {
+            penalties = {
                 space: touched_l2(
                     view.spaces[space],
                     history=any(reads[e] for e, s in self.serving.space_of.items() if s == space),
                 )
                 for space in self.l2
             }
-            found["l2"] = tf.add_n(list(spaces.values()))
-            terms += [self.l2[space] * penalty for space, penalty in spaces.items()]
+            found["l2"] = tf.add_n(list(penalties.values()))
+            terms += [self.l2[space] * penalty for space, penalty in penalties.items()]
         total = terms[0]
         for term in terms[1:]:
             total += term

@@ -16,6 +16,7 @@ from grpc import StatusCode as Code
 from tensorflow_serving.apis import prediction_log_pb2
 
 from export.server import tensors
+from export.server.aside import aside
 from export.server.tensors import Arrays, Limits, RefusedError, Spec
 
 GRAPHS = ("saved_model.pb", "saved_model.pbtxt")
@@ -25,23 +26,48 @@ DEFAULT = "serving_default"
 FAILED = "assertion failed: "
 
 
+class _Session(tf.compat.v1.Session):
+    """Until it is ``live``, operations run one after the other in the thread that asks for them,
+    and not in TensorFlow's threads, which answer requests. What is read before has a thread of the
+    lowest priority."""
+
+    live, reading = True, False
+
+    def run(
+        self, fetches: Any, feed_dict: Any = None, options: Any = None, run_metadata: Any = None
+    ) -> Any:
+        if self.live:
+            return super().run(fetches, feed_dict, options, run_metadata)
+        own = tf.compat.v1.RunOptions(inter_op_thread_pool=-1)  # the caller's thread
+        if self.reading:
+            return aside(lambda: super(_Session, self).run(fetches, feed_dict, own, run_metadata))
+        return super().run(fetches, feed_dict, own, run_metadata)
+
+
 class Servable:
     """A loaded version. Threads may ask it at the same time."""
 
-    def __init__(self, folder: Path, version: int, threads: int) -> None:
-        """threads: of TensorFlow, within an operation and among them; 0 for one a core."""
+    def __init__(self, folder: Path, version: int, threads: int, *, beside: bool = False) -> None:
+        """threads: of TensorFlow, within an operation and among them; 0 for one a core.
+
+        beside: another version answers requests meanwhile, which loading and warming up must not
+        delay.
+        """
         self.version = version
         config = tf.compat.v1.ConfigProto(
             intra_op_parallelism_threads=threads, inter_op_parallelism_threads=threads
         )
         graph = tf.Graph()
-        self.session = tf.compat.v1.Session(graph=graph, config=config)
+        self.session = _Session(graph=graph, config=config)
+        self.session.live = not beside
+        self.session.reading = True
         try:
             with graph.as_default():
                 meta = tf.compat.v1.saved_model.load(self.session, ["serve"], str(folder))
         except BaseException:
             self.session.close()
             raise
+        self.session.reading = False
         self.signatures = {
             name: definition
             for name, definition in meta.signature_def.items()
@@ -108,18 +134,20 @@ class Servable:
     def warm_up(self, folder: Path) -> int:
         """Replays the version's warm-up requests, one after the other; returns their number.
 
+        Whoever takes the version into service calls it first, with or without such a file.
+
         A request that fails, a file that is no TFRecord of PredictionLog, and one of more than
         1,000 records refuse the version.
         """
         file = folder / WARM_UP
-        if not file.is_file():
-            return 0
         count = 0
-        for record in tf.compat.v1.io.tf_record_iterator(str(file)):
+        records = tf.compat.v1.io.tf_record_iterator(str(file)) if file.is_file() else ()
+        for record in records:
             count += 1
             if count > MOST_RECORDS:
                 raise tensors.invalid(f"{WARM_UP} has more than {MOST_RECORDS:,} requests")
             self._replay(record, count)
+        self.session.live = True
         return count
 
     def _replay(self, record: bytes, count: int) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import export.quiet  # noqa: F401  # isort: skip  (before TensorFlow loads)
 from at4ctr.errors import InputError
 from export.server import rest, rpc
+from export.server.aside import SWITCH_SECONDS
 from export.server.metrics import Metrics
 from export.server.servable import GRAPHS, Servable
 from export.server.tensors import Limits
@@ -144,7 +145,8 @@ def run(options: argparse.Namespace, stopped: threading.Event) -> None:
     )
 
     def load(folder: Path, version: int) -> Servable:
-        made = Servable(folder, version, options.tf_threads)
+        beside = versions.serving is not None
+        made = Servable(folder, version, options.tf_threads, beside=beside)
         try:
             count = made.warm_up(folder)
         except BaseException:
@@ -181,6 +183,7 @@ def run(options: argparse.Namespace, stopped: threading.Event) -> None:
 @ignoring_closed_pipes()
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
+    sys.setswitchinterval(SWITCH_SECONDS)
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())

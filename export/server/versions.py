@@ -25,10 +25,11 @@ import tensorflow as tf
 from grpc import StatusCode as Code
 from tensorflow_serving.apis import get_model_status_pb2
 
-from export.server import whole
+from export.server import apart, whole
+from export.server.apart import Digests
 from export.server.servable import Servable
 from export.server.tensors import RefusedError
-from export.server.whole import Digests, Fingerprint, NotWholeError
+from export.server.whole import Fingerprint, NotWholeError
 
 State = get_model_status_pb2.ModelVersionStatus.State
 LAST_ANSWERS_SECONDS = 30.0
@@ -204,7 +205,7 @@ class Versions:
                     "it has no MANIFEST.json and its files are new; it is loaded when they are "
                     f"unchanged for {self.patience.settle_seconds:g} s"
                 )
-            digests = whole.check(folder)
+            digests = whole.check(folder, self._digests)
             if version == self.serving and digests == self._loaded:
                 self._set(version, Status(State.AVAILABLE))
                 watch.due = math.inf
@@ -220,13 +221,17 @@ class Versions:
             self._failed(version, watch, error)
         return None
 
+    def _digests(self, folder: Path) -> Digests:
+        """Beside a version that answers, by a process that gives way to it."""
+        return apart.read(folder) if self.serving is None else apart.digests(folder)
+
     def _loading(self, version: int, folder: Path, digests: Digests) -> Servable:
         """Loads a version. Raises NotWholeError where its files changed meanwhile."""
         self._set(version, Status(State.LOADING))
         begin = time.monotonic()
         made = self._load(folder, version)
         try:
-            if whole.digests(folder) != digests:
+            if self._digests(folder) != digests:
                 self._watches.pop(version, None)
                 raise NotWholeError("its files changed while it was loaded; it is loaded again")
         except BaseException:

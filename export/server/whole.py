@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
-from at4ctr.durable import digest
 from at4ctr.errors import InputError
 from export.publishing import staging
+from export.server import apart
+from export.server.apart import Digests
 from export.server.servable import GRAPHS
 
 Fingerprint = tuple[tuple[str, int, int, int, int], ...]
-Digests = dict[str, str]
 
 
 class NotWholeError(Exception):
@@ -35,19 +36,8 @@ def fingerprint(folder: Path) -> Fingerprint:
     return tuple(sorted(found))
 
 
-def digests(folder: Path) -> Digests:
-    """SHA-256 of every file, by its path in the folder. Raises OSError where one is unreadable."""
-    found = {}
-    for root, _, files in os.walk(folder, onerror=_raise):
-        for name in files:
-            path = Path(root, name)
-            with contextlib.suppress(FileNotFoundError):
-                found[path.relative_to(folder).as_posix()] = digest(path)
-    return found
-
-
-def check(folder: Path) -> Digests:
-    """The digests of a version that is whole.
+def check(folder: Path, read: Callable[[Path], Digests] = apart.read) -> Digests:
+    """The digests of a version that is whole. read: what computes them.
 
     Raises NotWholeError where there is no graph, or where MANIFEST.json lies and a file that it
     names is missing or another. A version without MANIFEST.json cannot be checked further.
@@ -59,7 +49,7 @@ def check(folder: Path) -> Digests:
             expected = dict(staging.read_manifest(folder).files)
         except InputError:
             raise NotWholeError(f"{staging.MANIFEST} is no whole manifest") from None
-    found = digests(folder)
+    found = read(folder)
     for name, sha in expected.items():
         if name not in found:
             raise NotWholeError(f"{name} is missing, which {staging.MANIFEST} names")

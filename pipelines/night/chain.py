@@ -81,8 +81,7 @@ class Settings:
             if value["form"] != FORM:
                 raise ValueError(f"form is {value['form']}")
             known = configs.datasets()
-            kept = {**value, "model_gate": _current(value["model_gate"])}
-            parts = {p: config.from_json(kept[p], where, known) for p in PARTS}
+            parts = {p: config.from_json(value[p], where, known) for p in PARTS}
             return cls(asked={**DEFAULTS, **value["asked"]}, **parts)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
@@ -161,11 +160,6 @@ def _local(data: str) -> str:
     path = Path(data)
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_absolute() and path.is_relative_to(here) else data
-
-
-def _current(model_gate: Any) -> Any:
-    """The model gate's thresholds without those that earlier versions had."""
-    return {k: v for k, v in model_gate.items() if k not in verdict.RETIRED}
 
 
 def _gate(value: Value, asked: Mapping[str, str], name: str) -> Value:

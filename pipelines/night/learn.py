@@ -164,7 +164,13 @@ def exported(e: Experiment, store: Store, ids: Path, folder: Path, facts: dict[s
     training = {k: v for k, v in told.items() if k != "curves"}
     facts = {"commit": runs.commit(), "config": config.to_json(e), "training": training, **facts}
     return saved_model.save(
-        model, store, folder / EXPORT, history=e.data.history, facts=facts, version=1
+        model,
+        store,
+        folder / EXPORT,
+        history=e.data.history,
+        facts=facts,
+        version=1,
+        options=e.export,
     )
 
 

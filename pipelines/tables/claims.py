@@ -17,9 +17,11 @@ ASIDE = ".queue"  # under the runs: claims, and what running processes say
 
 def identity(snapshot: Mapping[str, Any]) -> str:
     """What a run repeats: store, experiment and the form of the results, whatever the recipe's
-    name, the log's path or the points of the curve. The store's name depends on ``data.times``."""
-    experiment = dict(snapshot["experiment"])
-    for part, gone in (("data", ("raw", "times")), ("fit", ("curve_points",))):
+    name, the log's path, the points of the curve or the form of an export. The store's name depends
+    on ``data.times``. Results of both layouts of ``fit.layout`` agree to rounding."""
+    experiment = {k: v for k, v in snapshot["experiment"].items() if k != "export"}
+    left_out = {"data": ("raw", "times"), "fit": ("curve_points", "layout")}
+    for part, gone in left_out.items():
         if part in experiment:
             experiment[part] = {k: v for k, v in experiment[part].items() if k not in gone}
     same = {"store": snapshot["store"], "form": snapshot.get("form"), "experiment": experiment}

@@ -10,8 +10,8 @@ from tests.contract.parts import AUXILIARIES, BACKBONES, HEADS
 from tests.model import toys
 
 HOOKS = {
-    "backbones": {"activation", "build", "embeds", "least_history", "reads_history"},
-    "auxiliaries": {"build", "demand_rows", "needs", "weight", "use_history"},
+    "backbones": {"activation", "build", "dense", "embeds", "least_history", "reads_history"},
+    "auxiliaries": {"build", "demand_rows", "dense", "needs", "weight", "use_history"},
     "heads": {"build", "searches"},
 }
 PARTS = {"backbones": BACKBONES, "auxiliaries": AUXILIARIES, "heads": HEADS}

@@ -307,13 +307,6 @@ def test_no_check_at_all_holds():
     assert decide([], "fresh") == "HOLD"
 
 
-def test_a_record_of_an_earlier_version_is_read(pair):
-    value = json.loads(json.dumps(judged(*pair).to_json()))
-    given = {k: v for k, v in value["thresholds"].items() if k not in ("policy", "error")}
-    value["thresholds"] = {**given, "pcoc_noise": 2.0}
-    assert Verdict.from_json(value) == judged(*pair)
-
-
 @pytest.mark.parametrize("wrong", [{"replicates": 999}, {"auc_loss": -0.1}, {"error": 0.0},
                                    {"error": 1.0}, {"pcoc": 1.0}, {"policy": "brave"},
                                    {"pcoc": float("nan")}])  # fmt: skip

@@ -142,6 +142,28 @@ def test_devices_come_and_go_and_the_incumbent_answers_with_its_own_calibrator(
         "calibrator"]["click"]["rows"]  # fmt: skip
 
 
+def test_a_night_publishes_quantised_tables_and_keeps_a_float_checkpoint(chain, tmp_path, capsys):
+    """The next night goes on from the checkpoint, as
+    `test_devices_come_and_go_and_the_incumbent_answers_with_its_own_calibrator` shows."""
+    root = moved(chain.before, tmp_path / "chain")
+    given = {"set": f"{nights.RECIPE} export.quantize=int8", "adopt": True, "reason": "smaller"}
+    assert call(capsys, flags(root, SECOND, **given))[0] == 0
+    folder, night = record(root, SECOND)
+    manifest = json.loads(
+        (root / "serving/ctr" / str(night["version"]) / "MANIFEST.json").read_text()
+    )
+    assert manifest["quantization"]["kind"] == "int8"
+    tables = manifest["quantization"]["tables"]
+    assert {v["dtype"] for p, v in manifest["variables"].items() if "/tables/" in p} == {"float16"}
+    assert any("tables: int8: " in line for line in night["verified"])
+    kept = tf.train.load_checkpoint(str(warm.served(folder / "checkpoints") / "variables"))
+    dtypes = kept.get_variable_to_dtype_map()
+    for path in tables:
+        (dtype,) = {d for n, d in dtypes.items() if n.startswith(
+            f"model/serving/{path.replace('/linear', '.Slinear')}/.ATTRIBUTES")}  # fmt: skip
+        assert dtype == tf.float32
+
+
 @pytest.fixture
 def hashed(tmp_path, monkeypatch):
     """A mapping of two labels whose items and genres are hashed and whose users are texts, and five

@@ -297,6 +297,9 @@ def test_identity_is_of_what_matters():
     changed = {"store": "s", "recipe": "a", "experiment": {"data": {"raw": "x", "history": 6}}}
     assert identity(base) == identity(other) != identity(changed)
     assert identity(base | {"store": "t"}) != identity(base)
+    data = {"raw": "x", "history": 5}
+    quantised = {**base, "experiment": {"data": data, "export": {"quantize": "int8"}}}
+    assert identity(quantised) == identity(base)  # its weights are the same
 
 
 def test_identity_is_that_of_runs_from_before_the_curve_had_points():
