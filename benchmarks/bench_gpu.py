@@ -64,7 +64,7 @@ def measured(setting: Setting, names: list[str], args: argparse.Namespace) -> di
         model = made(compose(setting.recipe, taobao.Config()), rows)
         model.dense, model.xla = setting.layout != "packed", setting.layout == LAYOUTS[2]
         scaled = setting.precision == "mixed_float16"
-        optimizer = optimizers.build("lazy_adam", 1e-3, 0, scale_loss=scaled)
+        optimizer = optimizers.build("lazy_adam", 1e-3, scale_loss=scaled)
         optimizer.build(model.trainable_variables)
 
     def replica(batch: dict[str, tf.Tensor]) -> tf.Tensor:
