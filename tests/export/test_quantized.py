@@ -153,7 +153,7 @@ def test_the_folder_is_smaller(exported, store, tmp_path):
     (before, table), (after, _) = map(sizes, (plain, path))
     assert table == 4 * D * MANY
     assert before - after == pytest.approx(3 / 4 * table - 4 * MANY, rel=0.1)
-    assert after < 0.5 * before
+    assert after < 0.6 * before
 
 
 def sizes(version: Path) -> tuple[int, int]:
