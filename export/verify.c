@@ -18,7 +18,7 @@
 
 enum { MAX_TENSORS = 256, MAX_RANK = 8, MAX_NAME = 512 };
 
-static const double kTolerance = 1e-6; /* of a logit beyond ±1: so much of its size */
+static const double kTolerance = 2.5e-6; /* of a logit beyond ±1: so much of its size */
 static const char kMagic[8] = {'A', 'T', '4', 'C', 'T', 'R', 0, 1};
 static const char *const kSignatures[] = {"serving_default", "examples", "candidates"};
 
