@@ -11,13 +11,12 @@ override words := $(PY) -m pipelines.words
 # $(call flag,data,DATA): --data="$DATA", where DATA has a value
 override flag = $${$2:+--$1="$$$2"}
 override log = $(call flag,dataset,DATASET) $(call flag,raw,RAW) $(call flag,set,SET)
-override memory = AT4CTR_MEMORY="$${MEMORY:-$$AT4CTR_MEMORY}"
 override model = --model="$${MODEL:-ctr}"
 override install = $(PY) -m pip install --quiet --require-hashes -r $1 2> >(grep -v '^WARNING: Location' >&2)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev setup-spark data vectors train eval compare predict analyse serve verify-c verify-tfserving days nightly nightly-status rollback test-slow \
-	tune search repeats waits reproduce bench bench-gpu bench-peers soak soak-publish soak-nightly mutants gate-power test contract lint lock clean
+	tune search repeats waits reproduce check-results bench bench-gpu bench-peers soak soak-publish soak-nightly mutants gate-power test contract lint lock clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -46,7 +45,7 @@ setup-spark: setup
 ## make data        prepare a dataset           DATASET= RAW= SET= ENGINE=duckdb|spark
 ##                  MEMORY=6GB, else a quarter of the machine's; make train and make nightly too
 data: setup
-	@$(memory) $(PY) -m pipelines.prepare $(log) $(call flag,engine,ENGINE)
+	@$(PY) -m pipelines.prepare $(log) $(call flag,engine,ENGINE) $(call flag,memory,MEMORY)
 
 ## make vectors     vectors of users and items by SVD of the training graph, beside the raw log
 ##                  DATASET= RAW= SET= ARGS="--width=32 --first=4"
@@ -55,7 +54,7 @@ vectors: setup
 
 ## make train       raw log to calibrated SavedModel   DATASET= CONFIG= RAW= SET=
 train: setup
-	@$(memory) $(PY) -m pipelines.train $(log) $(call flag,config,CONFIG)
+	@$(PY) -m pipelines.train $(log) $(call flag,config,CONFIG) $(call flag,memory,MEMORY)
 
 ## make eval        a finished run's metrics on its test split   RUN=runs/latest
 ##                  or on other rows, with a page: SPLIT=train|validation|test RAW=another log
@@ -95,7 +94,7 @@ days: setup
 ## make nightly     a night: train on, check, publish   DATE=2017-12-01 MODEL= DATASET= CONFIG= SET= ARGS=
 ##                  make ends with 2 for every exit code of the program but 0: docs/nightly.md
 nightly: setup
-	@$(memory) $(words) pipelines.nightly --first_hold_ok $(model) $(call flag,date,DATE) $(call flag,dataset,DATASET) $(call flag,config,CONFIG) $(call flag,set,SET)
+	@$(words) pipelines.nightly --first_hold_ok $(model) $(call flag,memory,MEMORY) $(call flag,date,DATE) $(call flag,dataset,DATASET) $(call flag,config,CONFIG) $(call flag,set,SET)
 
 ## make nightly-status   the last nights, and what is live   MODEL= ARGS=
 nightly-status: setup
@@ -144,6 +143,10 @@ bench-gpu: setup
 ## make bench-peers five libraries on the same load, each in an environment of its own
 bench-peers: setup
 	@$(PY) -m benchmarks.bench_peers
+
+## make check-results   whether each quoted figure stands on a page that a command wrote
+check-results: setup
+	@$(PY) -m pipelines.check_results
 
 ## make soak        kill -9 at 20 random points of a training, against the undisturbed run
 soak: setup-dev

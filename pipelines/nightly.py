@@ -32,6 +32,7 @@ from absl import flags
 from absl import logging as absl_logging
 
 from at4ctr import faults
+from at4ctr.data.engines import duck
 from at4ctr.errors import InputError, unknown
 from export.publishing import publish
 from export.streams import ignoring_closed_pipes
@@ -64,6 +65,7 @@ def flag_values() -> flags.FlagValues:
     for name, text in CHAIN.items():
         shown = f"{text} (of a new chain: {DEFAULTS[name] or 'none'}; else the chain's)"
         flags.DEFINE_string(name, None, shown, flag_values=f)
+    flags.DEFINE_string("memory", "", "of preparation, as 6GB; empty: a quarter", flag_values=f)
     flags.DEFINE_string("model", "ctr", "name of the model and its chain of nights", flag_values=f)
     for name, default in (
         ("runs", "runs/nightly"),
@@ -156,6 +158,7 @@ def _perform(command: str, words: list[str], f: flags.FlagValues) -> Result:
         raise InputError(
             f"{command} was given the words {words}; expected {COMMANDS[command]}, and --flag=value"
         )
+    duck.ask_memory(f.memory)
     places = Places(f.model, Path(f.runs), Path(f.serving), Path(f.registry))
     if command in ("run", "backfill"):
         return _train(command, places, f)

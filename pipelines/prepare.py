@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from absl import flags
 
+from at4ctr.data.engines import duck
 from at4ctr.data.engines.base import NAMES
 from pipelines import train
 from pipelines.main import main
@@ -16,6 +17,7 @@ flags.DEFINE_enum("engine", NAMES[0], NAMES, "what runs the SQL; spark: see docs
 
 def _main() -> None:
     f = flags.FLAGS
+    duck.ask_memory(f.memory)
     data = train.options(f.dataset, f.raw, f.set)
     print(train.open_store(data, engine=f.engine, again=True).path)
 

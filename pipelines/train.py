@@ -20,6 +20,7 @@ from at4ctr import cluster, config, evaluation, runs, stopping
 from at4ctr.analysis import baselines, plots
 from at4ctr.config import Experiment
 from at4ctr.data.dataset import Options
+from at4ctr.data.engines import duck
 from at4ctr.data.engines.base import Name as Engine
 from at4ctr.data.preparation.prepare import prepare
 from at4ctr.data.store import MANIFEST, Store
@@ -41,6 +42,7 @@ flags.DEFINE_string("dataset", "taobao", "a module of at4ctr/data/datasets")
 flags.DEFINE_string("config", "", "a recipe of configs/; empty: the dataset's own")
 flags.DEFINE_string("raw", "", "the raw log's file or folder; empty: data/raw/<dataset>")
 flags.DEFINE_string("set", "", "overrides, such as 'fit.batch_size=2048 data.history=200'")
+flags.DEFINE_string("memory", "", "of preparation, as 6GB; empty: a quarter of the machine's")
 flags.DEFINE_string("snapshot", "", "repeat the experiment of this config.json instead")
 flags.DEFINE_boolean("export", True, "export and verify the model; without, only measure it")
 flags.DEFINE_boolean("predictions", False, "also keep every test prediction of the run")
@@ -264,6 +266,7 @@ def _main() -> None:
 
 def _train_as_asked() -> None:
     f = flags.FLAGS
+    duck.ask_memory(f.memory)
     trial = Path(f.trial) if f.trial else None
     if f.snapshot:
         first, recipe, name = load_snapshot(Path(f.snapshot))

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import tensorflow as tf
 
 from at4ctr.contracts import BackboneConfig, Embedded, Encoded, Packed, Part, Tensor
 from at4ctr.errors import InputError
 from at4ctr.layers.attention import TargetAttention, pool, pool_all
-from at4ctr.layers.pairs import Pairs, by_row
-from at4ctr.layers.paths import PathEnhancing, Paths, Weighed, directions, recent, replaced
+from at4ctr.layers.pairs import by_row
+from at4ctr.layers.paths import (
+    PathEnhancing,
+    Paths,
+    PathsOfRows,
+    Weighed,
+    directions,
+    recent,
+    replaced,
+)
 from at4ctr.layers.shape import Shape, history_required, lengths, part, product, total
 
 
@@ -55,26 +62,6 @@ class Config(BackboneConfig):
     def build(self, shape: Shape, seed: int) -> DBPMaN:
         history_required("dbpman", shape, "choose a backbone without one, such as widedeep")
         return DBPMaN(self, shape, seed)
-
-
-class _PathsOfRows(NamedTuple):
-    """The paths of each row's user, M in all; of the one user where there is one."""
-
-    path: Tensor  # [M, D]
-    rows: Tensor  # [M] int32, non-decreasing
-    numbers: Tensor  # [M] int32: p
-    follows: Tensor  # [M] int32: the click that follows, among the behaviours of ``by_row``
-
-    @classmethod
-    def of(cls, x: Embedded, path: Tensor, paths: Paths, training: bool) -> _PathsOfRows:
-        """path [N, D]: what the paths of the users became."""
-        if x.owner is None or x.one_user:
-            return cls(path, paths.rows, paths.numbers, paths.follows)
-        pairs = Pairs.of(tf.reduce_sum(tf.cast(paths.mask, tf.int32), 1), x.owner)
-        position = tf.gather(x.packed.positions, tf.gather(paths.follows, pairs.index))
-        starts = tf.gather(Pairs.of(lengths(x), x.owner).starts, pairs.rows)
-        copied = pairs.copy(path, training=training)
-        return cls(copied, pairs.rows, pairs.positions, starts + position)
 
 
 class DBPMaN(tf.Module):
@@ -131,7 +118,7 @@ class DBPMaN(tf.Module):
         weighed = self._past(x, behaviours, paths, training)
         past = self.past(weighed, training=training)
         now = self._current(x, behaviours, sizes, training)
-        of_row = _PathsOfRows.of(x, past.path, paths, training)
+        of_row = PathsOfRows.of(x, past.path, paths, training)
         packed = Packed(of_row.path, of_row.rows, of_row.numbers)
         of_paths = self.over_paths(now, packed, training=training, one_user=x.one_user)
         of_clicks = self._clicks(x, of_row, now, training)
@@ -171,7 +158,7 @@ class DBPMaN(tf.Module):
         weighed = self.current.weigh(query, keys, training=training)
         return self.current(weighed, real, training=training).path
 
-    def _clicks(self, x: Embedded, past: _PathsOfRows, now: Tensor, training: bool) -> Tensor:
+    def _clicks(self, x: Embedded, past: PathsOfRows, now: Tensor, training: bool) -> Tensor:
         """m1 [B, J]."""
         unit, behaviours = self.over_clicks, by_row(x, training=training)
         values, rows, _ = behaviours

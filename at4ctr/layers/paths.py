@@ -10,6 +10,8 @@ import tensorflow as tf
 from at4ctr.contracts import Embedded, Tensor
 from at4ctr.layers.attention import MASKED
 from at4ctr.layers.mlp import MLP, Dense
+from at4ctr.layers.pairs import Pairs
+from at4ctr.layers.shape import lengths as sizes_of
 
 
 class Paths(NamedTuple):
@@ -37,6 +39,26 @@ class Paths(NamedTuple):
         follows = tf.gather(tf.cumsum(lengths), rows) - behind
         index = follows[:, None] + tf.range(-length, 0)
         return cls(mask, rows, numbers, index, follows)
+
+
+class PathsOfRows(NamedTuple):
+    """The paths of each row's user, M in all; of the one user where there is one."""
+
+    path: Tensor  # [M, D]
+    rows: Tensor  # [M] int32, non-decreasing
+    numbers: Tensor  # [M] int32: p
+    follows: Tensor  # [M] int32: the click that follows, among the behaviours of ``by_row``
+
+    @classmethod
+    def of(cls, x: Embedded, path: Tensor, paths: Paths, training: bool) -> PathsOfRows:
+        """path [N, D]: what the paths of the users became."""
+        if x.owner is None or x.one_user:
+            return cls(path, paths.rows, paths.numbers, paths.follows)
+        pairs = Pairs.of(tf.reduce_sum(tf.cast(paths.mask, tf.int32), 1), x.owner)
+        position = tf.gather(x.packed.positions, tf.gather(paths.follows, pairs.index))
+        starts = tf.gather(Pairs.of(sizes_of(x), x.owner).starts, pairs.rows)
+        copied = pairs.copy(path, training=training)
+        return cls(copied, pairs.rows, pairs.positions, starts + position)
 
 
 def recent(lengths: Tensor, length: int) -> tuple[Tensor, Tensor]:

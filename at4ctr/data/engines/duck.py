@@ -30,7 +30,7 @@ from at4ctr.data.engines.csv_file import (
 from at4ctr.data.sampling import PRIME
 from at4ctr.errors import InputError
 
-MEMORY = "AT4CTR_MEMORY"  # the environment's variable; make takes MEMORY=
+MEMORY = "AT4CTR_MEMORY"  # the environment's variable; commands take --memory
 LEAST = 16 << 20  # bytes
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
@@ -63,6 +63,14 @@ def memory() -> int:
             "as 6GB; set MEMORY=6GB, or leave it out for a quarter of the machine's"
         )
     return size
+
+
+def ask_memory(size: str) -> None:
+    """Sets ``AT4CTR_MEMORY`` for the preparations of this process; '' leaves it. Refuses as
+    `memory` does."""
+    if size:
+        os.environ[MEMORY] = size
+    memory()
 
 
 class Engine(engine.Engine):
