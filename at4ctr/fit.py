@@ -48,11 +48,11 @@ class Fit:
         ``adam``, which moves every row in every step.
     table_rate: the largest learning rate of embedding tables, of ``lazy_adam`` and
         ``rowwise_adagrad``. 0 is ``learning_rate``. Warm-up and decay scale both alike.
-    warmup_steps: first steps in which the rate rises linearly from 0 (`schedules.Schedule`).
+    warmup_steps: first steps in which the rate rises linearly (`schedules.Schedule`).
     decay: of the learning rate from there to the last step of all epochs: ``none``, or ``linear``
         or ``cosine`` to 0. An early stop does not shorten it.
     clip_norm: the largest global norm of a step's gradient (`gradients.clip`). 0 clips nothing. It
-        is the norm of what is applied: of the mean loss over the whole batch, auxiliaries and L2
+        is the norm of what is applied: of the mean of the devices' losses, auxiliaries and L2
         included, summed over all replicas and over all slices of a table's row.
     half_bce: halves the loss of every label, which is the public code's scale.
     precision: of the products of dense layers in training (``layers.mlp.products_in``). The loss is

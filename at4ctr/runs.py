@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from at4ctr.durable import write_json
 from at4ctr.errors import InputError
@@ -40,15 +41,20 @@ def commit() -> str:
 
 
 def open_run(root: Path, name: str, snapshot: dict) -> Path:
-    """The newest unfinished run of the very same snapshot, or a new folder with it."""
+    """The newest unfinished run of the very same snapshot, or a new folder with it.
+
+    How the model is exported is no part of what a run trains: a run whose export was refused goes
+    on with other options of ``export``, which its snapshot then has.
+    """
     folder = root / name
     for path in sorted(folder.glob("*Z"), reverse=True):
         if (path / SNAPSHOT).exists() and not (path / METRICS).exists():
             try:
-                same = json.loads((path / SNAPSHOT).read_text()) == snapshot
+                same = _trained(json.loads((path / SNAPSHOT).read_text())) == _trained(snapshot)
             except ValueError:
                 same = False
             if same:
+                write_json(path / SNAPSHOT, snapshot)
                 return path
     folder.mkdir(parents=True, exist_ok=True)
     aside = folder / f".{os.getpid()}"
@@ -62,6 +68,13 @@ def open_run(root: Path, name: str, snapshot: dict) -> Path:
         except OSError:  # another run took the name
             continue
     raise InputError(f"{folder} cannot take another run at {stamp}; wait a second and try again")
+
+
+def _trained(snapshot: Any) -> Any:
+    if not (isinstance(snapshot, dict) and isinstance(snapshot.get("experiment"), dict)):
+        return snapshot
+    kept = {k: v for k, v in snapshot["experiment"].items() if k != "export"}
+    return {**snapshot, "experiment": kept}
 
 
 @contextmanager

@@ -129,8 +129,9 @@ def start(
     Call it before `Trainer.train`, on its ``model`` and ``optimizer``: a checkpoint of the night's
     own, found there, then replaces all of it, and an interrupted night goes on where it was.
 
-    vocabularies: the night's, of which the parent's must be the beginning. search: of the night's
-    structure weights, for a head that has such. expires: ids of the parent may be missing.
+    vocabularies: the night's, of which the parent's must be the beginning unless ids expire.
+    search: of the night's structure weights, for a head that has such. expires: ids of the parent
+        may be missing.
     Raises InputError, naming the first difference, for another schema, expert, head or shape, and
     for ids that moved.
     """
@@ -346,7 +347,7 @@ def _auxiliary(path: str) -> str:
 def _demand_shapes(old: Variables, new: Variables) -> None:
     for path in (p for p in new if p in old):
         before, after = old[path].shape, new[path].shape
-        first = 1 if TABLE.match(path) else 0  # rows may be more: they were compared by id
+        first = 1 if TABLE.match(path) else 0  # rows may differ: they were compared by id
         if before.rank != after.rank or before[first:] != after[first:]:
             raise _refused(f"variable {path} was of shape {before} and is {after}")
 
@@ -369,6 +370,6 @@ def _demand_rows(
 def _refused(found: str) -> InputError:
     return InputError(
         f"no warm start from the parent: {found}; expected the parent's schema, backbone and "
-        "shapes, and vocabularies that only grow; take back the change, or begin anew with a cold "
-        "start"
+        "shapes, and its vocabularies but for ids that expire; take back the change, or begin anew "
+        "with a cold start"
     )

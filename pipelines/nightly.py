@@ -52,7 +52,7 @@ CHAIN = {
     "utc_offset_hours": "hours that the folders' dates are ahead of UTC; by default the dataset's",
     "evaluation": "share of a period, its end, that judges the model",
     "cold_days": "how many days, the latest, a cold start trains on; 0: all",
-    "expire_days": "an id that training has not seen for so many days leaves; 0: none does",
+    "expire_days": "an id with no row or behaviour in so many days leaves; 0: none does",
     "still_nights": "after how many nights without a version the chain stands still; 0: never said",
     "data_gate": "thresholds of the data gate, such as 'deviations=6'",
     "model_gate": "thresholds of the model gate, such as 'policy=strict auc_loss=0.002'",

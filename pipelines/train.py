@@ -123,9 +123,9 @@ def run(
         def end() -> None:
             metrics = finish(export, predictions, trial is None)
             metrics["seconds"] = round(time.perf_counter() - began, 1)
-            write_json(folder / runs.METRICS, metrics)
             if trial is None:
-                page.write(folder, store)
+                page.write(folder, store, metrics)
+            write_json(folder / runs.METRICS, metrics)
             runs.point_latest(root, folder)
             log.info(
                 "%s", measure.summary(metrics, folder) if trial is None else f"trial: {folder}"

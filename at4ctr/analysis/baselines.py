@@ -11,7 +11,7 @@ import numpy.typing as npt
 from at4ctr import metrics, tasks
 from at4ctr.data.store import GROUPS_AT_ONCE, Store, flat
 from at4ctr.evaluation import Predictions
-from at4ctr.metrics.intervals import Z_95, clustered_error
+from at4ctr.metrics.intervals import Z_95, clustered_error, least_users
 from at4ctr.metrics.probability import losses
 from at4ctr.schema import FIRST_ID
 
@@ -49,7 +49,8 @@ def report(
     found: Mapping[str, Predictions], others: Mapping[str, Mapping[str, Floats]]
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Label -> baseline -> its metrics, and the model's log loss less the baseline's: ``change``
-    with the ends ``low`` and ``high`` of its 95 % interval, rows of one user together."""
+    with the ends ``low`` and ``high`` of its 95 % interval, rows of one user together; ``users``,
+    `least_users`, of which few make the interval too narrow."""
     return {
         label: {name: _compared(found[label], z) for name, z in of.items()}
         for label, of in others.items()
@@ -63,7 +64,8 @@ def _compared(rows: Predictions, z: Floats) -> dict[str, float]:
     half = Z_95 * clustered_error((moved - change) / size, rows.users)
     kept = ("auc", "logloss", "normalized_entropy")
     return {k: float(values[k]) for k in kept if k in values} | {
-        "change": change, "low": change - half, "high": change + half}  # fmt: skip
+        "change": change, "low": change - half, "high": change + half,
+        "users": least_users(rows.labels, rows.users)}  # fmt: skip
 
 
 def _counts(store: Store) -> dict[str, tuple[Floats, Floats]]:

@@ -18,7 +18,7 @@ from at4ctr.analysis import comparison
 from at4ctr.analysis.comparison import Estimate, Scores
 from at4ctr.analysis.segments import Families
 from at4ctr.gates.resampling import Ranking, draws, per_user
-from at4ctr.metrics.intervals import FEW
+from at4ctr.metrics.intervals import FEW, least_users
 from at4ctr.metrics.probability import losses, sigmoid
 from at4ctr.metrics.ranking import group_areas
 
@@ -53,8 +53,9 @@ def differences(
 
     half = t_(U−1) b, with t the 97.5 % quantile of Student's law and b the standard deviation of
     the difference over draws of the U users; of ``gauc``, users with both classes. half and p are
-    None where the models' difference is the same in each draw. A metric that is not defined on
-    these rows is left out.
+    None where the models' difference is the same in each draw, and where fewer than `FEW` users
+    have a positive or fewer have a negative, as no interval holds then. A metric that is not
+    defined on these rows is left out.
 
     only: the metrics. seed: of the draws.
     """
@@ -95,8 +96,11 @@ def differences(
     for weights in draws(size, comparison.REPLICATES, seed):
         for name, v in under(weights).items():
             drawn[name].append(v)
+    few = least_users(clicked, base.users) < FEW
     return {
-        name: _estimate(mean[name], np.concatenate(drawn[name]), of_users[name])
+        name: Estimate(mean[name], None, None, 1)
+        if few
+        else _estimate(mean[name], np.concatenate(drawn[name]), of_users[name])
         for name in only
         if name in mean
     }
@@ -115,11 +119,9 @@ def parts(ours: Scores, base: Scores, families: Families) -> list[Part]:
                     Scores(s.responses[mask], s.users[mask], s.scores[mask]) for s in (ours, base)
                 )
                 positives = int(one.responses.sum())
-                least = min(positives, int(mask.sum()) - positives, len(np.unique(one.users)))
+                small = least_users(one.responses, one.users) < FEW
                 values = differences(one, other, only=OF_SEGMENTS)
-                if least < FEW:
-                    values = {k: e._replace(half=None, p=None) for k, e in values.items()}
-                found.append(Part(family, name, int(mask.sum()), positives, least < FEW, values))
+                found.append(Part(family, name, int(mask.sum()), positives, small, values))
     return found
 
 

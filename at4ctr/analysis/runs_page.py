@@ -11,6 +11,7 @@ from typing import Any
 from at4ctr.analysis import paired, tables
 from at4ctr.analysis.comparison import Estimate, Scores
 from at4ctr.analysis.paired import Part
+from at4ctr.metrics import intervals
 
 TITLES = {"auc": "AUC", "gauc": "GAUC", "logloss": "log loss", "pcoc": "PCOC"}
 TAKEN = {"train_seconds": "training, s", "examples_per_second": "examples/s", "steps": "steps",
@@ -127,7 +128,7 @@ def _adjusted(
 
 def _holm(ps: Ps) -> dict[tuple[str, ...], float]:
     known = {key: p for key, p in ps.items() if p is not None}
-    return dict(zip(known, tables.holm(list(known.values())), strict=True)) if known else {}
+    return dict(zip(known, intervals.holm(list(known.values())), strict=True)) if known else {}
 
 
 def _cells(e: Estimate, adjusted: float | None) -> list[str]:

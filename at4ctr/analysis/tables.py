@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from at4ctr.metrics.intervals import holm
+
 NONE = "–"
 METRICS = {
     "auc": "AUC",
@@ -141,18 +143,6 @@ def differences(pairs: Sequence[tuple[Row, Row]]) -> list[str]:
         "them; the intervals are not."
     )
     return [*markdown([*header, "paper's"] if paper else header, lines), "", note]
-
-
-def holm(ps: Sequence[float]) -> list[float]:
-    """p values adjusted so that all tests together err with the probability that one had.
-
-    The i-th smallest of n becomes the largest (n − j + 1) p_j of j ≤ i, at most 1 (Holm 1979).
-    """
-    order = np.argsort(ps, kind="stable")
-    factors = np.arange(len(ps), 0, -1)
-    adjusted = np.empty(len(ps))
-    adjusted[order] = np.minimum(np.maximum.accumulate(np.asarray(ps)[order] * factors), 1.0)
-    return [float(p) for p in adjusted]
 
 
 def _shown(d: Difference | None, adjusted: float | None) -> list[str]:

@@ -85,7 +85,8 @@ class NextItemPrediction(tf.Module):
     def _dense_loss(self, view: View) -> Tensor:
         """Of padded behaviours. With ``gather`` every replica does the work of all."""
         x, config = view.embedded, self.config
-        found = [self.attention.dense_states(x.history), x.history, x.mask]
+        real = tf.cast(x.mask, tf.int32)  # which no collective takes as truth values
+        found = [self.attention.dense_states(x.history), x.history, real]
         if config.mask_duplicates:
             found.append(view.batch[self.item_id])
         if config.gather:
@@ -94,7 +95,7 @@ class NextItemPrediction(tf.Module):
         return dense_next_item_prediction(
             states,
             behaviours,
-            mask,
+            mask > 0,
             config.temperature,
             item_ids=_apart_dense(ids[0]) if ids else None,
             block=config.block,

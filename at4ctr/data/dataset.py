@@ -51,10 +51,10 @@ class Options(ABC):
         (He et al. 2014).
     unknown_rate: share of training rows whose user id (item id) reads as unknown, so that what
         training never saw has a trained row; under ``paper`` nothing is unknown and it is 0.
-    grouping: ``rows`` shuffles the training rows. ``requests`` shuffles requests: the rows of one
-        user at one moment, as a positive with its drawn negatives or the impressions of a page.
-        They stay in one batch and share their user's profile and history, which are embedded and
-        encoded once.
+    grouping: ``rows`` shuffles the training rows. ``requests`` shuffles requests: a user's
+        consecutive rows that see the same history, as a positive with its drawn negatives or the
+        impressions of a page; with ``times`` also of one second. They stay in one batch and share
+        their user's profile and history, which are embedded and encoded once.
     protocol: ``strict`` builds vocabularies from training rows only, knows an attribute from the
         time of its first value on, and draws each split's negatives from that split's own rows;
         ``paper`` uses all rows for all three.
@@ -295,8 +295,8 @@ class Options(ABC):
         return None
 
     def expires_before(self) -> int | None:
-        """The second since which training must have seen an id that was known before, or it leaves
-        the vocabulary; None keeps all."""
+        """The second since which an id that was known before must have a training row, or a
+        behaviour that one sees, or it leaves the vocabulary; None keeps all."""
         return None
 
     def labels_of_both_classes(self) -> tuple[Label, ...]:

@@ -6,7 +6,8 @@ consecutive ones form blocks of at least ``block_users`` users. The kept instanc
 permuted as a whole; batches are consecutive slices of the blocks, one after the other.
 
 With ``grouping="requests"`` whole requests are permuted, and a batch has those that begin in its
-slice. A request is a run of a user's rows with one history: of one moment, in the store's order.
+slice. A request is a run of a user's rows, in the store's order, that see the same behaviours and,
+where the schema has times, are of one second.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from at4ctr.errors import InputError, unknown
 from at4ctr.schema import AGES, BEHAVIOURS, UNKNOWN, history_name, weights_name
 
 BLOCKS_HELD = 3
+LONGEST = 64  # rows of a request
 Grouping = Literal["rows", "requests"]
 GROUPINGS: tuple[Grouping, ...] = ("rows", "requests")
 
@@ -80,8 +82,10 @@ class Reader:
     grouping: ``rows`` permutes rows, each with its user's profile and history. ``requests`` keeps
         the rows of a request in one batch, and profile and history come once for each of its H
         requests: ``[H, ...]``, with ``owner`` ``[B]`` int32, never decreasing, the request of each
-        row. B then varies by less than the longest request about ``batch_size``; a request
-        longer than that is cut. A user's id reads as unknown in all rows of a request or in none.
+        row. B then varies about ``batch_size`` by less than the longest request. A user's id
+        reads as unknown in all rows of a request or in none.
+    longest_request: a request of more rows is cut. It does not depend on ``batch_size``, so that
+        the order of the rows does not either.
     block_users: rows are shuffled across at least so many users, or all. Memory is about three
         blocks of 4 bytes a behaviour and history feature and 20 bytes an instance.
     Raises InputError for settings out of range, a split without rows, a batch larger than the data.
@@ -103,6 +107,7 @@ class Reader:
         context: tf.distribute.InputContext | None = None,
         block_users: int = 32_768,
         grouping: Grouping = "rows",
+        longest_request: int = LONGEST,
     ) -> None:
         self.store, self.split, self.schema = store, split, store.schema
         self.label = store.schema.labels[0].column  # known in every row
@@ -110,6 +115,7 @@ class Reader:
         self.seed, self.shuffle, self.truth, self.block_users = seed, shuffle, truth, block_users
         self.drop_remainder = shuffle if drop_remainder is None else drop_remainder
         self.unknown_rate, self.grouping = unknown_rate, grouping
+        self.longest_request = longest_request
         self.workers = context.num_input_pipelines if context else 1
         self.worker = context.input_pipeline_id if context else 0
         self._check_settings()
@@ -289,7 +295,7 @@ class Reader:
         if self.grouping == "requests":
             same = [owners, columns["cut"]]
             same += [columns[name] for name in ("timestamp", "user_row") if name in columns]
-            starts = request_starts([column[kept] for column in same], self.batch_size)
+            starts = request_starts([column[kept] for column in same], self.longest_request)
             if self.shuffle:
                 kept, starts = permuted_requests(kept, starts, rng)
         elif self.shuffle:
@@ -343,13 +349,17 @@ class Reader:
 
     def _check_settings(self) -> None:
         where = f"reader of {self.store.path}, split {self.split}"
-        for name, least in (("batch_size", 1), ("history", 1), ("block_users", 1)):
-            if getattr(self, name) < least:
-                raise InputError(
-                    f"{where}: {name} is {getattr(self, name)}; expected at least {least}"
-                )
+        for name in ("batch_size", "history", "block_users", "longest_request"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{where}: {name} is {getattr(self, name)}; expected at least 1")
         if self.grouping not in GROUPINGS:
             raise unknown(f"grouping of the {where}", self.grouping, GROUPINGS)
+        if self.grouping == "requests" and self.batch_size < self.longest_request:
+            raise InputError(
+                f"{where}: batch_size is {self.batch_size} with grouping=requests; expected at "
+                f"least {self.longest_request}, the rows of the longest request, on each device "
+                "and shard; set a larger fit.batch_size, or data.grouping=rows"
+            )
         demand_rate(self.negative_rate, where)
         if self.negative_rate < 1:
             sampled_label(self.schema.labels, self.negative_rate, where)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from at4ctr.gates import ratios
 from at4ctr.gates.ratios import Sums
 from at4ctr.gates.verdict import Check, Outcome, Thresholds, unset
-from at4ctr.metrics.intervals import FEW
+from at4ctr.metrics.intervals import FEW, holm
 
 
 def overall(whole: Sums, limits: Thresholds, level: float) -> Check:
@@ -49,7 +49,7 @@ def segments(
     if not large:
         yield Check("segments", "hold", "no large segment was given; give the segments' rows")
     worse, wrong = (
-        ratios.holm({name: ratios.p_value(s, off) for name, s in group.items()})
+        dict(zip(group, holm([ratios.p_value(s, off) for s in group.values()]), strict=True))
         for group in (large, {name: s.alone() for name, s in large.items()})
     )
     for name, s in large.items():

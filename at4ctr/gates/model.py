@@ -162,7 +162,7 @@ def _compared(
     models = [(z := np.asarray(s.calibrated, np.float64), losses(clicked, z))
               for s in (candidate, incumbent)]  # fmt: skip
     drawn = resampling.paired(
-        clicked, models[0], models[1], np.asarray(candidate.users), limits.replicates, limits.seed
+        clicked, models[0], models[1], np.asarray(candidate.users), limits.draws(level), limits.seed
     )
     difference = auc(clicked, models[0][0]) - auc(clicked, models[1][0])
     yield _area(difference, int(clicked.sum()), drawn.auc, limits.auc_loss, level)

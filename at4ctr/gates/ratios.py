@@ -8,7 +8,6 @@ ln R has the difference or the sum of their ψ, so what they share cancels or co
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,17 +125,6 @@ def _silent(sums: Sums, off: float) -> float:
 def least_silent(sums: Sums) -> float:
     """The lower 97.5 % bound of PCOC of rows without a click."""
     return float(sums.new.sum()) / NO_CLICK
-
-
-def holm(p: Mapping[str, float]) -> dict[str, float]:
-    """Adjusted p-values of a family: those at most α refuse, and with probability 1 − α none that
-    is true is refused, however they depend on each other (Holm 1979)."""
-    ordered = sorted(p, key=lambda name: p[name])
-    adjusted, most = dict[str, float](), 0.0
-    for place, name in enumerate(ordered):
-        most = max(most, min(1.0, (len(ordered) - place) * p[name]))
-        adjusted[name] = most
-    return adjusted
 
 
 def _ratio(predicted: Floats, clicks: Floats) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
@@ -14,6 +15,7 @@ Decision = Literal["BLESS", "REJECT", "HOLD"]
 Outcome = Literal["pass", "warn", "fail", "hold"]
 Policy = Literal["fresh", "strict"]
 NUMBERS = "candidate numbers"  # the check that no override passes
+TAIL = 20  # replicates beyond a bound, at least
 FAMILIES = 4  # of checks, among which the error is shared: ΔAUC, NE, PCOC, segments
 
 
@@ -24,7 +26,7 @@ class Thresholds:
     policy: what becomes of a candidate that is neither shown to be worse than the incumbent nor
         shown to be as good: ``fresh`` publishes it with a warning, ``strict`` holds it.
     error: at most this share of candidates that are as good as their incumbents is refused, all
-        checks of all labels taken together.
+        checks of all labels taken together, where the incumbent's PCOC lies within pcoc_limit.
     auc_loss: a fall of the AUC by this is tolerated.
     entropy_rise: NE' / NE − 1 of this is tolerated.
     pcoc, segment_pcoc: so far may PCOC be from 1, of all rows and of a large segment, and so much
@@ -34,7 +36,7 @@ class Thresholds:
     segment_share: a segment is large from this share of all clicks, or of all predicted ones, on.
     clicks, users: from here on an evening is evidence enough for ``strict``; users are those with a
         click, or, where these are fewer, those with a row without one.
-    replicates, seed: of the bootstrap.
+    replicates, seed: of the bootstrap; more replicates are drawn where a level needs them.
     labels: which labels are judged, of those that the model serves, composed ones among them; () is
         all. Thresholds are the same for each. Leave out a label with too few positives a night.
     """
@@ -57,7 +59,7 @@ class Thresholds:
         if self.replicates < 1000:
             raise InputError(
                 f"model gate: replicates is {self.replicates}; expected at least 1000, as the "
-                "bound is the 5 % quantile; set replicates=1000"
+                "bounds are quantiles of few per cent; set replicates=1000"
             )
         if self.policy not in get_args(Policy):
             raise unknown("policy of the model gate", self.policy, get_args(Policy))
@@ -83,6 +85,10 @@ class Thresholds:
     def level(self, labels: int) -> float:
         """One-sided level of each family of checks of each of so many labels (Bonferroni)."""
         return self.error / (FAMILIES * labels)
+
+    def draws(self, level: float) -> int:
+        """Replicates whose quantile at a level is not of the outermost few."""
+        return max(self.replicates, math.ceil(TAIL / level))
 
 
 @dataclass(frozen=True)

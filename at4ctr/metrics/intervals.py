@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -69,6 +69,27 @@ def trust(labels: npt.ArrayLike, probabilities: npt.ArrayLike, users: npt.ArrayL
     _inputs.same_length("labels", truth, "users", owners)
     names, owner = np.unique(owners, return_inverse=True)
     return _trust(truth.astype(np.float64), p, owner, names.size)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """p values adjusted so that all tests together err with the probability that one had.
+
+    The i-th smallest of n becomes the largest (n − j + 1) p_j of j ≤ i, at most 1 (Holm 1979).
+    """
+    order = np.argsort(ps, kind="stable")
+    factors = np.arange(len(ps), 0, -1)
+    adjusted = np.empty(len(ps))
+    adjusted[order] = np.minimum(np.maximum.accumulate(np.asarray(ps)[order] * factors), 1.0)
+    return [float(p) for p in adjusted]
+
+
+def least_users(labels: npt.ArrayLike, users: npt.ArrayLike) -> int:
+    """Users with a positive, or those with a negative where these are fewer.
+
+    No more than these make either class vary over users, and below `FEW` no interval holds.
+    """
+    truth, who = np.asarray(labels) > 0, np.asarray(users)
+    return int(min(np.unique(who[rows]).size for rows in (truth, ~truth)))
 
 
 def clustered_error(moved: Floats, users: npt.NDArray) -> float:

@@ -106,7 +106,9 @@ def _batches(file: Path, columns: pa.Schema, rows: int) -> Iterator[pa.RecordBat
         column_types={name: pa.string() for name in columns.names}, strings_can_be_null=False
     )
     read = pa_csv.ReadOptions(block_size=BLOCK)
-    with pa_csv.open_csv(file, read_options=read, convert_options=convert) as lines:
+    parse = pa_csv.ParseOptions(newlines_in_values=True)
+    options = {"read_options": read, "parse_options": parse, "convert_options": convert}
+    with pa_csv.open_csv(file, **options) as lines:
         yield from lines
 
 

@@ -29,7 +29,7 @@ from pipelines.night.asked import DEFAULTS, Given
 from pipelines.night.attempt import SETTINGS, Attempt, attempts, recorded
 from pipelines.night.places import Places, now
 
-FORM = 1
+FORM = 2
 Value = TypeVar("Value")
 
 
@@ -79,7 +79,10 @@ class Settings:
         """The inverse of `to_json`; InputError for anything else."""
         try:
             if value["form"] != FORM:
-                raise ValueError(f"form is {value['form']}")
+                raise InputError(
+                    f"{where} is of form {value['form']}, which another version of at4ctr wrote; "
+                    f"expected form {FORM}; begin a chain of another name with MODEL="
+                )
             known = configs.datasets()
             parts = {p: config.from_json(value[p], where, known) for p in PARTS}
             return cls(asked={**DEFAULTS, **value["asked"]}, **parts)

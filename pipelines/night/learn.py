@@ -127,8 +127,9 @@ def _serving(e: Experiment, schema: Schema, ids: warm.Vocabularies) -> ServingMo
 class Incumbent:
     """The parent's model, asked about rows that are written in the night's ids.
 
-    An id is first turned into the parent's own id of the same raw value; what the parent has never
-    seen is unknown to it, as it is to its export.
+    An id is first turned into the parent's own id of the same raw value. What the parent has never
+    seen is unknown to it, as it is to its export. An id that expires in this night is unknown to it
+    here, though its export knows it: such rows favour neither model.
     """
 
     def __init__(self, parent: Parent, ids: Path) -> None:

@@ -92,14 +92,16 @@ def to_terminal(*, verbose: bool) -> Iterator[None]:
     root.propagate = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
+    said = _Printed()
     with ExitStack() as stack:
         if not verbose:
             handler.addFilter(_shown)
-            stack.enter_context(redirect_stderr(_Printed()))
+            stack.enter_context(redirect_stderr(said))
         root.addHandler(handler)
         try:
             yield
         finally:
+            said.write("\n")  # what has no line break at its end
             root.removeHandler(handler)
             root.level, root.propagate = kept
 

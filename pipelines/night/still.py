@@ -46,13 +46,18 @@ def of(places: Places) -> Still:
     """Of a chain, as it is now."""
     settings = asked(places)
     wrong = mistyped(places, settings)
-    newest = (attempts(places, day) for day in reversed(places.dates()) if day not in wrong)
     limit = int(settings.get("still_nights", DEFAULTS["still_nights"]))
-    return count((known[-1].record for known in newest if known), places.retired, limit)
+    records = []
+    for day in reversed(places.dates()):
+        known = [] if day in wrong else [a.record for a in reversed(attempts(places, day))]
+        live = [r for r in known if r.get("version") and r["version"] not in places.retired]
+        records += (live or known)[:1]
+    return count(records, places.retired, limit)
 
 
 def count(records: Iterable[Mapping[str, Any]], retired: set[int | None], limit: int) -> Still:
-    """records: ``run.json`` of each date's latest attempt, newest first. One that has not ended is
+    """records: ``run.json`` of each date's latest attempt, or of the one whose version was not
+    rolled back, newest first. One that has not ended is
     no night yet. retired: versions that were rolled back."""
     outcomes = Counter[str]()
     for record in records:

@@ -54,12 +54,12 @@ class Verdict(NamedTuple):
     said: str
 
 
-def write(folder: Path, store: Store) -> Path:
-    """Writes the page of a finished run; its path. The page is old or new, never half.
+def write(folder: Path, store: Store, metrics: Json) -> Path:
+    """Writes the page of a run; its path. The page is old or new, never half.
 
-    folder: with ``metrics.json``, ``config.json`` and the pictures that the run drew.
+    folder: with ``config.json`` and the pictures that the run drew. metrics: what its
+    ``metrics.json`` will hold, whose presence says that the run is finished.
     """
-    metrics = json.loads((folder / runs.METRICS).read_text(encoding="utf-8"))
     snapshot = json.loads((folder / runs.SNAPSHOT).read_text(encoding="utf-8"))
     title = f"{snapshot['recipe']} on {store.manifest['dataset']}"
     first = store.schema.labels[0].name
@@ -102,8 +102,12 @@ def verdict(metrics: Json, label: str) -> Verdict:
         f"{_against(constant, 'a constant, the base rate of the training rows')}, and "
         f"{_against(popular, 'item popularity')}."
     )
-    if min(metrics["positives"], metrics["rows"] - metrics["positives"]) < FEW:
-        said += f" Fewer than {FEW} test rows of one class: the intervals are not to be believed."
+    if constant["users"] < FEW:
+        said += (
+            f" Only {constant['users']} users have a test row of the rarer kind, positive or not; "
+            f"below {FEW} the intervals are not to be believed."
+        )
+        return Verdict("unfinished", "Not judged: too few users", said)
     if constant["low"] > 0:
         return Verdict("rejected", "Worse than a constant", said)
     if constant["high"] >= 0:

@@ -12,6 +12,7 @@ from at4ctr import evaluation, runs
 from at4ctr.analysis import comparison, figures, tables
 from at4ctr.analysis.figures import Line
 from at4ctr.analysis.tables import METRICS, NONE, Row, markdown, spread
+from at4ctr.metrics import intervals
 from pipelines.measure import PREDICTIONS
 from pipelines.tables import printed as _printed
 from pipelines.tables.page import Folders, Page, change, uncorrected
@@ -227,7 +228,7 @@ def _differences(
     if not found:
         return []
     tests = [e.p for *_, e in found if e.p is not None]
-    adjusted = iter(tables.holm(tests))
+    adjusted = iter(intervals.holm(tests))
     lines = []
     for row, base, name, metric, e in found:
         interval = NONE if e.half is None else f"{e.mean - e.half:+.4f} … {e.mean + e.half:+.4f}"

@@ -11,10 +11,10 @@ from at4ctr.analysis.tables import (
     Row,
     count,
     difference,
-    holm,
     markdown,
     spread,
 )
+from at4ctr.metrics.intervals import holm
 
 NOTE = (
     "Trials choose the weights by validation on seed 0. The table is of other seeds, and its order "

@@ -12,6 +12,7 @@ from scipy import stats
 
 from at4ctr.analysis import tables
 from at4ctr.analysis.tables import Row
+from at4ctr.metrics.intervals import holm
 
 VALUES = st.lists(st.floats(0.01, 0.99), min_size=2, max_size=8)
 
@@ -110,10 +111,10 @@ def test_differences_beside_the_papers():
 
 
 def test_holm_by_hand():
-    assert tables.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
-    assert tables.holm([0.9, 0.8]) == [1.0, 1.0]
-    assert tables.holm([0.2]) == [0.2]
-    assert tables.holm([]) == []
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([0.2]) == [0.2]
+    assert holm([]) == []
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=9), st.floats(0.001, 0.5))
@@ -125,7 +126,7 @@ def test_holm_rejects_what_its_step_down_rejects(ps, level):
         if ps[number] > level / (len(ps) - step):
             break
         rejected.add(number)
-    assert {i for i, p in enumerate(tables.holm(ps)) if p <= level} == rejected
+    assert {i for i, p in enumerate(holm(ps)) if p <= level} == rejected
 
 
 def test_the_best_row_and_nested_metrics():

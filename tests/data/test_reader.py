@@ -261,7 +261,7 @@ def request_of(row: dict, user: dict) -> tuple:
 @pytest.mark.parametrize("size", [3, 16])
 def test_requests_stay_together_and_share_their_user(toy, block_users, size):
     settings = {"batch_size": size, "block_users": block_users, "shuffle": True}
-    subject = reader(toy, grouping="requests", **settings)
+    subject = reader(toy, grouping="requests", longest_request=min(size, 8), **settings)
     expected = {row["truth_click"]: oracle(toy, user, row, 5) for user, row in toy.rows("train")}
     requests = {row["truth_click"]: request_of(row, user) for user, row in toy.rows("train")}
     runs = itertools.groupby(requests, requests.get)
@@ -294,7 +294,8 @@ def shared(batch: dict) -> set:
 
 
 def test_requests_are_a_function_of_seed_epoch_and_batch(wide):
-    settings = {"batch_size": 50, "block_users": 500, "grouping": "requests", "negative_rate": 0.5,
+    settings = {"batch_size": 50, "block_users": 500, "grouping": "requests", "longest_request": 20,
+                "negative_rate": 0.5,
                 "drop_remainder": True, "shuffle": True}  # fmt: skip
     one, two = reader(wide, **settings), reader(wide, **settings)
     order = list(range(one.steps(1)))
@@ -318,7 +319,13 @@ def test_an_unknown_user_is_unknown_in_the_whole_request(wide):
 
 
 def test_workers_share_the_requests(wide):
-    settings = {"batch_size": 30, "block_users": 100, "grouping": "requests", "shuffle": True}
+    settings = {
+        "batch_size": 30,
+        "block_users": 100,
+        "grouping": "requests",
+        "longest_request": 9,
+        "shuffle": True,
+    }
     whole = Counter(keys(reader(wide, **settings)))
     parts = Counter()
     for i in range(3):
@@ -327,6 +334,14 @@ def test_workers_share_the_requests(wide):
     assert parts == whole
 
 
+def test_the_order_of_requests_does_not_depend_on_the_batch(toy):
+    settings = {"grouping": "requests", "longest_request": 2, "shuffle": True}
+    orders = [keys(reader(toy, batch_size=size, **settings)) for size in (4, 8, 16)]
+    assert orders[0] == orders[1] == orders[2]
+
+
 def test_another_grouping_is_refused(toy):
     with pytest.raises(InputError, match="grouping"):
         reader(toy, grouping="pages")
+    with pytest.raises(InputError, match=r"batch_size is 7 with grouping=requests; .* least 64"):
+        reader(toy, grouping="requests")

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from at4ctr.gates.ratios import Sums, holm, p_value
+from at4ctr.gates.ratios import Sums, p_value
+from at4ctr.metrics.intervals import holm
 
 
 def sums(clicks, new, old=None):
@@ -86,4 +87,5 @@ def test_holm_is_the_literal_step_down(p, level):
         if (len(p) - place) * named[name] > level:
             break
         refused.add(name)
-    assert {name for name, value in holm(named).items() if value <= level} == refused
+    adjusted = zip(named, holm(list(named.values())), strict=True)
+    assert {name for name, value in adjusted if value <= level} == refused

@@ -78,6 +78,7 @@ def trainer(
             block_users=16,
             context=context,
             grouping=grouping if training else "rows",
+            longest_request=4,
         )
 
     plan = Plan.of(

@@ -85,8 +85,6 @@ def folder(tmp_path_factory):
     (root / "store" / "manifest.json").write_text(json.dumps(manifest))
     made = root / "runs" / "20260101T000000Z"
     made.mkdir(parents=True)
-    kept = metrics_of(too_few_steps="training takes 9 steps")
-    (made / "metrics.json").write_text(json.dumps(kept))
     (made / "config.json").write_text(json.dumps({"recipe": "din"}))
     rng = np.random.default_rng(0)
     labels, z = rng.integers(2, size=300), rng.normal(size=300)
@@ -98,7 +96,7 @@ def folder(tmp_path_factory):
 
 def test_the_page_is_whole_and_needs_nothing_beside_it(folder):
     made, store = folder
-    path = run.write(made, store)
+    path = run.write(made, store, metrics_of(too_few_steps="training takes 9 steps"))
     assert path == made / "report.html"
     assert [p.name for p in made.iterdir() if p.name.startswith(".")] == []
     text = path.read_text()
@@ -115,7 +113,8 @@ def test_the_page_is_whole_and_needs_nothing_beside_it(folder):
 
 def test_the_page_says_what_was_read_and_what_to_do(folder):
     made, store = folder
-    page = Page(run.write(made, store).read_text())
+    said = metrics_of(too_few_steps="training takes 9 steps")
+    page = Page(run.write(made, store, said).read_text())
     order = [page.text.index(word) for word in (
         "Better than a constant and than item popularity", "Look at this first",
         "Training takes 9 steps.", "The rows begin at 1970-01-01", "Against the baselines",
@@ -131,9 +130,4 @@ def test_the_page_says_what_was_read_and_what_to_do(folder):
 
 def test_a_run_that_was_not_exported_is_not_served(folder):
     made, store = folder
-    kept = (made / "metrics.json").read_text()
-    (made / "metrics.json").write_text(json.dumps(metrics_of(exported=False)))
-    try:
-        assert "make serve" not in run.write(made, store).read_text()
-    finally:
-        (made / "metrics.json").write_text(kept)
+    assert "make serve" not in run.write(made, store, metrics_of(exported=False)).read_text()

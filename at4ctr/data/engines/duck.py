@@ -147,7 +147,7 @@ class Engine(engine.Engine):
             raise InputError(
                 f"preparation step {step!r} failed for want of disk in {self.folder} or of memory "
                 f"({self.memory >> 20} MiB): {first_line(str(error))}; free some disk, or set "
-                "MEMORY=, as MEMORY=16GB"
+                f"{MEMORY}, as {MEMORY}=16GB"
             ) from error
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:

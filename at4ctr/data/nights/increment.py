@@ -96,8 +96,8 @@ def build(
     parent: the parent's state, or None.
     halves: a keyed half of the users of evaluation rows is validation, which fits a calibrator,
         and the other half test; otherwise all are test.
-    expire_days: an id leaves the vocabularies that training has not seen, in a row or in what a row
-        sees, in so many days before the cutoff; 0 keeps all.
+    expire_days: an id leaves the vocabularies whose last training row, or last behaviour that a
+        training row sees, is older than so many days before the cutoff; 0 keeps all.
     The folder is renamed into place when it is whole. Raises NoData for a window without training
     or evaluation rows; InputError for days out of order, another schema, options or cutoff than the
     parent's, a damaged state, a protocol that needs what a night does not know, a folder that was

@@ -66,7 +66,7 @@ def build(
     if model is not None:
         vocabulary.give(engine, model)
     rows = vocabulary.build(engine, config, impressions, late, closed=model is not None)
-    rare = vocabulary.rare_ids(engine, schema)
+    rare = {} if model is not None else vocabulary.rare_ids(engine, schema)
     aucs = shortcuts.AUCs()
     if not impressions:
         notes += negatives.notes(config, negatives.draw(engine, config, late))

@@ -159,7 +159,7 @@ def _known(engine: Engine, table: Table, seen: str, limit: int | None) -> int:
     if left < given:
         engine.notes.append(
             f"{given - left:,} of {given:,} ids of table {table.name!r} have left the vocabulary, "
-            "as training has not seen them for so long; a model reads them as unknown"
+            "as their last row or behaviour is too old; a model reads them as unknown"
         )
     return left
 
