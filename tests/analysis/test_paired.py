@@ -12,7 +12,7 @@ from at4ctr.analysis.comparison import Scores
 from at4ctr.metrics import roc
 
 
-def drawn(users=40, rows=800, gain=0.6, seed=7):
+def drawn(users=90, rows=800, gain=0.6, seed=7):
     """A better and a worse model of one log, whose users are unlike."""
     rng = np.random.default_rng(seed)
     owner, of_user = rng.integers(0, users, rows), rng.normal(size=users)
@@ -92,6 +92,8 @@ def test_what_is_not_defined_is_left_out():
     assert set(paired.differences(*alone)) == {"auc", "logloss", "pcoc"}
     one = [s._replace(users=np.zeros(60, int)) for s in (ours, base)]
     assert all(e.half is None for e in paired.differences(*one).values())
+    few = [s._replace(users=np.arange(60) % 29) for s in (ours, base)]
+    assert all(e.half is None and e.p is None for e in paired.differences(*few).values())
 
 
 def test_segments_are_the_same_on_their_rows_and_small_ones_have_no_interval():

@@ -420,8 +420,12 @@ MUTANTS = (
         "tests/gates/test_ratios.py",
         ("return min(1.0, 2 * min(sides))", "return min(1.0, min(sides))"),
         ("for sign in (1.0, -1.0)]", "for sign in (1.0,)]"),
-        ("(len(ordered) - place) * p[name]", "len(ordered) * p[name]"),
         ("- clicks / clicks.sum()", ""),
+    ),
+    *_of(
+        "at4ctr/metrics/intervals.py",
+        "tests/analysis/test_tables.py -k holm",
+        ("np.arange(len(ps), 0, -1)", "np.full(len(ps), len(ps))"),
     ),
     *_of(
         "at4ctr/gates/verdict.py",

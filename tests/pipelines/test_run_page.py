@@ -18,7 +18,7 @@ EVIL = "<script>alert('x')</script>\"&"
 
 def compared(change, half=0.01):
     return {"auc": 0.6, "logloss": 0.5 - change, "normalized_entropy": 0.9, "change": change,
-            "low": change - half, "high": change + half}  # fmt: skip
+            "low": change - half, "high": change + half, "users": 40}  # fmt: skip
 
 
 def metrics_of(constant=-0.05, popular=-0.03, **more):
@@ -54,11 +54,12 @@ def test_the_verdict_is_what_the_intervals_say(constant, popular, css, says):
     assert "not to be believed" not in found.said
 
 
-def test_few_positives_are_said():
-    assert (
-        "Fewer than 30 test rows of one class"
-        in run.verdict(metrics_of(positives=12), "click").said
-    )
+def test_few_users_are_not_judged():
+    few = {name: {**compared(-0.05), "users": 29} for name in ("base rate", "item popularity")}
+    found = run.verdict(metrics_of(baselines={"click": few}), "click")
+    assert found.words == "Not judged: too few users"
+    assert "Only 29 users" in found.said
+    assert "below 30 the intervals are not to be believed" in found.said
     assert run.verdict(metrics_of(baselines={}), "click").words == "Not judged"
 
 
