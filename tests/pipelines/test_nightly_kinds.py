@@ -98,8 +98,8 @@ def test_devices_come_and_go_and_the_incumbent_answers_with_its_own_calibrator(
     assert done.returncode == 0, done.stderr[-2000:]
     start, begun = warm.start, tmp_path / "begun"
 
-    def noted(model, optimizer, *of):
-        result = start(model, optimizer, *of)
+    def noted(model, optimizer, *of, **named):
+        result = start(model, optimizer, *of, **named)
         tf.train.Checkpoint(model=model, optimizer=optimizer).write(str(begun))
         return result
 
