@@ -73,7 +73,8 @@ def opened(folders: Sequence[str]) -> tuple[list[Run], Assembly]:
     first_made = Assembly(e, store)
     found = []
     for place, recipe, (snapshot, metrics) in zip(places, recipes, loaded, strict=True):
-        if not (place / measure.PREDICTIONS).exists():
+        fresh = not (place / measure.PREDICTIONS).exists()
+        if fresh:
             _say(f"predicting the test rows with {place}")
             e, _, _ = train.load_snapshot(place / runs.SNAPSHOT)
             made = Assembly(e, store)
@@ -81,7 +82,12 @@ def opened(folders: Sequence[str]) -> tuple[list[Run], Assembly]:
             measure.keep({k: measure.Measured(v, None, {}, {}) for k, v in rows.items()}, place)
         called = f"{recipe} {place.resolve().name}" if recipes.count(recipe) > 1 else recipe
         scores = comparison.read(place / measure.PREDICTIONS)
-        _demand_own(place, metrics, scores)
+        try:
+            _demand_own(place, metrics, scores, fresh=fresh)
+        except InputError:
+            if fresh:  # what is not the run's is not kept
+                (place / measure.PREDICTIONS).unlink()
+            raise
         own = Path(os.path.relpath(place.resolve()))  # runs/latest will be another one
         found.append(Run(called, own, snapshot, metrics, scores))
     return found, first_made
@@ -163,16 +169,25 @@ def _loaded(place: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return snapshot, metrics
 
 
-def _demand_own(place: Path, metrics: Mapping[str, Any], scores: Mapping[str, Scores]) -> None:
+def _demand_own(
+    place: Path, metrics: Mapping[str, Any], scores: Mapping[str, Scores], *, fresh: bool
+) -> None:
     kept = metrics.get("labels", {next(iter(scores), ""): metrics})
     for label, one in scores.items():
         expected, auc = kept.get(label, {}).get("auc"), paired.values(one).get("auc")
-        if expected is not None and (auc is None or abs(auc - expected) > CLOSE):
+        if expected is None or (auc is not None and abs(auc - expected) <= CLOSE):
+            continue
+        if fresh:
             raise InputError(
-                f"{place / measure.PREDICTIONS} has the AUC {auc} of {label} and {runs.METRICS} "
-                f"{expected}; expected the predictions of this very run; delete the former, and "
-                "run the same command again"
+                f"{place} has weights whose AUC of {label} is {auc} here, and {runs.METRICS} says "
+                f"{expected}; expected the same; the run is of other code or of another machine: "
+                "train it anew, or compare it where it was trained"
             )
+        raise InputError(
+            f"{place / measure.PREDICTIONS} has the AUC {auc} of {label} and {runs.METRICS} "
+            f"{expected}; expected the predictions of this very run; delete the former, and "
+            "run the same command again"
+        )
 
 
 def _demand_same(run: Run, label: str, found: Scores, rows: evaluation.Predictions) -> None:

@@ -27,7 +27,7 @@ E: Any = SimpleNamespace(data=DATA, seed=0)
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    return Store.open(toy_store.make(tmp_path_factory.mktemp("s") / "s", users=250, rich=True).path)
+    return Store.open(toy_store.make(tmp_path_factory.mktemp("s") / "s", users=500, rich=True).path)
 
 
 @pytest.fixture(scope="module")
