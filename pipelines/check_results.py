@@ -19,6 +19,8 @@ from decimal import ROUND_HALF_EVEN, Decimal
 from pathlib import Path
 from typing import NamedTuple
 
+from export.streams import ignoring_closed_pipes
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path("docs") / "results"
 QUOTING = (Path("README.md"), RESULTS / "README.md")
@@ -96,6 +98,7 @@ def _stands(figure: Decimal, known: Iterable[Decimal]) -> bool:
     return any(x.quantize(unit, ROUND_HALF_EVEN) == figure for x in known if x < 10**9)
 
 
+@ignoring_closed_pipes()
 def main() -> int:
     """Prints what is missing; 1 where something is."""
     found = missing()

@@ -289,6 +289,10 @@ class Options(ABC):
             "by time, as a mapping of your own has; leave the times of reports out"
         )
 
+    def check_whole(self, engine: Engine) -> None:
+        """Raises InputError for what a whole log that was loaded may not be. A day of it may."""
+        del engine
+
     def counted_from(self) -> int | None:
         """The second from which rows count towards `Table.least`, where earlier ones have been
         counted before; None counts all."""

@@ -56,7 +56,7 @@ def main() -> None:
         found: dict[str, object] = {"digests": read(Path(sys.argv[1]))}
     except OSError as error:
         found = {"errno": error.errno, "strerror": error.strerror, "filename": error.filename}
-    print(json.dumps(found))
+    sys.stdout.write(json.dumps(found))
 
 
 if __name__ == "__main__":

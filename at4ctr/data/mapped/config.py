@@ -207,8 +207,11 @@ class Mapped(Options):
                 f"data options of {self.name}: impressions() gives no row; expected some; "
                 f"correct its where ({self.impressions().where}) or put the log into its files"
             )
-        demand_dense(engine, f"data options of {self.name}")
         bound_by_shares(engine, self.test_share, self.validation_share)
+
+    def check_whole(self, engine: Engine) -> None:
+        if not self.test_from:
+            demand_dense(engine, f"data options of {self.name}")
 
     def split(self) -> str:
         return SPLIT

@@ -124,6 +124,7 @@ def _make(config: Options, source: Source, place: Path, name: Name, model: Store
         scratch.mkdir()
         with engine_at(scratch, name) as engine:
             config.load(engine, source)
+            config.check_whole(engine)
             engine.notes += _spans(engine) if config.timed else []
             inputs = [_described(file) for file in _files(config, source, model)]
             _demand_unchanged(config, source, place, model)

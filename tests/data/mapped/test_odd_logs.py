@@ -74,6 +74,7 @@ def loaded(tmp_path, **options):
     scratch.mkdir()
     with engine_at(scratch, "duckdb") as engine:
         config.load(engine, config.acquire())
+        config.check_whole(engine)
         return engine.arrow("SELECT * FROM impressions ORDER BY ord").to_pylist()
 
 

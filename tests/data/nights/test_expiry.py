@@ -92,7 +92,7 @@ def test_the_vocabulary_is_of_the_last_days(log, tmp_path, least):
         store = Store.open(night.store)
         said = [n for n in store.manifest["notes"] if "table 'item' have left" in n]
         assert said[:1] == ([f"{len(left)} of {len(before)} ids of table 'item' have left the "
-                             "vocabulary, as training has not seen them for so long; a model reads "
+                             "vocabulary, as their last row or behaviour is too old; a model reads "
                              "them as unknown"] if left else [])  # fmt: skip
         before = known
         number = {raw: k + 2 for k, raw in enumerate(known)}
