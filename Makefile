@@ -178,7 +178,9 @@ contract: setup-dev
 
 ## make test-slow   tests that take minutes each: more logs on Spark, more kills, hosts and devices
 test-slow: setup-dev setup-spark
-	@AT4CTR_SLOW=1 $(PY) -m pytest -q tests/data/engines/test_spark.py tests/test_fit.py tests/test_cluster.py
+	@AT4CTR_SLOW=1 $(PY) -m pytest -q tests/data/engines/test_spark.py tests/pipelines/test_main_job.py \
+		tests/pipelines/test_reproduce.py tests/test_cluster.py tests/test_fit.py tests/test_search.py \
+		tests/test_stopping.py tests/test_warm.py
 
 ## make lint        ruff, mypy, import-linter
 lint: setup-dev

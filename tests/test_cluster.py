@@ -17,6 +17,7 @@ from at4ctr.errors import InputError
 from tests.conftest import SLOW, slow
 from tests.data import toy_store
 from tests.model import host, job
+from tests.model import mirrored as mirrored_job
 from tests.model.mirrored import CLIP
 
 DEVICES = ("2", "4") if SLOW else ("2",)
@@ -100,7 +101,7 @@ def mirrored(store, tmp_path_factory) -> dict:
 
 
 @pytest.mark.parametrize("devices", DEVICES)
-@pytest.mark.parametrize("optimizer", ["lazy_adam", "adam"])
+@pytest.mark.parametrize("optimizer", mirrored_job.OPTIMIZERS)
 def test_several_devices_train_as_one(mirrored, optimizer, devices):
     """Every loss, UIM and NIP with gathered negatives too, the validation AUC and the last weights;
     PReLU, as Dice's batch statistics are each replica's own."""
@@ -215,6 +216,7 @@ def test_each_row_is_seen_once_an_epoch_by_one_host(store, together):
         assert shards[0] == shards[1]
 
 
+@slow
 def test_a_host_that_dies_goes_on_with_the_others(store, together, tmp_path):
     """kill -9 of one: the other says so and stops; both again, and the result has the same bits."""
     arguments = ["tests.model.host", str(store.path), str(tmp_path), "drawn"]

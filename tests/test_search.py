@@ -14,6 +14,7 @@ from at4ctr.backbones import widedeep
 from at4ctr.data.store import Store
 from at4ctr.errors import InputError
 from at4ctr.heads import autoheri
+from tests.conftest import slow
 from tests.data import toy_store
 from tests.model import job
 
@@ -136,6 +137,7 @@ def test_the_best_weights_have_their_structure(store, tmp_path):
     np.testing.assert_array_equal(made.model.serving.head.searched[0], found[0])
 
 
+@slow
 def test_a_warm_start_goes_on_with_the_searchs_moments(store, tmp_path):
     rising = itertools.count()
     old: Any = job.trainer(store, tmp_path / "old", **SEARCHED,

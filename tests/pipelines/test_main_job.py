@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import shared_data
+from tests.conftest import shared_data, slow
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SMALL = "data.simulate_rows=30000 fit.checkpoint_every=5 fit.batch_size=512"
@@ -110,6 +110,7 @@ def test_the_export_holds_no_auxiliary(job):
     assert not any("uim" in name or "nip" in name for name in manifest["variables"])
 
 
+@slow
 def test_evaluation_reads_the_store_of_the_run_or_refuses(tmp_path):
     log = tmp_path / "log.csv"
     rows = [f"{u},{(u * 7 + k) % 40 + 1},{(u + k) % 5 + 1},pv,{1511600000 + 60 * k}"
@@ -156,6 +157,7 @@ def test_killed_in_the_middle_ends_as_if_undisturbed(job, tmp_path):
     assert weights(tmp_path) == weights(folder)
 
 
+@slow
 def test_a_snapshot_repeats_the_run(job, tmp_path):
     folder, _ = job
     (tmp_path / "data").symlink_to(folder / "data")

@@ -23,6 +23,7 @@ from pipelines.tables import printed as _printed
 from pipelines.tables.page import Page
 from pipelines.tables.queue import Queue
 from pipelines.tables.reports import Report
+from tests.conftest import slow
 from tests.pipelines.test_main_job import CHECKOUT, call, command
 
 SMALL = "data.simulate_rows=8000 fit.batch_size=256 embedding.dimension=4"
@@ -224,6 +225,7 @@ def test_the_champion_meets_the_best_on_validation_of_those_with_every_seed():
     assert "champion − best | AUC | +0.2000" in lines
 
 
+@slow
 @pytest.mark.usefixtures("inside")
 def test_external_says_what_was_prepared_and_how_long_was_trained(monkeypatch):
     monkeypatch.setitem(_printed.AQCL, "taobao", {"widedeep": 0.6})
