@@ -16,9 +16,9 @@ class Progress:
     """One line: step, examples/s, time left, the share of time spent waiting for input, each loss.
 
     On a terminal it rewrites itself; elsewhere it is logged every ``every`` seconds. The first step
-    opens the reader and traces the graph, so no speed and no time left is told of it; the time left
-    is told once the steps after it have taken `LEAST_SECONDS` and are `LEAST_SHARE` of all that
-    remained. clock: seconds.
+    opens the reader and traces the graph, so no speed and no time left is printed of it; the time
+    left is printed once the steps after it have taken `LEAST_SECONDS` and are `LEAST_SHARE` of all
+    that remained. clock: seconds.
     """
 
     def __init__(

@@ -41,7 +41,7 @@ def facts(
         "kind": options.quantize,
         "bound": options.largest_change,
         "largest_change": dict(changes),
-        "tables": {path: dict(told) for path, told in tables.items()},
+        "tables": {path: dict(own) for path, own in tables.items()},
     }
 
 

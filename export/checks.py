@@ -95,15 +95,15 @@ def tables(manifest: Mapping[str, Any]) -> str:
     quantization, variables = manifest.get("quantization"), manifest["variables"]
     if quantization is None:
         return "float32"
-    for path, told in quantization["tables"].items():
-        parts = STORED.get(told["stored"], {})
+    for path, facts in quantization["tables"].items():
+        parts = STORED.get(facts["stored"], {})
         for part, dtype in parts.items():
-            shape = told["shape"][: 1 if part == "scales" else None]
+            shape = facts["shape"][: 1 if part == "scales" else None]
             name, wanted = f"{path}/{part}", {"shape": shape, "dtype": dtype}
             same("stored", {name: variables.get(name)}, {name: wanted})
-        if not parts or not told["largest_error"] <= told["bound"] * (1 + ROUNDING):
+        if not parts or not facts["largest_error"] <= facts["bound"] * (1 + ROUNDING):
             raise CheckError(
-                f"table {path!r} is {told}; expected one of {', '.join(STORED)}, and no error "
+                f"table {path!r} is {facts}; expected one of {', '.join(STORED)}, and no error "
                 "beyond the bound"
             )
     for path, found in variables.items():

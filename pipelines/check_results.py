@@ -2,7 +2,7 @@
 
 README.md's section *Results* and docs/results/README.md quote figures of the pages in docs/results.
 A figure is a number of three decimals or more. It stands on a page if a number of that page,
-rounded to its decimals, has its size. Signs are left out, because a difference may be told either
+rounded to its decimals, has its size. Signs are left out, because a difference may be quoted either
 way.
 
 A paragraph, a list item and a row of a table are read alone. The pages are those that it links. A

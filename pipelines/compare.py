@@ -26,9 +26,8 @@ from at4ctr.durable import write_json
 from at4ctr.errors import InputError
 from at4ctr.metrics import roc
 from export.streams import ignoring_closed_pipes
-from pipelines import measure, train
+from pipelines import command, measure, train
 from pipelines.assembly import Assembly
-from pipelines.night.outcome import sentence_of
 
 PAGE, DATA = "comparison.md", "comparison.json"
 CLOSE = 1e-6  # of the AUC that a run has kept and that of its predictions
@@ -218,30 +217,17 @@ def flag_values() -> flags.FlagValues:
 @ignoring_closed_pipes()
 def main(arguments: Sequence[str]) -> int:
     """Compares by flags; the exit code: 0, 2 on bad input, 130 when interrupted."""
-    f = flag_values()
-    try:
-        words = f(["compare", *arguments])[1:]
-        if words:
-            raise InputError(f"unexpected argument {words[0]!r}; expected --flag=value only")
-        if f.help:
-            print(f"{__doc__}\n{f.get_help()}")
-            return 0
-        every, made = opened(f.runs)
-        names = "-".join(run.folder.resolve().name for run in every)
-        out = Path(f.out) if f.out else train.RUNS / f"compare-{names}"
-        found = compare(every, made)
-        written = write(every, found, out, simulated=made.store.simulated)
-        print("\n".join([*said(every, found), str(written)]))
-    except flags.Error as error:
-        print(f"error: {error}; see --help", file=sys.stderr)
-        return 2
-    except (InputError, OSError) as error:
-        print(f"error: {sentence_of(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted: run the same command again", file=sys.stderr)
-        return 130
-    return 0
+    after = "run the same command again"
+    return command.run("compare", __doc__, flag_values(), arguments, _compare, after)
+
+
+def _compare(f: flags.FlagValues) -> None:
+    every, made = opened(f.runs)
+    names = "-".join(run.folder.resolve().name for run in every)
+    out = Path(f.out) if f.out else train.RUNS / f"compare-{names}"
+    found = compare(every, made)
+    written = write(every, found, out, simulated=made.store.simulated)
+    print("\n".join([*said(every, found), str(written)]))
 
 
 if __name__ == "__main__":

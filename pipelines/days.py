@@ -34,8 +34,7 @@ from at4ctr.durable import make_folder, sync
 from at4ctr.errors import InputError
 from at4ctr.plural import counted
 from export.streams import ignoring_closed_pipes
-from pipelines import train
-from pipelines.night.outcome import sentence_of
+from pipelines import command, train
 
 BLOCK = 16 << 20  # bytes of lines in memory
 DEFLATED = 4  # bytes of text in a byte of gzip
@@ -245,27 +244,15 @@ def flag_values() -> flags.FlagValues:
 @ignoring_closed_pipes()
 def main(arguments: Sequence[str]) -> int:
     """Deals by flags; the exit code."""
-    f = flag_values()
-    try:
-        words = f(["days", *arguments])[1:]
-        if words:
-            raise InputError(f"unexpected argument {words[0]!r}; expected --flag=value only")
-        if f.help:
-            print(f"{__doc__}\n{f.get_help()}")
-            return 0
-        data = train.options(f.dataset, f.raw, f.set)
-        root = Path(f.out or f"data/{data.name}")
-        print(deal(data, root, _day("begin", f.begin), _day("end", f.end)))
-    except flags.Error as error:
-        print(f"error: {error}; see --help", file=sys.stderr)
-        return 2
-    except (InputError, OSError) as error:
-        print(f"error: {sentence_of(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted: run the same command again", file=sys.stderr)
-        return 130
-    return 0
+    return command.run(
+        "days", __doc__, flag_values(), arguments, _days, "run the same command again"
+    )
+
+
+def _days(f: flags.FlagValues) -> None:
+    data = train.options(f.dataset, f.raw, f.set)
+    root = Path(f.out or f"data/{data.name}")
+    print(deal(data, root, _day("begin", f.begin), _day("end", f.end)))
 
 
 def _day(flag: str, text: str) -> date | None:

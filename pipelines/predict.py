@@ -16,7 +16,7 @@ from absl import flags
 
 from at4ctr.errors import InputError
 from export.streams import ignoring_closed_pipes
-from pipelines.night.outcome import sentence_of
+from pipelines import command
 
 EVERY = 15.0  # seconds between lines of progress where no terminal shows it
 
@@ -92,31 +92,18 @@ def flag_values() -> flags.FlagValues:
 @ignoring_closed_pipes()
 def main(arguments: Sequence[str]) -> int:
     """Scores by flags; the exit code: 0, 2 on bad input, 130 when interrupted."""
-    f = flag_values()
-    try:
-        words = f(["predict", *arguments])[1:]
-        if words:
-            raise InputError(f"unexpected argument {words[0]!r}; expected --flag=value only")
-        if f.help:
-            print(f"{__doc__}\n{f.get_help()}")
-            return 0
-        for name, example in (("raw", "requests.parquet"), ("out", "scores.parquet")):
-            if not f[name].value:
-                raise InputError(
-                    f"{name.upper()} is not set; expected a file; set {name.upper()}={example}"
-                )
-        print(predict(Path(f.run), Path(f.raw), Path(f.out), f.absent, f.batch,
-                      nulls=f.nulls == "missing"))  # fmt: skip
-    except flags.Error as error:
-        print(f"error: {error}; see --help", file=sys.stderr)
-        return 2
-    except (InputError, OSError) as error:
-        print(f"error: {sentence_of(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted: nothing was written; the same command begins anew", file=sys.stderr)
-        return 130
-    return 0
+    after = "nothing was written; the same command begins anew"
+    return command.run("predict", __doc__, flag_values(), arguments, _predict, after)
+
+
+def _predict(f: flags.FlagValues) -> None:
+    for name, example in (("raw", "requests.parquet"), ("out", "scores.parquet")):
+        if not f[name].value:
+            raise InputError(
+                f"{name.upper()} is not set; expected a file; set {name.upper()}={example}"
+            )
+    print(predict(Path(f.run), Path(f.raw), Path(f.out), f.absent, f.batch,
+                  nulls=f.nulls == "missing"))  # fmt: skip
 
 
 if __name__ == "__main__":

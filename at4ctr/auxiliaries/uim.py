@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import tensorflow as tf
 
@@ -100,23 +100,8 @@ class UserItemMatch(tf.Module):
             found = gathered(*found)
         user, item, labels, *ids = found
         user_ids, item_ids = ids or (None, None)
+        tau = self.config.temperature
+        given: dict[str, Any] = {"user_ids": user_ids, "item_ids": item_ids, "anchors": anchors}
         if view.embedded.dense:
-            return parts * dense_user_item_match(
-                user,
-                item,
-                labels,
-                self.config.temperature,
-                user_ids=user_ids,
-                item_ids=item_ids,
-                anchors=anchors,
-            )
-        return parts * user_item_match(
-            user,
-            item,
-            labels,
-            self.config.temperature,
-            user_ids=user_ids,
-            item_ids=item_ids,
-            anchors=anchors,
-            owner=owner,
-        )
+            return parts * dense_user_item_match(user, item, labels, tau, **given)
+        return parts * user_item_match(user, item, labels, tau, **given, owner=owner)

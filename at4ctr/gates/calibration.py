@@ -61,7 +61,7 @@ def _segment(name: str, s: Sums, off: float, worse: float, wrong: float, level: 
     if not s.clicks.sum():
         return _silent(name, s, off, worse, wrong, level)
     if s.users < 2:
-        said = f"its {s.clicks.sum():,.0f} clicks are of one user, who tells no interval"
+        said = f"its {s.clicks.sum():,.0f} clicks are of one user, so that there is no interval"
         return Check(name, "warn", said, s.pcoc, off)
     outcome, said = _judged(_said(s), s, off, worse, wrong, level)
     interval = s.interval or (0.0, 0.0)  # 0: so is every probability
@@ -75,7 +75,7 @@ def _silent(name: str, s: Sums, off: float, worse: float, wrong: float, level: f
         f"{s.new.sum():,.0f} are predicted"
     )
     if s.users < FEW:
-        return Check(name, "warn", f"{said}; so few users tell nothing", None, off)
+        return Check(name, "warn", f"{said}; so few users show nothing", None, off)
     outcome: Outcome = "fail" if worse <= level else "warn" if wrong <= level else "pass"
     low = ratios.least_silent(s)
     said = f"{said}, so PCOC is above {low:.2f}; at most {1 + off:.4f} is allowed"

@@ -150,7 +150,7 @@ def _enough(name: str, found: int, least: int | None, what: str = "") -> Check:
     elif found >= floor:
         said, outcome = f"{said}; fewer than {least:,} are little evidence", "warn"
     else:
-        said, outcome = f"{said}; fewer than {floor:,} tell nothing", "hold"
+        said, outcome = f"{said}; fewer than {floor:,} show nothing", "hold"
     return Check(name, cast(Outcome, outcome), said, float(found), float(least))
 
 

@@ -86,7 +86,7 @@ def p_value(sums: Sums, off: float) -> float:
     own, and all of them must refuse theirs (Berger 1982, "Multiparameter hypothesis testing and
     acceptance sampling"); the two sides are joined by Bonferroni. Without a click R is not defined:
     p is then Poisson's probability of none where as many are expected as the nearest allowed PCOC
-    says. 1 where fewer than two users tell nothing.
+    says. 1 where fewer than two users show nothing.
     """
     if not sums.clicks.sum():
         return _silent(sums, off)

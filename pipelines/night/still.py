@@ -34,7 +34,7 @@ class Still:
     limit: int
 
     def __str__(self) -> str:
-        """What an operator is told; empty while the chain moves."""
+        """A sentence for the operator; empty while the chain moves."""
         if not self.limit or self.nights < self.limit:
             return ""
         ends = ", ".join(f"{n} {name}" for name, n in self.outcomes.items())
