@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -58,3 +59,22 @@ def replaced(path: Path, tag: str = "tmp") -> Iterator[Path]:
         error.filename = error.filename or str(path)
         raise
     sync(path.parent)
+
+
+@contextmanager
+def filled(folder: Path, last: str) -> Iterator[Path]:
+    """A new folder to write files into, which then replace those of ``folder`` one by one.
+
+    last: the file that moves last, such as the page that names the others. A failure moves none.
+    """
+    aside = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in sorted(aside.iterdir(), key=lambda path: path.name == last):
+            sync(file)
+            os.replace(file, folder / file.name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from at4ctr import evaluation, runs
 from at4ctr.analysis import comparison, paired, plots, segments
 from at4ctr.analysis.comparison import Scores
 from at4ctr.analysis.runs_page import Compared, Run, data, page, picture, said
-from at4ctr.durable import write_json
+from at4ctr.durable import filled, write_json
 from at4ctr.errors import InputError
 from at4ctr.metrics import roc
 from export.streams import ignoring_closed_pipes
@@ -131,10 +130,7 @@ def compare(every: Sequence[Run], made: Assembly) -> list[Compared]:
 
 def write(every: Sequence[Run], found: Sequence[Compared], out: Path, *, simulated: bool) -> Path:
     """Writes the page, its data and a picture a label into a folder; returns the page."""
-    aside = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
+    with filled(out, PAGE) as aside:
         for number, one in enumerate(found):
             scores = {run.name: run.scores[one.label] for run in every}
             curves = {name: roc(s.responses, s.scores) for name, s in scores.items()}
@@ -144,11 +140,6 @@ def write(every: Sequence[Run], found: Sequence[Compared], out: Path, *, simulat
         lines = page(every, found, simulated=simulated)
         (aside / PAGE).write_text("\n".join(lines) + "\n", encoding="utf-8")
         write_json(aside / DATA, data(every, found, simulated=simulated))
-        out.mkdir(parents=True, exist_ok=True)
-        for file in sorted(aside.iterdir(), key=lambda p: p.name == PAGE):  # the page last
-            os.replace(file, out / file.name)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return out / PAGE
 
 

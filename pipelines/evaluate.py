@@ -7,8 +7,6 @@ evaluations/<store>-<split>/evaluation.md in the run's folder; the run's own fil
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -23,7 +21,7 @@ from at4ctr.config import Experiment
 from at4ctr.data.dataset import SPLITS, Split
 from at4ctr.data.preparation.prepare import prepare
 from at4ctr.data.store import Store
-from at4ctr.durable import write_json
+from at4ctr.durable import filled, write_json
 from at4ctr.errors import InputError, unknown
 from at4ctr.model.serving import ServingModel
 from pipelines import fusion, measure, train
@@ -89,19 +87,11 @@ def write(found: Evaluated, run: Path, own: Mapping[str, Any]) -> Path:
     own: the run's metrics of its own test split, which stand beside on the page.
     """
     out = run / FOLDER / f"{found.store.path.name}-{found.split}"
-    aside = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
     simulated = found.store.simulated
-    try:
+    with filled(out, PAGE) as aside:
         measure.draw(found.measured, aside, simulated=simulated, split=found.split)
         (aside / PAGE).write_text("\n".join(page(found, run, own)) + "\n", encoding="utf-8")
         write_json(aside / DATA, plain(found))
-        out.mkdir(parents=True, exist_ok=True)
-        for file in sorted(aside.iterdir(), key=lambda p: p.name == PAGE):  # the page last
-            os.replace(file, out / file.name)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return out / PAGE
 
 
