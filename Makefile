@@ -12,11 +12,17 @@ override words := $(PY) -m pipelines.words
 override flag = $${$2:+--$1="$$$2"}
 override log = $(call flag,dataset,DATASET) $(call flag,raw,RAW) $(call flag,set,SET)
 override model = --model="$${MODEL:-ctr}"
-override install = $(PY) -m pip install --quiet --require-hashes -r $1 2> >(grep -v '^WARNING: Location' >&2)
+# $(call install,requirements.lock): into .venv, or into another environment
+override install = $(or $2,.venv)/bin/python -m pip install --quiet --require-hashes -r $1 2> >(grep -v '^WARNING: Location' >&2)
+# $(call create,.venv): a new environment of Python 3.11
+override create = python=$${PYTHON:-$$(command -v python3.11 || command -v python3)}; \
+	"$$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { echo "error: $${python:-python3} is not Python 3.11; install it, or name it: make PYTHON=/path/to/python3.11" >&2; exit 2; }; \
+	echo "setting up $1 from $<"; \
+	rm -rf $1 && "$$python" -m venv $1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev setup-spark data vectors train eval compare predict analyse serve verify-c verify-tfserving days nightly nightly-status rollback test-slow \
-	tune search repeats waits reproduce check-results bench bench-gpu bench-peers soak soak-publish soak-nightly mutants gate-power test contract lint lock clean
+	tune search repeats waits reproduce check-results bench bench-gpu bench-peers soak soak-publish soak-nightly mutants gate-power test contract lint docs lock clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -24,10 +30,7 @@ help:
 ## make setup       the environment to run, from requirements.lock   PYTHON=
 setup: .venv/.ready
 .venv/.ready: requirements.lock
-	@python=$${PYTHON:-$$(command -v python3.11 || command -v python3)}; \
-	"$$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { echo "error: $${python:-python3} is not Python 3.11; install it, or name it: make PYTHON=/path/to/python3.11" >&2; exit 2; }; \
-	echo "setting up .venv from requirements.lock"; \
-	rm -rf .venv && "$$python" -m venv .venv
+	@$(call create,.venv)
 	@$(call install,requirements.lock)
 	@touch $@
 
@@ -186,13 +189,22 @@ test-slow: setup-dev setup-spark
 lint: setup-dev
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/lint-imports
 
-## make lock        pin what setup.py asks for
+## make docs        these pages and the API as a site to read offline   PYTHON=
+docs: build/docs-env/.ready
+	@NO_MKDOCS_2_WARNING=1 build/docs-env/bin/python -m mkdocs build && echo "page: `pwd`/build/docs/index.html"
+build/docs-env/.ready: docs/requirements.lock
+	@mkdir -p build && $(call create,build/docs-env)
+	@$(call install,docs/requirements.lock,build/docs-env)
+	@touch $@
+
+## make lock        pin what setup.py and docs/requirements.in ask for
 lock: setup
 	@tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && $(PY) -m venv "$$tools" && \
 	"$$tools/bin/python" -m pip install --quiet pip-tools && \
-	compile() { "$$tools/bin/python" -m piptools compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host "$$@" setup.py; } && \
-	compile --output-file=requirements.lock && \
-	compile --extra=dev --constraint=requirements.lock --output-file=requirements-dev.lock
+	compile() { "$$tools/bin/python" -m piptools compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host "$$@"; } && \
+	compile --output-file=requirements.lock setup.py && \
+	compile --extra=dev --constraint=requirements.lock --output-file=requirements-dev.lock setup.py && \
+	compile --output-file=docs/requirements.lock docs/requirements.in
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache

@@ -57,7 +57,10 @@ def folder(tmp_path):
     python.parent.mkdir(parents=True)
     python.write_text(STUB.format(python=sys.executable, checkout=CHECKOUT))
     python.chmod(0o755)
-    for name in ("requirements.lock", "requirements-dev.lock", ".venv/.ready", ".venv/.ready-dev"):
+    for place in ("docs", "build/docs-env"):
+        (tmp_path / place).mkdir(parents=True)
+    for name in ("requirements.lock", "requirements-dev.lock", "docs/requirements.lock",
+                 ".venv/.ready", ".venv/.ready-dev", "build/docs-env/.ready"):  # fmt: skip
         (tmp_path / name).touch()
     return tmp_path
 
@@ -125,10 +128,13 @@ def test_a_variable_that_is_no_programs_runs_nothing(folder, name):
 
 
 @pytest.mark.parametrize("value", HOSTILE)
-def test_the_python_of_the_set_up_may_have_any_name(folder, value):
-    (folder / ".venv/.ready").unlink()
+@pytest.mark.parametrize(
+    ("target", "environment"), [("setup", ".venv"), ("docs", "build/docs-env")]
+)
+def test_the_python_of_the_set_up_may_have_any_name(folder, value, target, environment):
+    (folder / environment / ".ready").unlink()
     for line, env in (([f"PYTHON={value}"], {}), ([], {"PYTHON": value})):
-        done = make(folder, "setup", *line, **env)
+        done = make(folder, target, *line, **env)
         assert done.returncode == 2
         assert f"error: {value} is not Python 3.11; install it" in done.stderr
         assert not list(folder.rglob("pwned"))
