@@ -13,13 +13,13 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
-from griffe import Class, Extension, Function, Object
+from griffe import Attribute, Class, Docstring, Extension, Function, Object
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "WORKSPACE.md", "docs/**/*.md", "benchmarks/*.md", "export/**/*.md")
-SCRIPT = "docs/iframe-worker.js"
+ASSETS = ("docs/iframe-worker.js", "docs/pages.css")  # which mkdocs.yml names
 LINK = re.compile(r"\]\(([^)#\s:]+)[^)]*\)")  # of a file beside the page
 PART = """A part has the name of its module. `SET=` overrides the fields of its `Config`, as
 [Training](../docs/training.md) describes."""
@@ -52,7 +52,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     linked = {path for page in pages for path in links(page)}
     ours = [
         File(path.relative_to(ROOT).as_posix(), str(ROOT), config.site_dir, False)
-        for path in sorted({*pages, *linked, ROOT / SCRIPT})
+        for path in sorted({*pages, *linked, *(ROOT / name for name in ASSETS)})
     ]
     made = [File.generated(config, f"api/{name}.md", content=api(name)) for name in API]
     return Files([*ours, *made, *theme])
@@ -85,9 +85,15 @@ def api(name: str) -> str:
 
 
 class Text(Extension):
-    """Docstrings are text and not Markdown: their signs stay, and what they list becomes a list."""
+    """Docstrings are text and not Markdown: their signs stay, and what they list becomes a list.
+
+    A comment behind a field describes it as a docstring would.
+    """
 
     def on_object(self, *, obj: Object, **_: Any) -> None:
+        if isinstance(obj, Attribute) and isinstance(obj.parent, Class) and not obj.docstring:
+            comment = obj.source.partition("  # ")[2]
+            obj.docstring = Docstring(comment, parent=obj) if comment else None
         if obj.docstring:
             names = [*obj.all_members] if isinstance(obj, Class) else []
             names += [p.name for p in obj.parameters] if isinstance(obj, Function) else []
