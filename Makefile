@@ -143,9 +143,10 @@ bench: setup
 bench-gpu: setup
 	@$(words) benchmarks.bench_gpu
 
-## make bench-peers five libraries on the same load, each in an environment of its own
+## make bench-peers other libraries on the same rows, each in an environment of its own
+##                  ARGS="--peers=at4ctr,fbgemm,keras --loads=pairs,pages --rounds=3"
 bench-peers: setup
-	@$(PY) -m benchmarks.bench_peers
+	@$(words) benchmarks.bench_peers
 
 ## make check-results   whether each quoted figure stands on a page that a command wrote
 check-results: setup

@@ -33,7 +33,8 @@ from at4ctr.analysis.tables import markdown
 from at4ctr.data.datasets import taobao
 from at4ctr.errors import InputError
 from at4ctr.layers.mlp import Precision, products_in
-from benchmarks.bench_step import CATEGORIES, RECIPES, USERS, batches, made
+from benchmarks.bench_step import RECIPES, batches, made
+from benchmarks.random_log import CATEGORIES, USERS
 from configs._compose import compose
 
 ROOT = Path(__file__).resolve().parents[1]

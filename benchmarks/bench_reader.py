@@ -18,15 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 import at4ctr  # noqa: F401  (sets the Keras version before TensorFlow loads)
 from at4ctr.data.reader import Reader
-from at4ctr.data.store import FORMAT, Store
+from at4ctr.data.store import Store
 from at4ctr.schema import Feature, Schema, Table
+from benchmarks.random_log import PART, lists, write
 
-GROUP = 1024
-PART = 32 * GROUP
 SCHEMA = Schema(
     tables=(Table("user"), Table("item"), Table("category"), Table("type")),
     features=(
@@ -45,43 +43,11 @@ def make(path: Path, users: int, behaviours: int, items: int, seed: int) -> None
     The lengths of the users' sequences are geometric, at least 10, with the mean ``behaviours``.
     """
     rng = np.random.default_rng(seed)
-    for folder in ("dims", "vocabulary", "ids", "data"):
-        (path / folder).mkdir(parents=True)
+    category = rng.integers(0, 5000, items, dtype=np.int32)
     sizes = {"user": users, "item": items, "category": 5000, "type": 4}
-    for name, size in sizes.items():
-        (path / "vocabulary" / f"{name}.txt").write_text("".join(f"{i}\n" for i in range(size)))
-    for name in ("user", "item"):
-        pq.write_table(pa.table({name: np.arange(sizes[name])}), path / "dims" / f"{name}.parquet")
-        np.save(path / "ids" / f"{name}.npy", np.arange(2, sizes[name] + 2, dtype=np.int32))
-    np.save(path / "ids" / "category.npy", rng.integers(2, 5002, items, dtype=np.int32))
-    parts, rows = [], 0
-    for number, first in enumerate(range(0, users, PART)):
-        ids = np.arange(first, min(first + PART, users), dtype=np.int32)
-        table = _part(rng, ids, behaviours, items)
-        file = f"part-{number:05d}.parquet"
-        pq.write_table(table, path / "data" / file, row_group_size=GROUP, compression="zstd")
-        counts = np.diff(table.column("train_cut").chunk(0).offsets.to_numpy())
-        parts.append({"file": file, "row_groups": _groups(counts)})
-        rows += int(counts.sum())
-    manifest = {
-        "format": FORMAT,
-        "dataset": "random",
-        "simulated": True,
-        "truth": [],
-        "numbers": {},
-        "options": {},
-        "schema": SCHEMA.to_json(),
-        "counts": {
-            "train": {
-                "rows": rows,
-                "labels": {"click": {"known": rows, "positives": rows // 2}},
-                "unknown": {},
-            }
-        },
-        "vocabulary": {name: size + 2 for name, size in sizes.items()},
-        "parts": parts,
-    }
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    starts = range(0, users, PART)
+    ids = (np.arange(i, min(i + PART, users), dtype=np.int32) for i in starts)
+    write(path, SCHEMA, sizes, category, (_part(rng, of, behaviours, items) for of in ids))
 
 
 def _part(rng: np.random.Generator, users: np.ndarray, behaviours: int, items: int) -> pa.Table:
@@ -90,10 +56,6 @@ def _part(rng: np.random.Generator, users: np.ndarray, behaviours: int, items: i
     place = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)  # position in its sequence
     cut = np.repeat(place[place > 0], 2)
     total, rows = len(place), len(cut)
-
-    def lists(values: np.ndarray, counts: np.ndarray) -> pa.ListArray:
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-        return pa.ListArray.from_arrays(offsets, pa.array(values))
 
     two = 2 * (lengths - 1)
     columns = {
@@ -110,15 +72,6 @@ def _part(rng: np.random.Generator, users: np.ndarray, behaviours: int, items: i
 
 def _popular(rng: np.random.Generator, items: int, size: int) -> np.ndarray:
     return (items * rng.random(size) ** 3).astype(np.int32)
-
-
-def _groups(counts: np.ndarray) -> list[dict]:
-    groups = []
-    for first in range(0, len(counts), GROUP):
-        share = counts[first : first + GROUP]
-        rows = int(share.sum())
-        groups.append({"users": len(share), "train": {"rows": rows}})
-    return groups
 
 
 def measure(store: Store, history: int, batch_size: int, rate: float) -> tuple[float, float]:

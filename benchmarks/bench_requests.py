@@ -21,7 +21,8 @@ import numpy as np
 import at4ctr  # noqa: F401  # isort: skip  (before TensorFlow loads)
 import tensorflow as tf
 
-from benchmarks.bench_step import SCHEMA, batches, stepper
+from benchmarks.bench_step import batches, stepper
+from benchmarks.random_log import SCHEMA
 
 SIZES = (1, 2, 25)  # rows of a request
 AT_ONCE = 4  # batches of a load

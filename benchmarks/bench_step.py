@@ -27,27 +27,11 @@ from at4ctr.data.datasets import taobao
 from at4ctr.layers.mlp import PRODUCTS, Precision, products_in
 from at4ctr.model.build import serving_model, training_model
 from at4ctr.model.training import TrainingModel
-from at4ctr.schema import FIRST_ID, Feature, Schema, Table
+from at4ctr.schema import FIRST_ID
+from benchmarks.random_log import CATEGORIES, SCHEMA, USERS, zipf
 from configs._compose import compose
 
-USERS, CATEGORIES = 1_000_000, 10_000
-SCHEMA = Schema(
-    tables=(Table("user"), Table("item"), Table("category")),
-    features=(
-        Feature("user", "profile", "user"),
-        Feature("item", "item", "item"),
-        Feature("category", "item", "category"),
-    ),
-    history=("item", "category"),
-)
 RECIPES = "din,din+uim,din+nip,din+uim+nip"
-
-
-def zipf(rng: np.random.Generator, items: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Items from 0 by a bounded Zipf law of exponent 1.05, the popular ones anywhere."""
-    power = -0.05
-    rank = (1 + rng.random(shape) * (items**power - 1)) ** (1 / power)
-    return (rank.astype(np.int64) * 2_654_435_761 % items).astype(np.int32)
 
 
 def batches(args: argparse.Namespace, count: int) -> list[dict[str, tf.Tensor]]:

@@ -23,7 +23,8 @@ import tensorflow as tf
 from at4ctr.auxiliaries import nip, uim
 from at4ctr.backbones import din
 from at4ctr.heads import single
-from benchmarks.bench_step import CATEGORIES, batches, stepper, zipf
+from benchmarks.bench_step import batches, stepper
+from benchmarks.random_log import CATEGORIES, zipf
 
 D = 18  # of an embedding
 WIDTH = 2 * D  # of a behaviour, and of a candidate: item and category

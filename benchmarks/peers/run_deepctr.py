@@ -45,26 +45,23 @@ model = DIN(
 )
 
 
-def inputs(rows: int, seed: int) -> tuple[dict, object]:
-    d = load.make(a, rows, seed)
-    names = {n: n.replace("hist_", "history_") for n in get_feature_names(columns)}
-    return {n: d[source] for n, source in names.items()}, d["label"]
-
-
 class Tick(tf.keras.callbacks.Callback):
-    def __init__(self, clock: load.Clock) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.on_train_batch_end = self.on_predict_batch_end = clock.tick
+        self.on_train_batch_end = clock.tick
 
 
-train, infer = load.clocks(a)
-x, y = inputs(load.train_rows(a), 1)
+clock, d = load.Clock(a), load.rows(a)
+x = {n: d[n.replace("hist_", "history_")] for n in get_feature_names(columns)}
+y = d["label"]
 optimizer = tf.keras.optimizers.Adam(1e-3)
 if a.optim == "dense":
     model.compile(optimizer, "binary_crossentropy")
-    model.fit(x, y, batch_size=a.batch, verbose=0, shuffle=False, callbacks=[Tick(train)])
+    model.fit(x, y, batch_size=a.batch, verbose=0, shuffle=False, callbacks=[Tick()])
 else:
-    tables = [v for v in model.trainable_variables if len(v.shape) == 2 and v.shape[0] > 5000]
+    shapes = [(size, a.dimension) for size in SIZES.values()]
+    tables = [v for v in model.trainable_variables if tuple(v.shape) in shapes]
+    assert len(tables) == len(SIZES)
     rest = [v for v in model.trainable_variables if not any(v is t for t in tables)]
     bce = tf.keras.losses.binary_crossentropy
 
@@ -75,7 +72,5 @@ else:
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(a.batch, drop_remainder=True)
     for xb, yb in data.prefetch(2):
         float(step(xb, yb))
-        train.tick()
-x, _ = inputs(load.infer_rows(a), 2)
-model.predict(x, batch_size=a.infer_batch, verbose=0, callbacks=[Tick(infer)])
-load.report("DeepCTR", a, train, infer, {"tensorflow": tf.__version__})
+        clock.tick()
+load.report(clock, {"tensorflow": tf.__version__})

@@ -41,49 +41,29 @@ model = DIN(
 )
 
 
-def inputs(rows: int, seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    d = load.make(a, rows, seed)
-    names = {n: n.replace("hist_", "history_") for n in get_feature_names(columns)}
-    return {n: d[source] for n, source in names.items()}, d["label"]
-
-
-def matrix(x: dict[str, np.ndarray]) -> torch.Tensor:
-    found = (x[k] for k in model.feature_index)
-    return torch.from_numpy(np.concatenate([v.reshape(len(v), -1) for v in found], -1))
-
-
-train, infer = load.clocks(a)
-x, y = inputs(load.train_rows(a), 1)
-t, _ = inputs(load.infer_rows(a), 2)
+clock, d = load.Clock(a), load.rows(a)
+x = {n: d[n.replace("hist_", "history_")] for n in get_feature_names(columns)}
+y = d["label"]
 if a.loop == "raw" or a.optim == "sparse":
     optims = lazy_torch.optimizers(model, sparse=a.optim == "sparse")
-    whole, labels, test = matrix(x), torch.from_numpy(y), matrix(t)
+    found = (x[k] for k in model.feature_index)
+    whole = torch.from_numpy(np.concatenate([v.reshape(len(v), -1) for v in found], -1))
+    labels = torch.from_numpy(y)
     bce = torch.nn.functional.binary_cross_entropy
     model.train()
-    for i in range(0, load.train_rows(a), a.batch):
+    for i in range(0, len(y), a.batch):
         rows, label = whole[i : i + a.batch].float(), labels[i : i + a.batch]
         lazy_torch.update(optims, lambda r=rows, label=label: bce(model(r).squeeze(), label))
-        train.tick()
-    model.eval()
-    with torch.no_grad():
-        for i in range(0, load.infer_rows(a), a.infer_batch):
-            model(test[i : i + a.infer_batch].float()).numpy()
-            infer.tick()
+        clock.tick()
 else:
     model.compile(torch.optim.Adam(model.parameters(), lr=1e-3), "binary_crossentropy")
-    step, forward = model.optim.step, model.forward
+    step = model.optim.step
 
     def timed(*args: Any, **more: Any) -> Any:
         found = step(*args, **more)
-        train.tick()
+        clock.tick()
         return found
-
-    def ticking(rows: torch.Tensor) -> torch.Tensor:
-        infer.tick()
-        return forward(rows)
 
     model.optim.step = timed
     model.fit(x, y, batch_size=a.batch, epochs=1, verbose=0, shuffle=True)
-    model.forward = ticking
-    model.predict(t, batch_size=a.infer_batch)
-load.report("DeepCTR-Torch", a, train, infer, {"torch": torch.__version__})
+load.report(clock, {"torch": torch.__version__})

@@ -73,19 +73,18 @@ class DIN(BaseModel):
         return {"y_pred": self.trunk(flat)}
 
 
-def batches(rows: int, size: int, seed: int) -> Iterator[dict[str, torch.Tensor]]:
-    d = load.make(a, rows, seed)
-    for i in range(0, rows, size):
-        yield {k: torch.from_numpy(d[k][i : i + size]) for k in (*COLUMNS, "label")}
+def batches() -> Iterator[dict[str, torch.Tensor]]:
+    d = load.rows(a)
+    for i in range(0, len(d["label"]), a.batch):
+        yield {k: torch.from_numpy(d[k][i : i + a.batch]) for k in (*COLUMNS, "label")}
 
 
-def loader(folder: str, stage: str, rows: int, size: int, seed: int) -> Any:
-    d = load.make(a, rows, seed)
-    path = f"{folder}/{stage}.npz"
+def loader(folder: str) -> Any:
+    d, path = load.rows(a), f"{folder}/train.npz"
     np.savez(path, **{k: d[k] for k in (*COLUMNS, "label")})
-    files = {"train_data": path, "valid_data": path} if stage == "train" else {"test_data": path}
-    made = RankDataLoader(features, stage=stage, batch_size=size, data_format="npz",
-                          shuffle=stage == "train", num_workers=1, **files)  # fmt: skip
+    made = RankDataLoader(features, stage="train", train_data=path, valid_data=path,
+                          batch_size=a.batch, data_format="npz", shuffle=True,
+                          num_workers=1)  # fmt: skip
     made = made.make_iterator() if hasattr(made, "make_iterator") else made
     return made[0] if isinstance(made, tuple) else made
 
@@ -96,7 +95,7 @@ with tempfile.TemporaryDirectory() as folder:
     features.labels, features.num_fields = ["label"], len(COLUMNS)
     features.default_emb_dim = a.dimension
     features.set_column_index()
-    train, infer = load.clocks(a)
+    clock = load.Clock(a)
     model = DIN(features, folder)
     model._max_gradient_norm = 10.0
     step = model.train_step
@@ -111,30 +110,17 @@ with tempfile.TemporaryDirectory() as folder:
 
     if a.loop == "raw":
         model.train()
-        for b in batches(load.train_rows(a), a.batch, 1):
+        for b in batches():
             float(step(b).detach())
-            train.tick()
-        model.eval()
-        with torch.no_grad():
-            for b in batches(load.infer_rows(a), a.infer_batch, 2):
-                model(b)["y_pred"].numpy()
-                infer.tick()
+            clock.tick()
     else:
 
         def timed(b: Any) -> torch.Tensor:
             value = step(b)
-            train.tick()
+            clock.tick()
             return value
 
         model.train_step, model.eval_step = timed, lambda: None
         model.load_weights = lambda *_: None
-        model.fit(loader(folder, "train", load.train_rows(a), a.batch, 1), epochs=1)
-        forward = model.forward
-
-        def ticking(b: Any) -> dict[str, torch.Tensor]:
-            infer.tick()
-            return forward(b)
-
-        model.forward = ticking
-        model.predict(loader(folder, "test", load.infer_rows(a), a.infer_batch, 2))
-load.report("FuxiCTR", a, train, infer, {"torch": torch.__version__})
+        model.fit(loader(folder), epochs=1)
+load.report(clock, {"torch": torch.__version__})

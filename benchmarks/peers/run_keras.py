@@ -62,21 +62,16 @@ output = layers.Dense(1, activation="sigmoid")(x)
 model = keras.Model([user, item, category, past, past_category], output)
 
 
-def dataset(rows: int, batch: int, seed: int) -> tf.data.Dataset:
-    d = load.make(a, rows, seed)
-    made = tf.data.Dataset.from_tensor_slices(({k: d[k] for k in KEYS}, d["label"]))
-    return made.batch(batch, drop_remainder=True).prefetch(2)
-
-
-train, infer = load.clocks(a)
+clock, d = load.Clock(a), load.rows(a)
+data = tf.data.Dataset.from_tensor_slices(({k: d[k] for k in KEYS}, d["label"]))
+data = data.batch(a.batch, drop_remainder=True).prefetch(2)
 
 
 class Tick(keras.callbacks.Callback):
     def on_train_batch_end(self, _batch: int, logs: object = None) -> None:  # noqa: ARG002
-        train.tick()
+        clock.tick()
 
 
-data = dataset(load.train_rows(a), a.batch, 1)
 optimizer = keras.optimizers.Adam(1e-3)
 if a.optim == "dense":
     model.compile(optimizer, "binary_crossentropy")
@@ -92,10 +87,5 @@ else:
     step = lazy_tf.stepper(loss, tables, rest, optimizer)
     for xb, yb in data:
         float(step(xb, yb))
-        train.tick()
-serve = tf.function(lambda xb: model(xb, training=False))
-for xb, _ in dataset(load.infer_rows(a), a.infer_batch, 2):
-    serve(xb).numpy()
-    infer.tick()
-name = "plain Keras, resource gather" if a.gather else "plain Keras"
-load.report(name, a, train, infer, {"tensorflow": tf.__version__, "keras": keras.__version__})
+        clock.tick()
+load.report(clock, {"tensorflow": tf.__version__, "keras": keras.__version__})

@@ -35,51 +35,34 @@ model = DIN(
     mlp_params={"dims": [200, 80]},
     attention_mlp_params={"dims": [80, 40]},
 )  # fmt: skip
-train, infer = load.clocks(a)
-d, t = load.make(a, load.train_rows(a), 1), load.make(a, load.infer_rows(a), 2)
-
-
-def rows(data: dict, first: int, size: int) -> dict[str, torch.Tensor]:
-    return {k: torch.from_numpy(data[k][first : first + size]) for k in KEYS}
+clock, d = load.Clock(a), load.rows(a)
 
 
 if a.loop == "raw" or a.optim == "sparse":
     optims = lazy_torch.optimizers(model, sparse=a.optim == "sparse")
     bce = torch.nn.BCELoss()
     model.train()
-    for i in range(0, load.train_rows(a), a.batch):
-        label = torch.from_numpy(d["label"][i : i + a.batch])
-        lazy_torch.update(optims, lambda i=i, label=label: bce(model(rows(d, i, a.batch)), label))
-        train.tick()
-    model.eval()
-    with torch.no_grad():
-        for i in range(0, load.infer_rows(a), a.infer_batch):
-            model(rows(t, i, a.infer_batch)).numpy()
-            infer.tick()
+    for i in range(0, len(d["label"]), a.batch):
+        b = {k: torch.from_numpy(d[k][i : i + a.batch]) for k in (*KEYS, "label")}
+        label = b.pop("label")
+        lazy_torch.update(optims, lambda b=b, label=label: bce(model(b), label))
+        clock.tick()
 else:
-    known, later = {k: d[k] for k in KEYS}, {k: t[k] for k in KEYS}
-    generator = DataGenerator(known, d["label"])
-    data, _, test = generator.generate_dataloader(
-        x_val=later, y_val=t["label"], x_test=later, y_test=t["label"], batch_size=a.batch
+    known, label = {k: d[k] for k in KEYS}, d["label"]
+    data, _, _ = DataGenerator(known, label).generate_dataloader(
+        x_val=known, y_val=label, x_test=known, y_test=label, batch_size=a.batch
     )
     with tempfile.TemporaryDirectory() as folder:
         trainer = CTRTrainer(
             model, optimizer_params={"lr": 1e-3}, n_epoch=1, device="cpu", model_path=folder
         )
-        step, forward = trainer.optimizer.step, model.forward
+        step = trainer.optimizer.step
 
         def timed(*args: Any, **more: Any) -> Any:
             found = step(*args, **more)
-            train.tick()
+            clock.tick()
             return found
-
-        def ticking(x: Any) -> Any:
-            infer.tick()
-            return forward(x)
 
         trainer.optimizer.step = timed
         trainer.train_one_epoch(data)
-        model.forward = ticking
-        test = torch.utils.data.DataLoader(test.dataset, batch_size=a.infer_batch)
-        trainer.predict(model, test)
-load.report("torch-rechub", a, train, infer, {"torch": torch.__version__})
+load.report(clock, {"torch": torch.__version__})
