@@ -73,7 +73,7 @@ class Predictor:
         names = frozenset(batch)
         if names not in self._traced:
             specs = {k: tf.TensorSpec([None, *v.shape[1:]], v.dtype) for k, v in batch.items()}
-            traced = tf.function(lambda b: self.model.scores(b))
+            traced = tf.function(lambda b: self.model.scores(b), autograph=False)
             self._traced[names] = traced.get_concrete_function(specs)
         found: dict[str, dict[str, tf.Tensor]] = self._traced[names](batch)
         return found

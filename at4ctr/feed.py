@@ -85,9 +85,14 @@ class Feed:
         )
 
     def compiled(self, step: Callable[..., Any], *others: tf.TensorSpec) -> Any:
-        """A `tf.function` of a batch and ``others``: one trace, however many rows a batch has."""
+        """A `tf.function` of a batch and ``others``: one trace, however many rows a batch has.
+
+        AutoGraph is off: it would take more time than the rest of the trace (WORKSPACE.md), and no
+        part branches on a tensor in Python.
+        """
         batches = self.strategy.distribute_datasets_from_function(lambda _: self._dataset(0, 0))
-        return tf.function(step, input_signature=(batches.element_spec, *others))
+        signature = (batches.element_spec, *others)
+        return tf.function(step, input_signature=signature, autograph=False)
 
     def where(self, epoch: int, batch: int) -> str:
         """How a person finds the rows of a batch."""

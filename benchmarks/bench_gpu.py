@@ -79,7 +79,7 @@ def measured(setting: Setting, names: list[str], args: argparse.Namespace) -> di
         optimizer.apply_gradients([(g, v) for g, v in pairs if g is not None])
         return local
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(autograph=False, reduce_retracing=True)
     def step(batch: Any) -> tf.Tensor:
         return strategy.reduce("SUM", strategy.run(replica, args=(batch,)), None)
 

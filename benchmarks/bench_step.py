@@ -69,7 +69,7 @@ def stepper(recipe: str, items: int, precision: Precision = "float32") -> Any:
     variables = model.trainable_variables
     optimizer.build(variables)
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(autograph=False, reduce_retracing=True)
     def step(batch: dict[str, tf.Tensor]) -> tf.Tensor:
         with tf.GradientTape() as tape, products_in(precision):
             loss = model.losses_of(batch)["total"]

@@ -87,7 +87,7 @@ def train(e: Experiment, store: Store, folder: Path) -> tuple[list[float], float
 def serve(serving: Any, store: Store, history: int, rounds: int, batches: int) -> list[float]:
     """Examples per second of each round of inference, through the reader."""
     reader = Reader(store, "train", batch_size=SERVED, history=history, shuffle=False)
-    answer, speeds = tf.function(serving.answer, reduce_retracing=True), []
+    answer, speeds = tf.function(serving.answer, reduce_retracing=True, autograph=False), []
     source = iter(reader.dataset(0))
     for _ in range(rounds + 1):
         began = time.perf_counter()

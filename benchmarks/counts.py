@@ -99,7 +99,7 @@ def random_rows(args: argparse.Namespace) -> float:
     ids = [tf.constant(rng.integers(0, args.items, 20_000, dtype=np.int32)) for _ in range(16)]
     turn = iter(ids * 4)
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(autograph=False, reduce_retracing=True)
     def once(rows: tf.Tensor) -> None:
         table.scatter_update(tf.IndexedSlices(tf.gather(table, rows) + 1.0, rows))
 

@@ -116,8 +116,8 @@ class Learner:
         self.start = [(v, v.numpy()) for v in [*self.training.variables, *self.optimizer.variables]]
         self.feed = Rounds(options["batch"])
         self.posterior = Posterior(self.model, self.feed)  # type: ignore[arg-type]
-        self.step = tf.function(self._step, reduce_retracing=True)
-        self.answer = tf.function(self.model.answer, reduce_retracing=True)
+        self.step = tf.function(self._step, reduce_retracing=True, autograph=False)
+        self.answer = tf.function(self.model.answer, reduce_retracing=True, autograph=False)
         self.known = np.zeros(world.items, bool)
         self.rng = np.random.default_rng([seed, 2])
 

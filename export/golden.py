@@ -44,7 +44,8 @@ def answers(
     shown = {n: v[one : one + 1] if n in same else v for n, v in batch.items()}
     shown["owner"] = tf.zeros([count], tf.int32)
     alone = of_user(front, raw, one, slice(None))
-    answer = tf.function(model.answer)  # a graph, as what is served: eager kernels round otherwise
+    # A graph, as what is served: eager kernels round otherwise.
+    answer = tf.function(model.answer, autograph=False)
     text = [base64.b64encode(example(front, raw, i)).decode() for i in range(count)]
     return {
         "serving_default": _request("serving_default", raw, answer(batch)),

@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# Before TensorFlow loads. The tests' tensors are small, and pytest's workers share the cores.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import at4ctr  # noqa: F401  (sets the Keras version before TensorFlow loads)
 
 # No example has a deadline: a busy machine is no fault. CI draws the same examples every time.

@@ -46,7 +46,7 @@ def run(optimizer, steps: list[tuple[np.ndarray, list[int]]], graph: bool = Fals
         optimizer.apply_gradients([(slices, variable)])
 
     if graph:
-        step = tf.function(step, reduce_retracing=True)
+        step = tf.function(step, reduce_retracing=True, autograph=False)
     for g, rows in steps:
         step(tf.constant(g[np.array(rows, int)]), tf.constant(rows, tf.int32))
     return variable
@@ -113,7 +113,7 @@ def test_ids_that_unique_gave_are_not_summed_again():
         optimizer = lazy()
         optimizer.build([table])
 
-        @tf.function
+        @tf.function(autograph=False)
         def step(once=once, table=table, optimizer=optimizer):
             with tf.GradientTape() as tape:
                 distinct, index = tf.unique(ids)
@@ -177,7 +177,7 @@ def test_rows_take_the_steps_of_rowwise_adagrad(graph, dense):
         made.apply_gradients([(of_table, table), (g, bias)])
 
     if graph:
-        step = tf.function(step)
+        step = tf.function(step, autograph=False)
     rng = np.random.default_rng(3)
     for g in gradients():
         rows = rng.choice(ROWS, 4, replace=False)
@@ -237,7 +237,7 @@ for devices in (["CPU:0"], ["CPU:0", "CPU:1"]):
         slices = tf.IndexedSlices(tf.gather(g, mine), tf.gather(ids, mine), tf.constant([8, 3]))
         dense = tf.reduce_sum(tf.gather(g, mine), 0)
         optimizer.apply_gradients([(slices, table), (dense, bias)])
-    step = tf.function(lambda: strategy.run(replica))
+    step = tf.function(lambda: strategy.run(replica), autograph=False)
     for _ in range(5):
         step()
     copies = [c.numpy() for c in strategy.experimental_local_results(table)]

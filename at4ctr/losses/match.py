@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from typing import Any
 
 import tensorflow as tf
 from tensorflow_recommenders.tasks import Retrieval
@@ -132,13 +134,21 @@ def _in_batch_softmax(
     """Σ_k -ln softmax(q_k · c / τ)_k; the first candidates are the queries' own. [P, d], [B, d]"""
     with _float32_layers():
         task = Retrieval(temperature=temperature, remove_accidental_hits=ids is not None)
-        return task(
+        return _retrieval()(
+            task,
             queries,
             candidates,
             candidate_ids=ids,
             compute_metrics=False,
             compute_batch_metrics=False,
         )
+
+
+@cache
+def _retrieval() -> Any:
+    """``Retrieval.call``, whose ``len`` of a tensor AutoGraph must convert: training is traced
+    without it."""
+    return tf.autograph.to_graph(Retrieval.call, recursive=False)
 
 
 @contextmanager

@@ -143,7 +143,7 @@ def test_an_unread_history_neither_matters_nor_names_a_row(name):
     plain, found = (model(toys.tensors(a))["click"].numpy() for a in (arrays, mixed))
     training, table = toys.training(model, {}), model.embedder.tables["item"]
 
-    @tf.function
+    @tf.function(autograph=False)
     def gradient(batch):
         with tf.GradientTape() as tape:
             loss = training.losses_of(batch)["total"]

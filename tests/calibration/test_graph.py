@@ -30,7 +30,7 @@ def knots(rng: np.random.Generator, count: int) -> Isotonic:
 
 
 def answer(calibrator, z) -> np.ndarray:
-    return tf.function(served(calibrator))(tf.constant(z, tf.float32)).numpy()
+    return tf.function(served(calibrator), autograph=False)(tf.constant(z, tf.float32)).numpy()
 
 
 @pytest.mark.parametrize("calibrator", ANY)
@@ -87,7 +87,9 @@ def test_a_logit_that_is_no_number_stays_one_to_be_seen():
 
 def operations(calibrator) -> tuple[list[str], list]:
     module = served(calibrator)
-    traced = tf.function(module.__call__).get_concrete_function(tf.TensorSpec([None], tf.float32))
+    traced = tf.function(module.__call__, autograph=False).get_concrete_function(
+        tf.TensorSpec([None], tf.float32)
+    )
     assert not module.trainable_variables
     sizes = [v.shape.as_list() for v in module.variables]
     return sorted(op.type for op in traced.graph.get_operations()), sizes

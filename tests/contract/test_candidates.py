@@ -48,7 +48,8 @@ class Asked:
 
     def __init__(self, model: ServingModel, batch: dict) -> None:
         self.model, self.batch = model, batch
-        self.answer = tf.function(model.answer, reduce_retracing=True)  # one user stays [1]
+        # One user stays [1].
+        self.answer = tf.function(model.answer, reduce_retracing=True, autograph=False)
 
     def named(self, users: list[int], owner: list[int]) -> dict:
         return self.answer(self.of(users, owner) | {"owner": tf.constant(owner, tf.int32)})

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 from collections import Counter
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -115,14 +116,18 @@ def test_auxiliaries_leave_nothing_in_the_export(case, stores, bare, tmp_path):
     assert set(found["signatures"]) >= {"serving_default", "examples", "candidates"}
 
 
-@pytest.mark.parametrize(
-    "head",
-    [h for h in HEADS if parts.serves(f"{h}, two", "din") and h not in READ_EACH_OTHER]
+HIDDEN = (
+    product(
+        ("conversion", "click_without_conversion"),
+        ("din", "deepfm"),
+        [h for h in HEADS if parts.serves(f"{h}, two", "din") and h not in READ_EACH_OTHER],
+    )
     if parts.WHOLE
-    else ["shared_bottom", "ple"],
+    else (("conversion", "din", "ple"), ("click_without_conversion", "din", "shared_bottom"))
 )
-@pytest.mark.parametrize("backbone", ["din", "deepfm"] if parts.WHOLE else ["din"])
-@pytest.mark.parametrize("hidden", ["conversion", "click_without_conversion"])
+
+
+@pytest.mark.parametrize(("hidden", "backbone", "head"), HIDDEN)
 def test_a_task_that_is_not_served_leaves_nothing_in_the_export(
     hidden, backbone, head, stores, tmp_path
 ):

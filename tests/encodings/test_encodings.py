@@ -52,7 +52,9 @@ def test_every_input_gives_a_finite_vector(name):
     assert found.shape == [len(HOSTILE), D]
     assert np.isfinite(found).all()
     assert encoding(tf.zeros([0])).shape == [0, D]
-    graph = tf.function(encoding, input_signature=[tf.TensorSpec([None], tf.float32)])
+    graph = tf.function(
+        encoding, input_signature=[tf.TensorSpec([None], tf.float32)], autograph=False
+    )
     np.testing.assert_allclose(graph(tf.constant(HOSTILE)), found, rtol=1e-6)
 
 

@@ -113,7 +113,9 @@ def test_a_tower_of_constants_is_refused_beside_a_bare_version(
         def heavy(raw):
             return {k: v + 0.0 * tower(tf.ones([])) for k, v in inner(raw).items()}
 
-        module.heavy = signatures["candidates"] = tf.function(heavy).get_concrete_function(specs)
+        module.heavy = signatures["candidates"] = tf.function(
+            heavy, autograph=False
+        ).get_concrete_function(specs)
         return signatures
 
     path = doctored(store, tmp_path, monkeypatch, change)
@@ -191,7 +193,9 @@ def test_an_extra_signature_input_is_refused(store, tmp_path, monkeypatch):
             label = raw.pop("label_click")
             return {k: v + 0.0 * label for k, v in inner(raw).items()}
 
-        signatures["serving_default"] = tf.function(leaky).get_concrete_function(specs)
+        signatures["serving_default"] = tf.function(leaky, autograph=False).get_concrete_function(
+            specs
+        )
         module.leaky = signatures["serving_default"]
         return signatures
 

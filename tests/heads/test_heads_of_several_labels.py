@@ -218,7 +218,7 @@ def test_experts_and_gates_are_apart_after_50_steps(name):
     labels = {k: tf.constant(np.arange(heads.ROWS) % 2 == i, tf.float32)
               for i, k in enumerate(LABELS)}  # fmt: skip
 
-    @tf.function
+    @tf.function(autograph=False)
     def step():
         with tf.GradientTape() as tape:
             logits = head(x, training=True, labels=LABELS).logits

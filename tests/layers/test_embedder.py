@@ -65,7 +65,7 @@ def test_static_shapes_are_known_while_a_graph_is_built(made):
 
     arrays = toys.tensors(toys.batch())
     signature = {k: tf.TensorSpec([None, *v.shape[1:]], v.dtype) for k, v in arrays.items()}
-    tf.function(traced).get_concrete_function(signature)
+    tf.function(traced, autograph=False).get_concrete_function(signature)
 
 
 def test_garbage_ids_and_longer_padding_never_matter(made):
@@ -85,7 +85,7 @@ def test_garbage_ids_and_longer_padding_never_matter(made):
 
 def table_gathers(function, batch) -> list[str]:
     """The tables that a function's graph looks up, one entry a gather."""
-    graph = tf.function(function).get_concrete_function(toys.tensors(batch)).graph
+    graph = tf.function(function, autograph=False).get_concrete_function(toys.tensors(batch)).graph
     gathers = [op for op in graph.get_operations() if op.type in ("GatherV2", "ResourceGather")]
     return [op.name for op in gathers if op.inputs[0].dtype in (tf.resource, tf.float32)]
 
@@ -104,7 +104,7 @@ def test_a_history_that_nobody_reads_names_no_row(made):
     arrays["history_item"][:] = np.where(arrays["history_item"] > 0, 7, 0)
     arrays["item"][:] = 3
 
-    @tf.function
+    @tf.function(autograph=False)
     def gradient():
         with tf.GradientTape() as tape:
             loss = tf.reduce_sum(made(toys.tensors(arrays)).fields ** 2)

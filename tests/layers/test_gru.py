@@ -165,7 +165,7 @@ def test_the_gradient_equals_numerical_differences(kind):
 def test_one_graph_serves_every_batch_and_repeats_eager_execution(kind):
     made, traces = cell(kind), []
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(autograph=False, reduce_retracing=True)
     def states(values, rows, positions, size):
         traces.append(1)
         with tf.GradientTape() as tape:

@@ -168,12 +168,13 @@ def test_unknown_batch_size_and_string_ids_in_a_graph():
     spec = tf.TensorSpec([None, D])
 
     @tf.function(
+        autograph=False,
         input_signature=[
             spec,
             spec,
             tf.TensorSpec([None], tf.int64),
             tf.TensorSpec([None], "string"),
-        ]
+        ],
     )
     def traced(user, item, labels, ids):
         return user_item_match(user, item, labels, 0.2, item_ids=ids)

@@ -32,7 +32,7 @@ def dense_loss(states, history, mask, temperature, item_ids=None, block=None):
     return next_item_prediction(states, history, lengths, temperature, item_ids=ids, block=block)
 
 
-@tf.function(reduce_retracing=True)
+@tf.function(autograph=False, reduce_retracing=True)
 def _graph(states, history, mask, ids, temperature, block):
     with tf.GradientTape() as tape:
         tape.watch([states, history])
@@ -216,12 +216,13 @@ def test_unknown_batch_size_and_length_in_a_graph_with_string_ids():
     spec = tf.TensorSpec([None, None, D])
 
     @tf.function(
+        autograph=False,
         input_signature=[
             spec,
             spec,
             tf.TensorSpec([None, None], tf.bool),
             tf.TensorSpec([None, None], tf.string),
-        ]
+        ],
     )
     def traced(states, history, mask, ids):
         with tf.GradientTape() as tape:

@@ -17,7 +17,7 @@ import at4ctr
 import tensorflow as tf
 from at4ctr.losses import next_item_prediction
 
-@tf.function
+@tf.function(autograph=False)
 def gradients(states, history, lengths):
     with tf.GradientTape() as tape:
         tape.watch([states, history])

@@ -64,7 +64,7 @@ def test_training_goes_as_in_float32(store, tmp_path, plain, precision):
 def test_only_products_see_the_low_type(precision):
     model = toys.training(toys.serving(DIN, head=HEAD), TASKS)
 
-    @tf.function
+    @tf.function(autograph=False)
     def step(batch):
         with tf.GradientTape() as tape, products_in(precision):
             loss = model.losses_of(batch)["total"]
@@ -82,7 +82,11 @@ def test_what_is_served_stays_in_float32():
     model = toys.serving(DIN, head=HEAD)
     with products_in("mixed_float16"):
         model(toys.tensors(toys.batch()), training=True)
-    graph = tf.function(model.answer).get_concrete_function(toys.tensors(toys.batch())).graph
+    graph = (
+        tf.function(model.answer, autograph=False)
+        .get_concrete_function(toys.tensors(toys.batch()))
+        .graph
+    )
     outputs = [t.dtype for op in graph.get_operations() for t in op.outputs]
     assert not {tf.float16, tf.bfloat16} & set(outputs)
 
@@ -92,7 +96,7 @@ def test_a_step_that_overflows_is_left_out_and_halves_the_scale():
     table, bias = tf.Variable(tf.ones([4, 2])), tf.Variable(tf.ones([2]))
     made.build([table, bias])
 
-    @tf.function
+    @tf.function(autograph=False)
     def step(value):
         with tf.GradientTape() as tape:
             loss = tf.reduce_sum(tf.gather(table, [1, 3]) * value) + tf.reduce_sum(bias)

@@ -48,7 +48,7 @@ class Times(tf.Module):
     def __init__(self, factor):
         self.factor = tf.Variable(float(factor))
 
-    @tf.function(input_signature=[tf.TensorSpec([None])])
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None])])
     def times(self, x):
         return {"y": x * self.factor}
 
