@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,7 @@ def results(page: Page, rows: Sequence[Row], _: Folders) -> list[str]:
 
 def labels(page: Page, rows: Sequence[Row], folders: Folders) -> list[str]:
     """Metrics of each label, and paired differences of its AUC and GAUC over seeds and users."""
+    rows = [_by_name(row, folders[row.label]) for row in rows]
     names = list(
         dict.fromkeys(k for r in rows for m in r.runs.values() for k in m.get("labels", ()))
     )
@@ -171,6 +173,17 @@ def _relative(row: Row, base: Row | None, metric: str) -> str:
     if ours is None or theirs is None or theirs == 0.5:
         return NONE
     return f"{100 * ((ours - 0.5) / (theirs - 0.5) - 1):+.1f} %"
+
+
+def _by_name(row: Row, runs_of: Mapping[int, Path]) -> Row:
+    """A row whose runs have ``labels``, also where a model serves one label alone."""
+    found = {}
+    for seed, run in row.runs.items():
+        if "labels" not in run:
+            (label,) = comparison.read(runs_of[seed] / PREDICTIONS)
+            run = {**run, "labels": {label: run}}
+        found[seed] = run
+    return replace(row, runs=found)
 
 
 def _label(row: Row, label: str, metric: str) -> str:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,3 +111,35 @@ def test_the_report_of_two_labels(tmp_path):
     assert float(p) < 0.05
     assert (seeds, printed) == ("2", "+0.0250")
     assert [p.name for p in folder.iterdir()] == ["predictions.parquet"]
+
+
+def test_a_row_that_serves_one_label_has_its_columns(tmp_path):
+    click = np.array([1, 0, 1, 0], np.int8)
+    metrics = {"auc": 0.6, "gauc": 0.5, "normalized_entropy": 0.9, "pcoc": 1.0}
+    runs: dict[str, dict[str, Any]] = {
+        "both": {
+            "labels": {"click": metrics, "conversion": metrics | {"auc": 0.7}},
+            "seconds": 3.0,
+        },
+        "one": {**metrics, "auc": 0.8, "seconds": 3.0},
+    }
+    folders = {label: {1: tmp_path / label} for label in runs}
+    for label, names in (("both", ("click", "conversion")), ("one", ("click",))):
+        folders[label][1].mkdir()
+        found = {
+            name: SimpleNamespace(found=Predictions(click, click * 1.0, click, click, None))
+            for name in names
+        }
+        measure.keep(found, folders[label][1])  # type: ignore[arg-type]
+    page = Page(
+        Plan("t", "labels", "T", (Cell("both", "dnn"), Cell("one", "dnn"))), {}, 1, tmp_path
+    )
+    rows = [Row(label, {1: run}) for label, run in runs.items()]
+    lines = bodies.labels(page, rows, folders)
+    (line,) = [x for x in lines if x.startswith("| one |")]
+    assert [c.strip() for c in line.split("|")[3:11]] == [
+        "0.8000",
+        "0.5000",
+        "0.9000",
+        "1.0000",
+    ] + (["–"] * 4)
