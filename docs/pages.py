@@ -61,9 +61,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def results() -> Iterator[tuple[str, list[str]]]:
     """Each dataset with its pages: those of its folder, and the one beside the folder."""
     folder = ROOT / "docs" / "results"
-    for dataset in sorted(path for path in folder.iterdir() if path.is_dir()):
-        pages = sorted([*dataset.glob("*.md"), *folder.glob(f"{dataset.name}.md")])
-        yield dataset.name, [page.relative_to(ROOT).as_posix() for page in pages]
+    for dataset in sorted({path.stem for path in folder.iterdir()} - {"README"}):
+        pages = sorted([*(folder / dataset).glob("*.md"), *folder.glob(f"{dataset}.md")])
+        yield dataset, [page.relative_to(ROOT).as_posix() for page in pages]
 
 
 def links(page: Path) -> Iterator[Path]:
@@ -110,7 +110,7 @@ def markdown(text: str, names: list[str]) -> str:
         return text
     if names:
         name = "(?:" + "|".join(map(re.escape, names)) + ")"
-        item = rf"(?:^|(?<=[.] ))({name}(?:,\s+{name})*): "
+        item = rf"(?:^|(?<=[.] ))({name}(?:,\s+{name})*):\s"
         text = re.sub(item, r"\n\n- \1: ", text, flags=re.M)
     return escaped(text).lstrip("\n")
 

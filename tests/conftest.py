@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# Before TensorFlow loads. The tests' tensors are small, and pytest's workers share the cores.
-os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+import at4ctr  # noqa: F401  # isort: skip  (sets the Keras version before TensorFlow loads)
+import tensorflow as tf
 
-import at4ctr  # noqa: F401  (sets the Keras version before TensorFlow loads)
+# Tensors of these processes are small, and pytest's workers share the cores. What tests start as a
+# process of its own has as many threads as in use.
+tf.config.threading.set_intra_op_parallelism_threads(1)
 
 # No example has a deadline: a busy machine is no fault. CI draws the same examples every time.
 settings.register_profile("tests", deadline=None)
