@@ -63,7 +63,7 @@ def test_the_interval_holds_the_spread_of_seeds_and_of_users(monkeypatch):
 @pytest.mark.parametrize("ratio", [0.1, 1.0, 20.0])
 def test_an_interval_errs_at_most_as_often_as_it_says(ratio):
     """Three seeds of two models that do not differ; s² of chance alone, b known."""
-    rng, trials = np.random.default_rng(5), 4000
+    rng, trials = np.random.default_rng(5), 2000
     mean = rng.normal(size=trials) * np.sqrt(ratio + 1)
     seeds = np.sqrt(ratio * rng.chisquare(2, trials) / 2)
     found = [comparison.interval(m, (s, 1.0), (2, 500)) for m, s in zip(mean, seeds, strict=True)]

@@ -159,15 +159,18 @@ def sample() -> tuple[Case, ...]:
 def cases(but: Collection[str] = (), *, few: bool = False) -> tuple[Case, ...]:
     """What is tried. but: sets of auxiliaries that are left out.
 
-    few: of the sample only so many that each part occurs, for a test that takes long. Auxiliaries
-        occur together there.
+    few: of the sample only so many that each head occurs, with as many backbones, for a test that
+        takes long. Auxiliaries occur together there.
     """
     found = [c for c in (every() if WHOLE else sample()) if c.auxiliaries not in but]
     if WHOLE or not few:
         return tuple(found)
     found = [c for c in found if c.auxiliaries in WITH_HEADS]
-    left, chosen = {part for case in found for part in enumerate(case)}, []
+    left, chosen = {case.head for case in found}, []
+    tried: set[str] = set()
     while left:
-        chosen.append(max(found, key=lambda case: len(set(enumerate(case)) & left)))
-        left -= set(enumerate(chosen[-1]))
+        new = [c for c in found if c.head in left]
+        chosen.append(max(new, key=lambda case: case.backbone not in tried))
+        left.discard(chosen[-1].head)
+        tried.add(chosen[-1].backbone)
     return tuple(chosen)

@@ -2,8 +2,8 @@
 
 Each preparation is some 80 statements, and Spark takes half a second or more for each, however few
 the rows: these tests are slow on a busy machine. They are the only ones that run the SQL of
-preparation in Spark, and one test stands for each way through it: negatives that reject the
-positive's own item, negatives that go with the history, impressions.
+preparation in Spark. `make test` has drawn negatives, impressions of several labels, and attributes
+that come late; `make test-slow` has the other ways through it.
 """
 
 import hashlib
@@ -126,6 +126,7 @@ def test_negatives_that_go_with_the_history(tmp_path, monkeypatch):
     assert_same(prepare(config, tmp_path / "duck"), prepare(config, tmp_path / "spark", "spark"))
 
 
+@slow
 def test_impressions_under_paper(mylog, tmp_path):
     config = mylog(raw=write(tmp_path / "raw", "csv", tables()), protocol="paper")
     assert_same(prepare(config, tmp_path / "duck"), prepare(config, tmp_path / "spark", "spark"))
