@@ -1,7 +1,7 @@
 """Proves what an exported version holds, with TensorFlow alone: python -m export.verify <folder>.
 
-It reads MANIFEST.json and knows nothing of at4ctr. TensorFlow itself imports Keras when it is
-imported; once that is done, this process can import neither Keras nor at4ctr. With --like=<version>
+It reads MANIFEST.json and knows nothing of at4ctr. This process can import neither Keras nor
+at4ctr once TensorFlow is loaded. With --like=<version>
 it also demands that version's graph, such as that of the backbone trained on the same data alone.
 """
 
@@ -47,14 +47,13 @@ def verify(folder: Path, like: Path | None = None) -> Report:
     """Runs this module on a version's folder in a fresh process. like: see ``checks.like``."""
     begin = time.monotonic()
     limit = limit_of(Path(folder))
-    environment = {k: v for k, v in os.environ.items() if k != "TF_USE_LEGACY_KERAS"}
     command = [sys.executable, "-m", "export.verify", str(Path(folder).resolve())]
     command += [f"--like={Path(like).resolve()}"] if like else []
     try:
         done = subprocess.run(
             command,
             cwd=Path(__file__).resolve().parents[1],
-            env=environment | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+            env=dict(os.environ) | {"TF_CPP_MIN_LOG_LEVEL": "3"},
             capture_output=True,
             text=True,
             timeout=limit,
