@@ -143,7 +143,7 @@ bench: setup
 bench-gpu: setup
 	@$(words) benchmarks.bench_gpu
 
-## make bench-peers other libraries on the same rows, each in an environment of its own
+## make bench-peers other libraries on rows of the same log, each in an environment of its own
 ##                  ARGS="--peers=at4ctr,fbgemm,keras --loads=pairs,pages --rounds=3"
 bench-peers: setup
 	@$(words) benchmarks.bench_peers

@@ -35,7 +35,8 @@ def stepper(
             new_v = 0.999 * tf.gather(v, ids) + 0.001 * g * g
             m.scatter_update(tf.IndexedSlices(new_m, ids))
             v.scatter_update(tf.IndexedSlices(new_v, ids))
-            table.scatter_sub(tf.IndexedSlices(rate * new_m / (tf.sqrt(new_v) + 1e-7), ids))
+            rows = tf.gather(table, ids) - rate * new_m / (tf.sqrt(new_v) + 1e-7)
+            table.scatter_update(tf.IndexedSlices(rows, ids))  # quicker than scatter_sub
         optimizer.apply_gradients(zip(gradients[len(raw) :], rest, strict=True))
         return value
 
