@@ -147,7 +147,7 @@ def test_the_verdict_is_the_last_line_behind_the_command_that_overrules_it(
 
 @pytest.mark.parametrize("verbose", [False, True])
 def test_a_quiet_terminal_has_stages_and_warnings_and_the_file_has_all(tmp_path, capsys, verbose):
-    path = tmp_path / "log.jsonl"
+    path, before = tmp_path / "log.jsonl", [*logging.getLogger("at4ctr").handlers]
     with logs.to_terminal(verbose=verbose), logs.to_file(path):
         line = logs.stage("2017-12-01", "TRAINED", 41.23, {"rows": {"train": 1, "test": 2000}})
         logs.log.info("%s", line, extra=logs.SHOWN)
@@ -164,4 +164,4 @@ def test_a_quiet_terminal_has_stages_and_warnings_and_the_file_has_all(tmp_path,
         assert said == shown
         kept = [json.loads(x)["message"] for x in path.read_text().splitlines()]
         assert kept == [line, "a detail", "an oddity", "prepare: rows", "prepare: warning: odd"]
-    assert not logging.getLogger("at4ctr").handlers
+    assert logging.getLogger("at4ctr").handlers == before
