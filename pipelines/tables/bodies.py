@@ -140,20 +140,22 @@ def activeness(page: Page, rows: Sequence[Row], folders: Folders) -> list[str]:
     """
     by_label = {row.label: row for row in rows}
     groups = {"auc": "overall", **{k: f"{k} activeness" for k in evaluation.ACTIVENESS_GROUPS}}
+    printed = {key for key in groups if any(key in c.printed for c in page.plan.cells)}
     lines = []
     for row, cell in zip(rows, page.plan.cells, strict=True):
         base = by_label.get(row.base or "")
         cells = [row.label, tables.count(len(row.runs), page.seeds)]
         for key in groups:
             metric = key if key == "auc" else f"activeness.{key}.auc"
-            theirs = cell.printed.get(key)
             cells += [spread(row.values(metric).values()), _relative(row, base, metric)]
-            cells.append(NONE if theirs is None else f"{theirs:.4f}")
+            if key in printed:
+                theirs = cell.printed.get(key)
+                cells.append(NONE if theirs is None else f"{theirs:.4f}")
         cells += [spread(row.values(m).values()) for m in ("gauc", "normalized_entropy", "pcoc")]
         lines.append([*cells, spread(row.values("seconds").values(), 0)])
     header = ["method", "runs"]
-    for name in groups.values():
-        header += [f"{name}: AUC", "RelaImpr", "paper's AUC"]
+    for key, name in groups.items():
+        header += [f"{name}: AUC", "RelaImpr", *(["paper's AUC"] if key in printed else [])]
     header += ["GAUC", "NE", "PCOC", "s a run"]
     worse = [r.label for r in rows if (r.mean("normalized_entropy") or 0.0) > 1]
     constant = CONSTANT_NOTE.format(rows=", ".join(worse) or "None of the rows")
@@ -242,6 +244,7 @@ def _differences(
         return []
     tests = [e.p for *_, e in found if e.p is not None]
     adjusted = iter(intervals.holm(tests))
+    printed = any(cell.printed for cell in page.plan.cells)
     lines = []
     for row, base, name, metric, e in found:
         interval = NONE if e.half is None else f"{e.mean - e.half:+.4f} … {e.mean + e.half:+.4f}"
@@ -252,10 +255,10 @@ def _differences(
         paper = NONE if None in both else f"{both[0] - both[1]:+.4f}"  # type: ignore[operator]
         lines.append([
             f"{row.label} − {base.label}", name, METRICS[metric], f"{e.mean:+.4f}", interval, p,
-            holm, str(e.seeds), paper,
+            holm, str(e.seeds), *([paper] if printed else []),
         ])  # fmt: skip
     header = ["difference", "label", "metric", "mean", "95 % interval", "p", "p (Holm)", "seeds",
-              "paper's"]  # fmt: skip
+              *(["paper's"] if printed else [])]  # fmt: skip
     return [*markdown(header, lines), "", DIFFERENCES_NOTE.format(tests=len(tests))]
 
 
