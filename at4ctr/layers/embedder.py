@@ -21,6 +21,8 @@ from at4ctr.schema import AGES, PADDING, Feature, Group, Schema, history_name, w
 
 _GROUPS: tuple[Group, ...] = ("profile", "item", "context")  # of a sample's own fields
 _LINEAR = "/linear"  # after a table's name: its first-order weights
+_PHILOX = 1  # TensorFlow's number of the generator of every CPU and GPU
+SLICE = 1 << 20  # values of a table that are drawn at a time
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,11 @@ class Embedder(tf.Module):
                 self.tables[name + _LINEAR] = tf.Variable(start, name=f"{TABLE}{name}_linear")
 
     def _table(self, name: str, rows: int, scale: float, seed: list[int]) -> tf.Variable:
-        start = tf.random.stateless_uniform([rows, self.dimension], seed, -scale, scale)
-        return tf.Variable(start, name=f"{TABLE}{name.replace('/', '_')}")
+        variable = tf.Variable(
+            tf.zeros([rows, self.dimension]), name=f"{TABLE}{name.replace('/', '_')}"
+        )
+        fill_uniform(variable, seed, scale)
+        return variable
 
     def lookup(self, table: str, ids: Tensor) -> Tensor:
         """Rows of a table: ids [...] -> [..., D]; padding gives zeros. Pre-trained rows of another
@@ -288,6 +293,37 @@ def _behaviours(ids: Tensor, mask: Tensor, where: Tensor, dense: bool) -> Tensor
 def _each(rows: Tensor, owner: Tensor | None, of_user: bool) -> Tensor:
     """[B, …]: of users, each row's owner's."""
     return tf.gather(rows, owner) if of_user else rows
+
+
+def fill_uniform(table: tf.Variable, seed: Sequence[int], scale: float) -> None:
+    """Fills a table [rows, D] with the values of ``tf.random.stateless_uniform`` in ±scale.
+
+    It draws `SLICE` values at a time. TensorFlow's own draw of a whole table, its product and its
+    sum would hold the table three times. Philox gives four values for each count of its counter.
+    """
+    key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
+    low, high = (int(word) for word in counter)
+    rows, width = table.shape
+    step = max(4, SLICE // width // 4 * 4)
+    span, least = tf.constant(scale) - tf.constant(-scale), tf.constant(-scale)
+    copies = tf.distribute.get_strategy().experimental_local_results(table)
+    for first in range(0, rows, step):
+        size = min(step, rows - first)
+        count = (low + (high << 64) + first * width // 4) % (1 << 128)
+        drawn = tf.raw_ops.StatelessRandomUniformV2(
+            shape=[size, width],
+            key=key,
+            counter=tf.constant([count % (1 << 64), count >> 64], tf.uint64),
+            alg=_PHILOX,
+        )
+        for copy in copies:  # ``copy[first:last].assign`` would read a slice first, and so copy all
+            tf.raw_ops.ResourceStridedSliceAssign(
+                ref=copy.handle,
+                begin=[first],
+                end=[first + size],
+                strides=[1],
+                value=drawn * span + least,
+            )
 
 
 def _projection(vectors: np.ndarray, dimension: int, seed: list[int]) -> tf.Variable:

@@ -70,13 +70,21 @@ def stem(dataset: str) -> Plan:
     if dataset not in SEVERAL:
         raise _not_one_of(dataset, "TABLE=stem", SEVERAL)
     layers = ("head.expert=64", "head.tower=32,16")
-    ame = [f"spaces.{n}.dimension={d}" for n, d in (("small", 4), ("medium", 8), ("large", 12))]
+    sizes = [size for size in SIZES[dataset] if not size.startswith("backbone.")]
+    fields = [size for size in SIZES[dataset] if size.startswith("backbone.")]
+
+    def rows(widths: Mapping[str, int]) -> tuple[str, ...]:
+        """Of a recipe with a space and an expert of each name."""
+        spaces = [f"spaces.{name}.dimension={width}" for name, width in widths.items()]
+        return (*layers, *spaces, *(f"experts.{name}.{f}" for name in widths for f in fields))
+
+    both = ("click", "conversion")
     cells = [
         Cell("PLE", "dnn", ("head=ple", "head.own=1", "head.shared=1", *layers,
-                            "embedding.dimension=24")),
-        Cell("STEM", "dnn+stem", (*layers, *_each(("shared", "click", "conversion"), 8)), "PLE"),
-        Cell("AME", "dnn+ame", (*layers, *ame), "PLE"),
-        Cell("STEM-AL", "dnn+stem_al", (*layers, *_each(("click", "conversion"), 12)), "PLE"),
+                            "embedding.dimension=24", *fields)),
+        Cell("STEM", "dnn+stem", rows(dict.fromkeys(("shared", *both), 8)), "PLE"),
+        Cell("AME", "dnn+ame", rows({"small": 4, "medium": 8, "large": 12}), "PLE"),
+        Cell("STEM-AL", "dnn+stem_al", rows(dict.fromkeys(both, 12)), "PLE"),
     ]  # fmt: skip
     own = [d for d in DEFAULTS if not d.startswith(("embedding.dimension", "fit.watch"))]
     return Plan(
@@ -84,7 +92,7 @@ def stem(dataset: str) -> Plan:
         notes=(BUDGET, "Every row has 24 embedding values a feature: PLE in one space, STEM in "
                "three of 8, AME in spaces of 4, 8 and 12, STEM-AL in two of 12. STEM-AL serves the "
                "click alone. The weights that are kept have the best validation AUC of clicks."),
-        defaults=(*own, "fit.watch=click.auc", *SIZES[dataset]),
+        defaults=(*own, "fit.watch=click.auc", *sizes),
     )  # fmt: skip
 
 
@@ -115,10 +123,6 @@ def plan(dataset: str, table: str, figure: str) -> Plan:
     """The plan of TABLE=."""
     del figure
     return TABLES[table](dataset)
-
-
-def _each(names: tuple[str, ...], dimension: int) -> tuple[str, ...]:
-    return tuple(f"spaces.{name}.dimension={dimension}" for name in names)
 
 
 def _one_label(dataset: str, name: str, title: str, cells: list[Cell], *notes: str) -> Plan:

@@ -153,6 +153,16 @@ def test_a_batch_of_no_rows_is_legal(made):
     assert x.item.shape == [0, 3 * D]
 
 
+@pytest.mark.parametrize(("rows", "width"), [(1, 1), (7, 3), (41, 5), (64, 18)])
+def test_a_table_filled_by_slices_is_tensorflows_own_draw(rows, width, monkeypatch):
+    monkeypatch.setattr(embedder, "SLICE", 60)
+    for seed in ([3, 0], [2**31 - 1, 12]):
+        table = tf.Variable(tf.zeros([rows, width]))
+        embedder.fill_uniform(table, seed, 0.3)
+        whole = tf.random.stateless_uniform([rows, width], seed, -0.3, 0.3)
+        np.testing.assert_array_equal(table, whole)
+
+
 def test_tables_start_within_the_scale_and_apart(made):
     user, item = toys.double(made.tables["user"]), toys.double(made.tables["item"])
     assert 0.4 < np.abs(item).max() <= 0.5

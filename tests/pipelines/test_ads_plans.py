@@ -7,6 +7,7 @@ import pytest
 from at4ctr.analysis.tables import Row
 from at4ctr.data.datasets import aliccp, amazon_beauty, retailrocket, tafeng
 from at4ctr.errors import InputError
+from at4ctr.model.build import serving_model
 from pipelines.tables import ads
 from pipelines.tables.reports import Report
 from tests.pipelines.test_paper import composed, composed_cells
@@ -21,10 +22,12 @@ CASES = [(t, d) for t, found in KNOWN.items() for d in found]
 
 
 @pytest.mark.parametrize(("table", "dataset"), CASES)
-def test_every_cell_composes(table, dataset):
+def test_every_cell_composes_to_a_model(table, dataset):
     plan = ads.plan(dataset, table, "")
     for cell, made in composed_cells(plan, DATA[dataset]):
         assert made.data.name == dataset
+        schema = made.data.schema()
+        assert serving_model(schema, {t.name: 5 for t in schema.tables}, made.plan).served
         if table == "tin" and cell.recipe == "tin":
             assert made.data.times
 
