@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-import at4ctr  # noqa: F401  # isort: skip  (sets the Keras version before TensorFlow loads)
-import tensorflow as tf
+# Before TensorFlow loads. Tensors of tests are small, and pytest's workers share the cores. Sums of
+# several threads differ in their last bits, so that processes of a test have as many.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
-# Tensors of these processes are small, and pytest's workers share the cores. What tests start as a
-# process of its own has as many threads as in use.
-tf.config.threading.set_intra_op_parallelism_threads(1)
+import at4ctr  # noqa: F401  (sets the Keras version before TensorFlow loads)
 
 # No example has a deadline: a busy machine is no fault. CI draws the same examples every time.
 settings.register_profile("tests", deadline=None)
