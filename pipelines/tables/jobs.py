@@ -8,6 +8,7 @@ from pathlib import Path
 
 from absl import flags
 
+from at4ctr import config
 from at4ctr.data.store import Store
 from pipelines import train
 from pipelines.tables.queue import Job
@@ -29,7 +30,8 @@ class Workshop:
         """The job of a recipe with overrides, and its store; InputError as `train.experiment`."""
         chosen = " ".join(filter(None, assignments))
         e = train.experiment(self.dataset, recipe, self.raw, chosen)
-        key = json.dumps([e.data.raw, e.data.preparation()], sort_keys=True)
+        key = config.to_json(e)["data"]  # a simulated log has options that preparation has not
+        key = json.dumps(key, sort_keys=True)
         if key not in self._stores:
             self._stores[key] = train.open_store(e.data)
         store = self._stores[key]

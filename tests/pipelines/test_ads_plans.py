@@ -9,6 +9,7 @@ from at4ctr.data.datasets import aliccp, amazon_beauty, retailrocket, tafeng
 from at4ctr.errors import InputError
 from at4ctr.model.build import serving_model
 from pipelines.tables import ads
+from pipelines.tables.jobs import Workshop
 from pipelines.tables.reports import Report
 from tests.pipelines.test_paper import composed, composed_cells
 
@@ -70,3 +71,21 @@ def test_the_page_has_the_mean_abundance_over_seeds(tmp_path, monkeypatch):
     rows = [Row(cell.label, {s: {"auc": 0.5} for s in folders})]
     lines = report._spaces(report.page, rows, {cell.label: folders})
     assert "| one space of 48 | 7.50 (16%) |" in lines
+
+
+def test_each_simulated_log_is_a_store_of_its_own(tmp_path, monkeypatch):
+    """Their options of preparation are the same, and the rate of clicks is one of the log alone."""
+    monkeypatch.chdir(tmp_path)
+    workshop = Workshop("aliccp", "")
+    size = (
+        "data.impressions=20000",
+        "data.users=2000",
+        "data.conversion_rate=0.3",
+        "backbone.pool_history=false",
+    )
+    stores = [
+        workshop.job("x", "dnn", (*size, f"data.click_rate={rate}", rest))[1]
+        for rate, rest in ((0.1, ""), (0.4, ""), (0.1, "fit.epochs=2"))
+    ]
+    assert stores[0] is stores[2]
+    assert stores[0].path != stores[1].path
