@@ -8,10 +8,6 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# Before TensorFlow loads. Tensors of tests are small, and pytest's workers share the cores. Sums of
-# several threads differ in their last bits, so that processes of a test have as many.
-os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
-
 import at4ctr  # noqa: F401  (sets the Keras version before TensorFlow loads)
 
 # No example has a deadline: a busy machine is no fault. CI draws the same examples every time.

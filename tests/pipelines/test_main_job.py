@@ -23,21 +23,16 @@ NAMES = {
 }
 
 
-def environment() -> dict[str, str]:
-    """With as many threads as in use, where tests have one (tests/conftest.py)."""
-    given = {k: v for k, v in os.environ.items() if k != "TF_NUM_INTRAOP_THREADS"}
-    return given | {"PYTHONPATH": str(CHECKOUT)}
-
-
 def command(name: str, **given: str) -> list[str]:
     return [sys.executable, "-m", f"pipelines.{name}", *(f"--{k}={v}" for k, v in given.items())]
 
 
 def call(folder: Path, name: str, **given: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
     return subprocess.run(
         command(name, **given),
         cwd=folder,
-        env=environment(),
+        env=environment,
         capture_output=True,
         text=True,
         check=False,
@@ -145,7 +140,7 @@ def test_killed_in_the_middle_ends_as_if_undisturbed(job, tmp_path):
     running = subprocess.Popen(
         command("train", dataset="taobao", set=SMALL),
         cwd=tmp_path,
-        env=environment(),
+        env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
         stderr=subprocess.DEVNULL,
     )
     found: list[Path] = []
