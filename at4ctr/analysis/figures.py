@@ -71,8 +71,9 @@ def labels(found: Mapping[str, Sequence[Line]], xlabel: str, path: Path, title: 
             _line(axis, line, f"C{number}")
         ticks = sorted({x for line in lines for x, _ in line.points})
         axis.set(xlabel=xlabel, ylabel="test AUC", title=label)
-        if ticks[0] > 0 and ticks[-1] >= 10 * ticks[0]:
-            axis.set_xscale("log")
+        above = [x for x in ticks if x > 0]
+        if ticks[0] >= 0 and above and above[-1] >= 10 * above[0]:
+            axis.set_xscale("symlog", linthresh=above[0])  # with a place for 0
         axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
         axis.minorticks_off()
         if len(lines) > 1:
