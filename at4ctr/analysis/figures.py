@@ -74,7 +74,7 @@ def labels(found: Mapping[str, Sequence[Line]], xlabel: str, path: Path, title: 
         above = [x for x in ticks if x > 0]
         if ticks[0] >= 0 and above and above[-1] >= 10 * above[0]:
             axis.set_xscale("symlog", linthresh=above[0])  # with a place for 0
-        axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
+        axis.set_xticks(ticks, [f"{x:g}" for x in ticks], fontsize="x-small")
         axis.minorticks_off()
         if len(lines) > 1:
             axis.legend(frameon=False, fontsize="small")
