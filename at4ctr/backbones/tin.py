@@ -70,7 +70,9 @@ class TIN(tf.Module):
 
     Deviations: the intervals' bounds, which neither paper prints; v is the candidate after one
     linear layer where its features are not the behaviours' own; no batch normalisation and dense
-    layer between pooling and product, which the public code has and Eq. 1 has not.
+    layer between pooling and product, which the public code has and Eq. 1 has not. u is a product
+    of two embeddings, so that it begins some twenty times smaller than they are. In place of that
+    normalisation the scale γ of the head's input of u starts at 1 / 0.05.
     """
 
     def __init__(self, config: Config, shape: Shape, seed: int) -> None:
@@ -84,8 +86,9 @@ class TIN(tf.Module):
         if config.time != "position":
             self.intervals = _table(1 + config.intervals, shape.history, (seed, 2), "intervals")
         self.bounds = [config.shortest * 2.0**k for k in range(config.intervals - 1)]
-        widths = [shape.profile, shape.context, shape.item, shape.history]
-        self.parts = tuple(map(Part, widths[3:] if self.beside else widths))
+        widths = (shape.profile, shape.context, shape.item)
+        interest = Part(shape.history, 1.0 / _SCALE)
+        self.parts = (interest,) if self.beside else (*map(Part, widths), interest)
 
     def __call__(self, x: Embedded, *, training: bool) -> Encoded:
         candidate, behaviours = self._encoded(x)

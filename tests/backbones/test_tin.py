@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from at4ctr.backbones import tin
 from at4ctr.errors import InputError
+from at4ctr.layers import embedder
 from at4ctr.schema import AGES
 from tests.model import toys
 from tests.oracles import tin as oracle
@@ -74,6 +75,14 @@ def test_all_of_it_equals_the_oracle(name, training):
     correlation = model.backbone.correlation(model.embedder(toys.tensors(arrays)))
     flat = np.concatenate([c for _, c in interests])
     np.testing.assert_allclose(correlation, flat, rtol=1e-4, atol=1e-6)
+
+
+def test_a_head_reads_the_interest_as_large_as_an_embedding_at_the_start():
+    config, schema = CASES["both"]
+    model = toys.serving(config, schema, embedding=embedder.Config(dimension=toys.D))
+    found = toys.encoded(model, made(schema, lengths=[1] * 50), training=True)
+    scaled = [p.scale * np.std(v) for p, v in zip(model.backbone.parts, found.parts, strict=True)]
+    assert 0.5 < scaled[-1] / scaled[2] < 2
 
 
 @pytest.mark.parametrize("name", ["both", "unalike"])
