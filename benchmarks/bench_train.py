@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,21 +50,24 @@ def experiment(args: argparse.Namespace) -> Experiment:
     return override(replace(tuned, fit=fit, spaces={"main": embedder.Config()}), args.set)
 
 
+def made_store(path: Path, sizes: Sizes, request: int) -> Path:
+    """The store of a random log, made by a process of its own so that its memory is not counted."""
+    command = [sys.executable, "-m", "benchmarks.bench_train", "--make", str(path)]
+    words = [f"--{name}={size}" for name, size in sizes._asdict().items()]
+    subprocess.run([*command, *words, f"--request={request}"], check=True)
+    return path
+
+
 def peak() -> float:
     """The most memory that this process has held so far, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def train(e: Experiment, store: Store, folder: Path) -> tuple[list[float], float, Any]:
-    """Examples per second of each round, the peak before the last checkpoint is written, and the
-    model that is served."""
+def trainer_of(
+    e: Experiment, store: Store, folder: Path, mark: Callable[[], dict[str, dict[str, float]]]
+) -> Trainer:
+    """A trainer of a new model on the train rows of a store. mark: called at each evaluation."""
     model = made(e, {table.name: store.rows(table.name) for table in SCHEMA.tables})
-    marks, peaks = [(0, 0.0)], [0.0]
-
-    def mark() -> dict[str, dict[str, float]]:
-        marks.append((trainer.cursor.timed_steps, trainer.cursor.seconds))
-        peaks.append(peak())
-        return {"click": {}}
 
     def reader(rows: int, shard: tf.distribute.InputContext) -> Reader:
         return Reader(
@@ -75,13 +79,26 @@ def train(e: Experiment, store: Store, folder: Path) -> tuple[list[float], float
             grouping=e.data.grouping,
         )
 
-    trainer = Trainer(model, reader, e.fit, folder, mark)
+    return Trainer(model, reader, e.fit, folder, mark)
+
+
+def train(e: Experiment, store: Store, folder: Path) -> tuple[list[float], float, Any]:
+    """Examples per second of each round, the peak before the last checkpoint is written, and the
+    model that is served."""
+    marks, peaks = [(0, 0.0)], [0.0]
+
+    def mark() -> dict[str, dict[str, float]]:
+        marks.append((trainer.cursor.timed_steps, trainer.cursor.seconds))
+        peaks.append(peak())
+        return {"click": {}}
+
+    trainer = trainer_of(e, store, folder, mark)
     trainer.train()
     speeds = [
         (steps - before) * e.fit.batch_size / (seconds - then)
         for (before, then), (steps, seconds) in itertools.pairwise(marks)
     ]
-    return speeds[1:], peaks[-1], model.serving
+    return speeds[1:], peaks[-1], trainer.model.serving
 
 
 def serve(serving: Any, store: Store, history: int, rounds: int, batches: int) -> list[float]:
@@ -115,11 +132,7 @@ def main() -> None:
         return
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
-        path = args.store or Path(folder) / "store"
-        if not args.store:
-            command = [sys.executable, "-m", "benchmarks.bench_train", "--make", str(path)]
-            words = [f"--{name}={size}" for name, size in sizes._asdict().items()]
-            subprocess.run([*command, *words, f"--request={args.request}"], check=True)
+        path = args.store or made_store(Path(folder) / "store", sizes, args.request)
         store = Store.open(path, schema=SCHEMA)
         e = experiment(args)
         cpu = time.process_time()

@@ -27,11 +27,9 @@ from at4ctr.analysis.entanglement import Distances, Pairs
 from at4ctr.analysis.mutual_information import BOUNDS, POSITIONS, Correlation
 from at4ctr.backbones.tin import TIN
 from at4ctr.data.reader import Reader
-from at4ctr.data.store import Store
 from at4ctr.durable import write_json
 from at4ctr.errors import InputError, unknown
 from at4ctr.model.serving import ServingModel
-from at4ctr.schema import FIRST_ID
 from pipelines import train
 from pipelines.assembly import Assembly
 from pipelines.main import main
@@ -133,7 +131,7 @@ def correlations(every: list[Run], rows: int, label: str, category: str) -> Corr
     store, schema = first.made.store, first.made.store.schema
     name = schema.label(label or schema.labels[0].name).name
     feature = mutual_information.category_of(schema)
-    known = _raw(store, feature)
+    known = store.raw_ids(feature)
     reader = first.reader()
     found = mutual_information.sample(reader, name, rows, feature)
     target = mutual_information.target_of(found)
@@ -197,15 +195,6 @@ def distances(every: list[Run], pairs: int) -> tuple[dict[str, np.ndarray], dict
         for space, embedder in run.model.spaces.items()
     }
     return rows, found
-
-
-def _raw(store: Store, feature: str) -> dict[int, str]:
-    """Model id -> raw id of a feature; {} of hashed ids."""
-    name = store.schema.feature(feature).table
-    if store.schema.table(name).buckets:
-        return {}
-    lines = store.vocabulary_path(name).read_text(encoding="utf-8").split("\n")
-    return {FIRST_ID + i: raw for i, raw in enumerate(lines) if raw}
 
 
 def _intervals() -> list[str]:

@@ -140,9 +140,10 @@ def measure(model: ServingModel, test: Reader, trained: Store | None = None) -> 
 
     trained: the store that the model learned from, where the rows are of another one.
     """
-    found, clicks = evaluation.Predictor(model)(test), (trained or test.store).item_clicks()
+    found, known = evaluation.Predictor(model)(test), trained or test.store
+    clicks, names = known.item_clicks(), segments.category_names(known)
     return {
-        label: measured(model, label, rows, test.schema, clicks, test.split)
+        label: measured(model, label, rows, test.schema, clicks, test.split, names)
         for label, rows in found.items()
     }
 
@@ -167,12 +168,13 @@ def measured(
     schema: Schema,
     clicks: np.ndarray | None = None,
     split: Split = "test",
+    names: segments.Names = segments.nameless,
 ) -> Measured:
     """Every metric of a label, and the calibration of segments.
 
     clicks: of each item id in the training rows (`Store.item_clicks`). The metrics then have
     ``item_clicks``: band of clicks -> the metrics of candidates with so many. split: of the rows,
-    for warnings.
+    for warnings. names: of categories, by model id (`segments.category_names`).
 
     The metrics have ``segments`` and, where there is a fitted calibrator, ``uncalibrated``: the
     same metrics after the sampling correction alone. A mean prediction far from the label's rate is
@@ -181,8 +183,8 @@ def measured(
     metrics = evaluation.report(found)
     gates = {}
     if found.gate is not None:
-        names = getattr(model.head, "expert_names", {})[label]
-        gates = dict(zip(names, found.gate.tolist(), strict=True))
+        experts = getattr(model.head, "expert_names", {})[label]
+        gates = dict(zip(experts, found.gate.tolist(), strict=True))
     if not metrics["rows"]:
         return Measured(found, None, {}, metrics, gates)
     ids = segments.ids(schema, found.ids)
@@ -190,7 +192,7 @@ def measured(
         ids["item_clicks"] = clicks[ids["item"]]
         groups = segments.bands(ids["item_clicks"], segments.CLICKS)
         metrics["item_clicks"] = evaluation.by_group(found, groups)
-    parts = segments.report(found, ids)
+    parts = segments.report(found, ids, names)
     metrics["segments"] = segments.to_json(parts)
     before = None
     if model.calibrators:

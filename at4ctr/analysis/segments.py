@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from at4ctr.data.store import Store
 from at4ctr.evaluation import Predictions
 from at4ctr.metrics.intervals import Trust, by_segment
 from at4ctr.schema import UNKNOWN, Schema
 
 LENGTHS = (0, 1, 5, 20, 50)  # where the bands of history length begin
 CLICKS = (0, 1, 5, 20, 100)  # where the bands of an item's clicks begin
-CATEGORIES = 10  # the largest ones; the others together
+CATEGORIES, OTHERS = 10, "other"  # how many, the largest ones; all others together
+WIDEST = 30  # characters of a category's name
 
 Families = dict[str, dict[str, np.ndarray]]
+Names = Callable[[Collection[int]], Mapping[int, str]]  # model ids -> the log's values
+
+
+def category_names(store: Store) -> Names:
+    """Of the category that `ids` takes; none where its ids are hashed."""
+    feature = _category(store.schema)
+    return nameless if feature is None else partial(store.raw_ids, feature)
+
+
+def nameless(wanted: Collection[int]) -> Mapping[int, str]:
+    """No names."""
+    del wanted
+    return {}
 
 
 def ids(schema: Schema, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -24,18 +40,23 @@ def ids(schema: Schema, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
     columns: feature -> model ids [N]. The category is the schema's second item feature of one
         value. What columns lack is left out, and so are the segments of it.
     """
-    more = [f.name for f in schema.group("item")[1:] if f.length is None]
+    category = _category(schema)
     names = {"user": schema.user_id.name, "item": schema.item_id.name}
-    names |= {"category": more[0]} if more else {}
+    names |= {} if category is None else {"category": category}
     return {role: columns[name] for role, name in names.items() if name in columns}
 
 
-def masks(found: Predictions, ids: Mapping[str, np.ndarray]) -> Families:
+def masks(
+    found: Predictions,
+    ids: Mapping[str, np.ndarray],
+    names: Names = nameless,
+) -> Families:
     """Family -> segment -> rows [N]; the segments of a family hold every row once.
 
     ids: some of ``user``, ``item``, ``category`` -> model ids [N]. An unknown id is one that
-    training did not see; a category keeps its model id as its name. ``item_clicks`` -> how many
-    clicks the candidate has in the training rows [N].
+    training did not see. ``item_clicks`` -> how many clicks the candidate has in the training rows
+    [N]. names: `category_names`; a category without one, or with one that another segment has, is
+    named by its model id.
     """
     families: Families = {"all": {"all": np.ones(found.labels.size, bool)}}
     for name in ("item", "user"):
@@ -47,13 +68,17 @@ def masks(found: Predictions, ids: Mapping[str, np.ndarray]) -> Families:
     families["activeness"] = found.activeness
     families["history"] = bands(found.lengths, LENGTHS)
     if "category" in ids:
-        families["category"] = _largest(np.asarray(ids["category"]))
+        families["category"] = _largest(np.asarray(ids["category"]), names)
     return families
 
 
-def report(found: Predictions, ids: Mapping[str, np.ndarray]) -> dict[str, dict[str, Trust]]:
-    """PCOC and ECE with 95 % intervals of every segment, by family."""
-    families = masks(found, ids)
+def report(
+    found: Predictions,
+    ids: Mapping[str, np.ndarray],
+    names: Names = nameless,
+) -> dict[str, dict[str, Trust]]:
+    """PCOC and ECE with 95 % intervals of every segment of `masks`, by family."""
+    families = masks(found, ids, names)
     flat = {(f, name): mask for f, segments in families.items() for name, mask in segments.items()}
     keyed = {"\t".join(key): mask for key, mask in flat.items()}
     values = by_segment(found.labels, found.probability, found.users, keyed)
@@ -102,10 +127,26 @@ def bands(counts: np.ndarray, starts: tuple[int, ...]) -> dict[str, np.ndarray]:
     return {name: band == number for number, name in enumerate(names)}
 
 
-def _largest(values: np.ndarray) -> dict[str, np.ndarray]:
+def _category(schema: Schema) -> str | None:
+    return next((f.name for f in schema.group("item")[1:] if f.length is None), None)
+
+
+def _largest(values: np.ndarray, names: Names) -> dict[str, np.ndarray]:
     """Rows of each of the most frequent ids, and all others."""
-    names, code, rows = np.unique(values, return_inverse=True, return_counts=True)
+    every, code, rows = np.unique(values, return_inverse=True, return_counts=True)
     first = np.argsort(-rows, kind="stable")[:CATEGORIES]
-    found = {str(names[i]): code == i for i in first}
+    found: dict[str, np.ndarray] = {}
+    raw = names({int(every[i]) for i in first})
+    for i in first:
+        model_id = int(every[i])
+        name = "unknown" if model_id == UNKNOWN else _shown(raw.get(model_id, ""))
+        taken = name in ("", OTHERS, *found) or (name == "unknown" and model_id != UNKNOWN)
+        found[str(model_id) if taken else name] = code == i
     rest = ~np.isin(code, first)
-    return found | ({"other": rest} if rest.any() else {})
+    return found | ({OTHERS: rest} if rest.any() else {})
+
+
+def _shown(value: str) -> str:
+    """A value of the log as the name of a segment, which stands in one cell of a table."""
+    name = " ".join(value.replace("|", "/").split())
+    return name if len(name) <= WIDEST else name[: WIDEST - 1] + "…"

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -143,6 +143,15 @@ class Store:
                 "expected a table with buckets=0"
             )
         return self.path / "vocabulary" / f"{table}.txt"
+
+    def raw_ids(self, feature: str, wanted: Collection[int] | None = None) -> dict[int, str]:
+        """Model id -> raw id of a feature; {} of hashed ids. wanted: of these ids alone."""
+        name = self.schema.feature(feature).table
+        if self.schema.table(name).buckets:
+            return {}
+        with self.vocabulary_path(name).open(encoding="utf-8", newline="\n") as file:
+            lines = enumerate((line.removesuffix("\n") for line in file), FIRST_ID)
+            return {i: raw for i, raw in lines if raw and (wanted is None or i in wanted)}
 
     def values_path(self, feature: str) -> Path:
         """``id``, ``raw``: of each model id of a context or behaviour feature's rows, one of the

@@ -49,6 +49,23 @@ def test_every_family_holds_every_row_once():
     assert sizes == sorted(sizes, reverse=True)
 
 
+def test_a_category_is_named_by_the_logs_value_where_that_names_it_alone():
+    found, ids = predictions()
+    ids["category"] = np.resize([1, 2, 3, 4, 5, 6, 7, 8], found.labels.size)
+    values = {2: "shoes", 3: "a|b", 4: "", 5: "other", 6: " shoes ", 7: "unknown", 8: "x" * 40}
+    asked: list[set[int]] = []
+
+    def names(wanted):
+        asked.append(set(wanted))
+        return values
+
+    group = segments.masks(found, ids, names)["category"]
+    assert set(group) == {"unknown", "shoes", "a/b", "4", "5", "6", "7", "x" * 29 + "…"}
+    np.testing.assert_array_equal(np.stack(list(group.values())).sum(0), 1)
+    np.testing.assert_array_equal(group["shoes"], ids["category"] == 2)
+    assert asked == [set(range(1, 9))]
+
+
 def test_rows_lie_in_the_band_of_their_candidates_clicks():
     found, ids = predictions()
     ids["item_clicks"] = np.resize([0, 1, 4, 5, 19, 20, 99, 100, 5000], found.labels.size)

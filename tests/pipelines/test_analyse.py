@@ -84,7 +84,7 @@ def test_what_tin_learned_is_the_mean_of_its_terms(runs):
     batch, sums = run.reader().batch(0, 0), dict[Any, list[float]]()
     x = run.model.embedder(toys.tensors(batch))
     terms = cast(Any, run.model.backbone).correlation(x).numpy()
-    raw = {v: k for k, v in analyse._raw(run.made.store, "category").items()}
+    raw = {v: k for k, v in run.made.store.raw_ids("category").items()}
     target = raw.get(found.target, found.target)
     for term, row, place in zip(terms, *map(np.array, x.packed[1:]), strict=True):
         if batch["category"][row] == int(target):
