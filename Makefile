@@ -133,7 +133,7 @@ waits: setup
 reproduce: setup
 	@$(PY) -m pipelines.reproduce $(log) $(call flag,table,TABLE) $(call flag,fig,FIG) $(call flag,recipes,RECIPES) $(call flag,backbone,BACKBONE) $(call flag,seeds,SEEDS) $(call flag,jobs,JOBS) $(call flag,out,OUT)
 
-## make bench       the benchmarks of one machine: speed and memory
+## make bench       speed of training, requests, reader, preparation and export on this machine
 bench: setup
 	@$(PY) -m benchmarks.counts && $(PY) -m benchmarks.bench_step && $(PY) -m benchmarks.bench_requests && $(PY) -m benchmarks.bench_train
 	@$(PY) -m benchmarks.bench_reader && $(PY) -m benchmarks.bench_prepare --rows 1000000
