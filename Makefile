@@ -34,7 +34,7 @@ setup: .venv/.ready
 	@$(call install,requirements.lock)
 	@touch $@
 
-## make setup-dev   and what tests and lints, from requirements-dev.lock
+## make setup-dev   the same with the tools for tests and lint, from requirements-dev.lock
 setup-dev: .venv/.ready-dev
 .venv/.ready-dev: requirements-dev.lock .venv/.ready
 	@echo "setting up .venv from requirements-dev.lock"
@@ -46,7 +46,7 @@ setup-spark: setup
 	@$(call install,requirements-spark.txt)
 
 ## make data        prepare a dataset           DATASET= RAW= SET= ENGINE=duckdb|spark
-##                  MEMORY=6GB, else a quarter of the machine's; make train and make nightly too
+##                  MEMORY=6GB, by default a quarter of the machine's; also of train and nightly
 data: setup
 	@$(PY) -m pipelines.prepare $(log) $(call flag,engine,ENGINE) $(call flag,memory,MEMORY)
 
@@ -118,22 +118,22 @@ tune: setup
 search: setup
 	@$(PY) -m pipelines.search $(log) $(call flag,config,CONFIG) $(call flag,minutes,MINUTES) $(call flag,seeds,SEEDS) $(call flag,tasks,TASKS) $(call flag,jobs,JOBS) $(call flag,save,SAVE)
 
-## make repeats     what weights of repeated exposures change on a simulated log
+## make repeats     the effect of weights for repeated exposures, on a simulated log
 ##                  RAW= JOBS=
 repeats: setup
 	@$(PY) -m pipelines.repeats $(call flag,raw,RAW) $(call flag,jobs,JOBS)
 
-## make waits       what waiting for late conversions changes on a simulated log
+## make waits       the effect of waiting for late conversions, on a simulated log
 waits: setup
 	@$(PY) -m pipelines.waits
 
-## make reproduce   a table or figure of the paper, its runs not exported
+## make reproduce   a table or figure of the paper; its runs export no model
 ##                  TABLE=2|3|4|5|external|tuning or FIG=2|3|4|5 or RECIPES=
 ##                  DATASET= SEEDS= BACKBONE= JOBS= RAW= SET= OUT=docs/results
 reproduce: setup
 	@$(PY) -m pipelines.reproduce $(log) $(call flag,table,TABLE) $(call flag,fig,FIG) $(call flag,recipes,RECIPES) $(call flag,backbone,BACKBONE) $(call flag,seeds,SEEDS) $(call flag,jobs,JOBS) $(call flag,out,OUT)
 
-## make bench       what is measured, and how fast
+## make bench       speed of training, requests, reader, preparation and export on this machine
 bench: setup
 	@$(PY) -m benchmarks.counts && $(PY) -m benchmarks.bench_step && $(PY) -m benchmarks.bench_requests && $(PY) -m benchmarks.bench_train
 	@$(PY) -m benchmarks.bench_reader && $(PY) -m benchmarks.bench_prepare --rows 1000000
@@ -160,15 +160,16 @@ soak: setup-dev
 soak-publish: setup-dev
 	@$(PY) -m tests.soak_publish --kills 500
 
-## make soak-nightly   every point of a night struck by kill, full and broken disk; random kills
+## make soak-nightly   faults injected into a night at every point (kill, full disk, broken disk)
+##                  and at random ones (kill)
 soak-nightly: setup-dev
 	@$(PY) -m tests.soak_nightly soak-nightly.json
 
-## make mutants     faults put into the code one by one: do the tests notice?   ARGS=
+## make mutants     mutation testing: do the tests notice faults put into the code?   ARGS=
 mutants: setup-dev
 	@$(words) tests.mutation
 
-## make gate-power  how often the model gate publishes and refuses, on simulated evenings
+## make gate-power  how often the model gate publishes and refuses, on simulated nights
 gate-power: setup-dev
 	@$(PY) -m tests.gates.power
 
@@ -198,7 +199,7 @@ build/docs-env/.ready: docs/requirements.lock
 	@$(call install,docs/requirements.lock,build/docs-env)
 	@touch $@
 
-## make lock        pin what setup.py and docs/requirements.in ask for
+## make lock        pin the requirements of setup.py and docs/requirements.in
 lock: setup
 	@tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && $(PY) -m venv "$$tools" && \
 	"$$tools/bin/python" -m pip install --quiet pip-tools && \

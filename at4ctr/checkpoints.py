@@ -70,7 +70,7 @@ def whole(path: Path) -> dict | None:
 
 
 def newest(folder: Path) -> tuple[Path, dict] | None:
-    """The newest whole step checkpoint and its cursor; damaged ones are passed over aloud.
+    """The newest whole step checkpoint and its cursor; a warning names damaged ones.
 
     InputError when there are checkpoints but none is whole: training never starts over silently.
     """
@@ -103,11 +103,12 @@ def restore(path: Path, checkpoint: tf.train.Checkpoint) -> None:
 
 
 class Keeper:
-    """What a training leaves in a folder: ``step-<n>`` with all that resuming needs, ``best-<n>``
-    with the served weights of the best validation, ``best`` with those of a finished training.
+    """The checkpoints of a training in a folder: ``step-<n>`` with all that resuming needs,
+    ``best-<n>`` with the served weights of the best validation, ``best`` with those of a finished
+    training.
 
-    optimizers: by name, of the model's weights and of what else learns.
-    share: of the time, at most, that ``save_if_due`` takes for checkpoints.
+    optimizers: by name, of the model's weights and of other weights, such as structure weights.
+    share: the largest share of training time that ``save_if_due`` spends on checkpoints.
     """
 
     def __init__(
@@ -139,12 +140,12 @@ class Keeper:
         restore(self.folder / name, self.whole())
 
     def save_if_due(self, step: int, cursor: dict) -> None:
-        """``save``, unless so early after the last one that its share of the time were exceeded."""
+        """``save``, unless the last save took more than ``share`` of the time since it began."""
         if time.perf_counter() >= self._due:
             self.save(step, cursor)
 
     def save(self, step: int, cursor: dict) -> None:
-        """Writes a checkpoint; InputError for weights from which no training could go on."""
+        """Writes a checkpoint. Raises InputError for weights that are not finite."""
         began = time.perf_counter()
         for v in self._trained():
             if v.dtype.is_floating and not _finite(v):
@@ -181,8 +182,8 @@ class Keeper:
         restore(self.folder / name, self.served())
 
     def demand_room(self, saves: int, *, validated: bool) -> None:
-        """Raises InputError where the disk surely cannot take what a training of so many saves
-        writes: the checkpoints kept and one being written, the best weights and an export."""
+        """Raises InputError where the disk has no room for what a training of so many saves writes:
+        the checkpoints kept and one being written, the best weights and an export."""
         self.folder.mkdir(parents=True, exist_ok=True)
         there = sum(p.stat().st_size for p in self.folder.rglob("*") if p.is_file())
         trained = sum(map(_bytes, self._trained()))

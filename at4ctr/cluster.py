@@ -1,12 +1,12 @@
-"""Devices and hosts: which strategy trains, who the chief is, and what it does for all.
+"""Devices and hosts: which strategy trains, which host is the chief, and what it does for all.
 
-One host trains on its devices. Several train together where ``TF_CONFIG`` names them, as TensorFlow
-and most schedulers have it, the same command on each:
+One host trains on its devices. Several hosts train together where ``TF_CONFIG``, which most
+schedulers set, names them. Each runs the same command:
 
     {"cluster": {"worker": ["a:2222", "b:2222"]}, "task": {"type": "worker", "index": 0}}
 
-The first worker (or ``chief``) alone writes, evaluates and exports; all see one ``data/`` and one
-``runs/``.
+Only the first worker (or ``chief``) writes, evaluates and exports. All hosts need the same
+``data/`` and ``runs/``.
 """
 
 from __future__ import annotations
@@ -89,10 +89,10 @@ def is_chief() -> bool:
 
 
 def strategy(devices: tuple[str, ...] = ()) -> tf.distribute.Strategy:
-    """Over the hosts of ``TF_CONFIG``, each with all its GPUs or its CPU; on one host over the
-    named devices or all GPUs; none of either: the default, one CPU.
+    """The strategy over the hosts of ``TF_CONFIG``, each with all its GPUs or its CPU. On one host
+    it is over the named devices or all GPUs; without either it is the default one, on one CPU.
 
-    Of several hosts each must call it before any operation runs in its process.
+    With several hosts each must call it before any operation runs in its process.
     """
     if hosts().size > 1:
         if devices:
@@ -132,9 +132,10 @@ def _multi_worker() -> tf.distribute.Strategy:
 
 
 def chief_does(work: Callable[[], T]) -> T:
-    """Runs ``work`` on the chief, while the others wait; its value goes to all, as JSON has it.
+    """Runs ``work`` on the chief, while the others wait; its value goes to all, by way of JSON.
 
-    What it raises stops every host: the chief as it is, the others as InputError with its words.
+    An exception of it stops every host. The chief raises it as it is, the others an InputError with
+    its message.
     """
     if hosts().size == 1:
         return work()
@@ -154,7 +155,7 @@ def chief_does(work: Callable[[], T]) -> T:
 
 
 def _from_chief(text: bytes) -> bytes:
-    """The chief's text, everywhere: a sum to which the others add zeros."""
+    """The chief's text, on every host: a sum to which the others add zeros."""
     (size,) = _sum(np.array([len(text)]))
     mine = np.frombuffer(text, np.uint8) if is_chief() else np.zeros(int(size), np.uint8)
     return bytes(_sum(mine.astype(np.int64)).astype(np.uint8))
@@ -172,7 +173,7 @@ def _sum(values: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def loss_explained() -> Iterator[None]:
-    """Inside, that another host is gone is one sentence: an InputError."""
+    """Inside, the loss of another host raises an InputError, which is one sentence."""
     lost = (
         tf.errors.UnavailableError,
         tf.errors.AbortedError,

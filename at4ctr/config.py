@@ -34,15 +34,15 @@ REGISTRIES = ("backbones", "heads", "encodings", "auxiliaries", "perturbations")
 class Experiment:
     """Everything that a run depends on.
 
-    experts: name -> a backbone and the embedding space that it reads.
+    experts: name -> an expert, that is a backbone and the embedding space that it reads.
     spaces: name -> the options of an embedding space; auxiliaries read the first one.
-    head: from all experts to one logit per label.
+    head: what makes one logit per label of all experts.
     tasks: label -> how it is learned; {} learns every label of the dataset by default settings.
     weighting: of the labels' losses: ``fixed`` by their tasks' weights, or ``uncertainty``, which
         also learns a weight of each (``model.training``).
     auxiliaries: name -> a loss that only training has.
-    perturbations: name -> what changes a training batch before it is embedded.
-    encodings: name -> options of how numbers become vectors; by default their own.
+    perturbations: name -> a change of each training batch before it is embedded.
+    encodings: name -> options of an encoding of numbers; one that is not named has its defaults.
     calibrator: the map fitted to each label on validation rows, after the sampling correction.
         ``none`` fits none. Use it when the base rate may drift after validation, or to compare log
         losses with published numbers. The head ``gaussian_process`` takes ``none`` or ``platt``.
@@ -118,7 +118,7 @@ class Experiment:
 
     @property
     def plan(self) -> Plan:
-        """What its models are built of."""
+        """The parts that its models are built of."""
         return Plan(
             experts=self.experts,
             head=self.head,
@@ -171,7 +171,8 @@ class Experiment:
 def override(value: Any, assignments: typing.Iterable[str]) -> Any:
     """Applies ``a.b=c`` assignments to a (nested) dataclass; types come from its annotations.
 
-    All of one dataclass are set at once, so that what must fit together may change together.
+    All assignments to one dataclass are made at once, so that fields whose values must fit together
+    can change together.
     """
     tree: dict[str, Any] = {}
     for assignment in assignments:

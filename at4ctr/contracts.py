@@ -1,10 +1,10 @@
-"""The types that every room shares.
+"""The types that all packages share.
 
 Sizes: B rows, H users (a user at one moment: profile and history), R real behaviours of all H
 histories, T the longest history, F fields, D the width of an embedding space, J the width of a
 behaviour, W any width of a part.
 
-Imports nothing of ours.
+This module imports no other module of the project.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 import tensorflow as tf
 
 Tensor: TypeAlias = tf.Tensor
-TABLE = "table_"  # how the names of embedding tables begin, by which optimizers know them
+TABLE = "table_"  # prefix of an embedding table's name, by which optimizers recognise it
 Activation = Literal["dice", "prelu", "relu", "leaky_relu", "sigmoid", "linear"]
 
 
 class Packed(NamedTuple):
-    """The real positions of a batch of histories, row after row; padding costs nothing here."""
+    """The behaviours of a batch of histories without padding, one history after the other."""
 
     values: Tensor  # [R, J] behaviours
     rows: Tensor  # [R] int32, non-decreasing: which history a behaviour belongs to
@@ -31,7 +31,7 @@ class Packed(NamedTuple):
 
 
 class Embeds(NamedTuple):
-    """What a backbone asks of the embedder beyond one vector per id: ``Config.embeds``.
+    """What a backbone needs of the embedder beyond one vector per id: ``Config.embeds``.
 
     first_order: one weight per id of a field's table, in a table of its own, ``<table>/linear``.
     output: a second table for the candidate's id, ``<table>/output``, as word2vec's output vectors.
@@ -68,14 +68,14 @@ class Embedded(NamedTuple):
 
     @property
     def one_user(self) -> bool:
-        """Whether all rows are candidates of one user: H is 1, and the graph knows it."""
+        """Whether all rows are candidates of one user: H is statically 1."""
         return self.owner is not None and self.mask.shape[0] == 1
 
 
 class Part(NamedTuple):
     """One input of a head's first layer.
 
-    width: W. scale: where that input layer's γ starts.
+    width: W. scale: initial γ of the part in the head's affine input layer (``layers.mlp.Affine``).
     """
 
     width: int
@@ -85,7 +85,7 @@ class Part(NamedTuple):
 class Encoded(NamedTuple):
     """What a backbone makes of an ``Embedded``.
 
-    A part of one row, [1, W] statically, belongs to the one user and stands for every row.
+    A part of the static shape [1, W] belongs to the batch's one user and is the same for every row.
     """
 
     parts: tuple[Tensor, ...]  # [B, W] each: what a head's layers read; () for an FM
@@ -110,12 +110,11 @@ class Outputs(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """What a batch is trained towards.
+    """The labels of a batch and their weights in the losses.
 
-    It has every label, every composed one (``click_and_conversion``) and every derived one
-    (``click_without_conversion``). A weight of 0 says
-    that the label is unknown in that row, such as a conversion without a click; what the label is
-    there means nothing.
+    They are those of every label, every composed one (``click_and_conversion``) and every derived
+    one (``click_without_conversion``). A weight of 0 says that the label is unknown in that row,
+    such as a conversion without a click. The label's value there has no meaning.
     """
 
     labels: Mapping[str, Tensor]  # label -> [B] float32, 0 or 1
@@ -134,7 +133,7 @@ class View:
     lookup: Callable[[str, Tensor], Tensor]  # (table, ids) -> rows of the first space
     space_of: Mapping[str, str]  # expert -> the space that it reads
     encode: Callable[[Embedded, str], Encoded]  # second pass of an expert, without dropout
-    decode: Callable[[Mapping[str, Encoded]], Outputs]  # of the head, without dropout
+    decode: Callable[[Mapping[str, Encoded]], Outputs]  # second pass of the head, likewise
 
     @property
     def embedded(self) -> Embedded:
@@ -162,13 +161,13 @@ class BackboneConfig(Protocol):
     Beyond its fields it has ``build`` and the hooks here, which it overrides where need be.
     """
 
-    embeds: ClassVar[Embeds] = Embeds()  # what it asks of the embedder
+    embeds: ClassVar[Embeds] = Embeds()  # what it needs of the embedder
     dense: ClassVar[bool] = False  # whether it takes a batch of the dense layout in training
-    activation: ClassVar[Activation] = "dice"  # of the head's hidden layers, unless the head says
+    activation: ClassVar[Activation] = "dice"  # of the head's hidden layers by default
 
     @property
     def reads_history(self) -> bool:
-        """Whether the backbone does; otherwise no behaviour is looked up for it."""
+        """Whether the backbone reads the history. If not, no behaviour is looked up for it."""
         return True
 
     @property
@@ -178,7 +177,10 @@ class BackboneConfig(Protocol):
 
     @abstractmethod
     def build(self, shape: Any, seed: int) -> Backbone:
-        """shape: ``layers.shape.Shape``. InputError for what makes no sense."""
+        """The backbone for inputs of these widths; shape: ``layers.shape.Shape``.
+
+        Raises InputError for options that make no sense, alone or with the shape.
+        """
 
 
 class AuxiliaryConfig(Protocol):
@@ -193,20 +195,20 @@ class AuxiliaryConfig(Protocol):
     @property
     @abstractmethod
     def weight(self) -> float:
-        """λ: of the auxiliary in the total loss; 0 leaves it out."""
+        """λ, the weight of this auxiliary in the total loss. 0 leaves the auxiliary out."""
 
     @property
     def use_history(self) -> bool:
-        """Whether it reads the history; a field of those that can do without."""
+        """Whether it reads the history. Auxiliaries that can do without one have it as a field."""
         return True
 
     def demand_rows(self, rows: int) -> None:
-        """Raises InputError where a step of so many rows on each device makes no sense."""
+        """Raises InputError if a step of ``rows`` rows on each device is too small for it."""
         del rows
 
     @abstractmethod
     def build(self, schema: Any, shape: Any, seed: int) -> Auxiliary:
-        """schema: ``schema.Schema``. shape: ``layers.shape.Shape``. InputError as above."""
+        """schema: ``schema.Schema``. shape: ``layers.shape.Shape``. Raises InputError likewise."""
 
 
 class PerturbationConfig(Protocol):
@@ -214,14 +216,14 @@ class PerturbationConfig(Protocol):
 
     @abstractmethod
     def build(self, schema: Any, seed: int) -> Perturbation:
-        """schema: ``schema.Schema``. InputError as above."""
+        """schema: ``schema.Schema``. Raises InputError for options that make no sense."""
 
 
 class Perturbation(Protocol):
     """What changes a training batch before it is embedded. Nothing of it is served."""
 
     def __call__(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The batch of the same names and shapes."""
+        """The changed batch, with the same names and shapes."""
         ...
 
 
@@ -235,11 +237,11 @@ class HeadConfig(Protocol):
 
     @abstractmethod
     def build(self, experts: Mapping[str, Interface], labels: tuple[str, ...], seed: int) -> Head:
-        """experts: what each expert gives. labels: one tower each. InputError as above."""
+        """experts: what each expert gives. labels: one tower each. Raises InputError likewise."""
 
 
 class Numbers(NamedTuple):
-    """What preparation knows of a number in the training rows where it is known.
+    """Statistics of a column of numbers over the training rows that have a value.
 
     quantiles: at equal steps from the smallest value to the largest; () where none is known.
     whole: whether every value is a whole number. largest: the 99.9 % quantile of |x|.
@@ -259,7 +261,7 @@ class EncodingConfig(Protocol):
 
 
 class Encoding(Protocol):
-    """From a number to a vector; part of the embedder, and so of the exported graph."""
+    """Maps a number to a vector. It is part of the embedder, and so of the exported graph."""
 
     def __call__(self, values: Tensor) -> Tensor:
         """[B] float32, NaN where missing -> [B, D], finite for every input."""
@@ -283,10 +285,10 @@ class Interface(NamedTuple):
 
 
 class Backbone(Protocol):
-    """What makes parts of a batch, for a head to read.
+    """Encodes a batch as parts, which a head reads.
 
     It takes any H: rows that each have their own user, rows of one request that share it, and the
-    candidates of one user. `layers.pairs` and ``layers.shape.part`` bring users to their rows.
+    candidates of one user. `layers.pairs` and ``layers.shape.part`` bring users' values to rows.
 
     Three more attributes are read where a backbone has them: ``direct``, the widths of
     ``Encoded.direct``; ``gives``, the names of what it puts in ``Encoded.extras`` (an auxiliary
@@ -308,7 +310,7 @@ class Tower(NamedTuple):
 
 
 class Head(Protocol):
-    """From the parts of every expert to one logit per label.
+    """Maps the parts of all experts to one logit per label.
 
     tower_widths: label -> widths of ``Outputs.inputs`` and ``Outputs.towers``. A head that fills
     ``Outputs.gates`` has ``expert_names`` too: label -> the names of its experts, in their order.
@@ -319,7 +321,7 @@ class Head(Protocol):
     def __call__(
         self, x: Mapping[str, Encoded], *, training: bool, labels: tuple[str, ...]
     ) -> Outputs:
-        """labels: those whose towers are computed. Nothing else of the others is read."""
+        """labels: those that get a logit. Of other labels only what these depend on is computed."""
         ...
 
     def bias(self, label: str) -> tf.Variable:
@@ -332,7 +334,7 @@ class Searched(Protocol):
 
     After every ``every``-th training step `at4ctr.fit` takes one step of Adam at the rate ``rate``
     on ``searched``, by the labels' losses on a batch of the validation split. The variables are not
-    trainable, so that the training optimizer leaves them alone. () searches nothing.
+    trainable, so that the training optimizer leaves them alone. With () there is no search.
     """
 
     every: int
@@ -370,7 +372,7 @@ class Monitored(NamedTuple):
 
 
 class Auxiliary(Protocol):
-    """What only makes a loss."""
+    """A task that only adds a loss in training."""
 
     def loss(self, view: View) -> Tensor | Monitored:
         """A scalar, unweighted, finite on every legal batch."""

@@ -45,8 +45,8 @@ def write_json(path: Path, value: Any) -> None:
 def replaced(path: Path, tag: str = "tmp") -> Iterator[Path]:
     """A file to write beside `path`, which it replaces at the end: old or new, never half.
 
-    tag: of its name, where several processes may write at once. An error of the disk names `path`
-    and leaves nothing beside it.
+    tag: ends the temporary file's name, so that several processes may write at once. After an error
+    of the disk, which names `path`, the temporary file is gone.
     """
     aside = path.with_name(f".{path.name}.{tag}")
     try:
@@ -63,9 +63,10 @@ def replaced(path: Path, tag: str = "tmp") -> Iterator[Path]:
 
 @contextmanager
 def filled(folder: Path, last: str) -> Iterator[Path]:
-    """A new folder to write files into, which then replace those of ``folder`` one by one.
+    """A new folder to write files into. At the end they replace those of ``folder`` one by one.
 
-    last: the file that moves last, such as the page that names the others. A failure moves none.
+    last: the file that moves last, such as the page that names the others. After an exception in
+    the block no file moves.
     """
     aside = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)

@@ -22,16 +22,16 @@ ACTIVENESS = (0.6, 0.9)  # AQCL §3.2: about 60 % non-active, 30 % slightly, 10 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of one label: one row per instance of a split where it is known, in store order.
+    """Predictions of one label: one row per instance of a split where it is known, in store order.
 
-    calibrated: logit of the served probability, float64, by which models are ranked and judged.
+    calibrated: logit of the served probability, float64, of which all metrics are computed.
     truth: the label's true probability, where the log is simulated with it.
     shifted: logit after the sampling correction alone, which a calibrator is fitted to.
     ids: model ids of the user and of the item features of one value, by name.
     rows: their positions in the split, increasing.
     gate: [E] the mean weight of each expert over all rows, where the head has experts.
     lengths: how many behaviours the model sees. behaviours: how many the user had before the row,
-    those that the window leaves out among them; None where they are not known.
+    with those that ``data.history`` leaves out; None where they are not known.
     """
 
     labels: np.ndarray
@@ -57,7 +57,7 @@ class Predictions:
 
 
 class Scored(Protocol):
-    """What gives the ``scores`` of a `ServingModel`."""
+    """A model with the ``scores`` of a `ServingModel`."""
 
     def scores(self, batch: Mapping[str, tf.Tensor]) -> dict[str, dict[str, tf.Tensor]]: ...
 
@@ -83,7 +83,7 @@ class Predictor:
         composed label (``click_and_conversion``) and, where it is learned, the derived one
         (``click_without_conversion``).
 
-        batches: only the first so many of epoch 0.
+        batches: how many of epoch 0 are read, from the first on.
         """
         schema = reader.schema
         kept: dict[str, list[np.ndarray]] = {}

@@ -1,8 +1,8 @@
-"""Faults on purpose: a process kills itself, or a disk refuses, at a point with a name.
+"""Fault injection: at a named point a process kills itself, or a write to disk fails.
 
 ``AT4CTR_FAULT=<point>:<kill|enospc|eio|hang>[:<n>]``: at the n-th passage of the point (1 by
-default) the process sends itself SIGKILL, gets OSError(ENOSPC or EIO), or sleeps for ever. Unset,
-a point costs one look at the environment.
+default) the process sends itself SIGKILL, gets OSError(ENOSPC or EIO), or sleeps for ever. Without
+the variable a point costs one look at the environment.
 
 A module declares its points when it is imported, and an entry point calls ``check`` once all are,
 so that a misspelt point is refused before any work.
@@ -28,7 +28,8 @@ _declared: set[str] = set()
 
 @dataclass
 class Fault:
-    """What ``AT4CTR_FAULT`` asks for. left: passages until it comes, this one included."""
+    """The fault that ``AT4CTR_FAULT`` asks for. left: passages of its point until it happens, the
+    one with the fault included."""
 
     point: str
     kind: str
@@ -36,7 +37,7 @@ class Fault:
 
 
 def declare(*names: str) -> None:
-    """Makes points known; those of a module, when it is imported."""
+    """Declares points by name. A module declares its points when it is imported."""
     _declared.update(names)
 
 
@@ -58,7 +59,7 @@ def reset() -> None:
 
 
 def point(name: str) -> None:
-    """Nothing, or the fault that was asked for here: OSError, or no return at all."""
+    """Does nothing, or injects the fault that was asked for here: OSError, or no return at all."""
     text = os.environ.get(VARIABLE)
     if not text:
         return
@@ -85,7 +86,7 @@ def _hang() -> NoReturn:
 
 @cache
 def _parse(text: str) -> Fault:
-    """One object a setting, so that its passages are counted."""
+    """The fault of a setting; always the same object, which counts its passages."""
     name, *rest = text.split(":")
     if name not in _declared:
         raise unknown(f"{VARIABLE} point", name, _declared)

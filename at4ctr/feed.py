@@ -22,8 +22,8 @@ class Feed:
     rows k·B/S to (k+1)·B/S − 1 of shard 0, those of shard 1, and so on: the same rows in the same
     order whatever the number of hosts and devices. Of W hosts each reads S/W shards, and no other;
     of R devices device i takes rows i·B/R to (i+1)·B/R − 1. All take as many steps as the shard
-    with the fewest rows fills; what the others have beyond that an epoch leaves out,
-    and each epoch other rows.
+    with the fewest rows fills. An epoch leaves out the further rows of the other shards, and each
+    epoch leaves out other rows.
 
     make_reader: rows of its batches and its shard -> the reader.
     shards: S; 0 is one for each host.
@@ -69,7 +69,7 @@ class Feed:
         ]
 
     def steps(self, epoch: int) -> int:
-        """Of an epoch, the same on every host."""
+        """The number of steps of an epoch, the same on every host."""
         count = self._readers[0].steps(epoch) // self.batches
         if not count:
             raise InputError(
@@ -95,7 +95,7 @@ class Feed:
         return tf.function(step, input_signature=signature, autograph=False)
 
     def where(self, epoch: int, batch: int) -> str:
-        """How a person finds the rows of a batch."""
+        """A sentence for an error: how a person finds the rows of a batch."""
         per = self.batches
         index = f"{batch * per}..{(batch + 1) * per - 1}" if per > 1 else f"{batch}"
         of = f" of each of {self.shards} shards" if self.shards > 1 else ""

@@ -51,9 +51,9 @@ class Fit:
     warmup_steps: first steps in which the rate rises linearly (`schedules.Schedule`).
     decay: of the learning rate from there to the last step of all epochs: ``none``, or ``linear``
         or ``cosine`` to 0. An early stop does not shorten it.
-    clip_norm: the largest global norm of a step's gradient (`gradients.clip`). 0 clips nothing. It
-        is the norm of what is applied: of the mean of the devices' losses, auxiliaries and L2
-        included, summed over all replicas and over all slices of a table's row.
+    clip_norm: the largest global norm of a step's gradient (`gradients.clip`). 0 clips nothing. The
+        norm is that of the gradient that is applied: of the mean of the devices' losses, with
+        auxiliaries and L2, after the slices of each table row are summed.
     half_bce: halves the loss of every label, which is the public code's scale.
     precision: of the products of dense layers in training (``layers.mlp.products_in``). The loss is
         scaled where it is mixed_float16. Variables and the export are float32.
@@ -124,7 +124,7 @@ class Fit:
 
 
 def sample_rows(rows: int) -> int:
-    """How many validation rows a point of the curve is of, where a run trains on so many rows."""
+    """How many validation rows a point of the curve reads, in a run that trains on so many rows."""
     return max(LEAST_SAMPLE, math.ceil(SAMPLED * rows))
 
 
@@ -156,8 +156,10 @@ def optimizer_of(config: Fit, steps: int) -> tf.keras.optimizers.Optimizer:
 class Cursor:
     """Where training stands; all of it is in every checkpoint.
 
-    due: whether an evaluation of these weights is still to come: SIGTERM came before its end.
-    seconds: of ``timed_steps`` steps, input included, validation and each epoch's first step not.
+    due: whether these weights are still to be evaluated, as SIGTERM came before the evaluation's
+        end.
+    seconds: what ``timed_steps`` steps took, input included, without validation and without each
+        epoch's first step.
     """
 
     epoch: int = 0
@@ -232,7 +234,7 @@ class Trainer:
 
     @property
     def examples_per_second(self) -> float:
-        """Over all processes that trained this run; 0 before the second step."""
+        """The speed over all processes that trained this run; 0 before the second step."""
         c = self.cursor
         return c.timed_steps * self.config.batch_size / c.seconds if c.seconds else 0.0
 
@@ -240,7 +242,7 @@ class Trainer:
         """A step; its losses and `NORM` where there is one, in one tensor so that one copy brings
         them to the host.
 
-        stop: 1 where this host was asked to stop. The last value of all hosts is above 0 then, so
+        stop: 1 where this host was asked to stop. Then the last value is above 0 on all hosts, so
         that they stop after the same step.
         """
         # Local mean over replicas: gradients are summed across them.
@@ -358,7 +360,7 @@ class Trainer:
         return stopping.at_once() if cluster.hosts().size == 1 else nullcontext()
 
     def _stop(self) -> NoReturn:
-        """Saves where training stands, on all hosts at the same step."""
+        """Saves a checkpoint and raises ``Stopped``, on all hosts after the same step."""
         stopping.act()
         c = self.cursor
         cluster.chief_does(lambda: self.kept.save(c.step, asdict(c)))
@@ -402,13 +404,13 @@ class Trainer:
         return watch, shown
 
     def _watched(self, watch: str) -> dict[str, Any]:
-        """The curve of the watched metric, for those who follow the run from outside."""
+        """The curve of the watched metric, for other processes, such as `make tune`."""
         name = f"validation {watch}"
         values = [(p["step"], p[name]) for p in self.cursor.curves if name in p]
         return {"watch": watch, "values": values}
 
     def _evaluate(self, *, whole: bool, point: bool) -> None:
-        """A point of the sample, and an evaluation that chooses weights, as is due."""
+        """Where they are due: a point of the sample, and an evaluation that chooses weights."""
         try:
             if point:
                 self._sample()

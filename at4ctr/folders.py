@@ -1,4 +1,4 @@
-"""The folder is the registry: what a module's file name offers, and its Config."""
+"""The folder is the registry: a module's file name is the name of a part."""
 
 from __future__ import annotations
 

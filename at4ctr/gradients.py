@@ -14,7 +14,7 @@ Pairs: TypeAlias = list[tuple[Gradient, tf.Variable]]
 
 
 def distinct(gradient: Gradient) -> bool:
-    """Whether no row is named twice, as is plain from the graph: the ids came out of tf.unique."""
+    """Whether the graph shows that no row is named twice: its ids are a result of tf.unique."""
     if not isinstance(gradient, tf.IndexedSlices) or not hasattr(gradient.indices, "op"):
         return False
     found = gradient.indices

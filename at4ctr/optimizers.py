@@ -143,11 +143,11 @@ def build(
     table_rate: float = 0.0,
     scale_loss: bool = False,
 ) -> tf.keras.optimizers.Optimizer:
-    """``lazy_adam``; ``rowwise_adagrad``; or ``adam``: dense-equivalent, every row's moments decay
-    at every step.
+    """The optimizer ``lazy_adam``, ``rowwise_adagrad``, or ``adam``, which decays the moments of
+    every table row in every step.
 
-    learning_rate: or a schedule of it. At a constant rate the last step's noise is in the mean
-        prediction (PCOC off by a tenth).
+    learning_rate: a number or a schedule. At a constant rate the last steps' noise stays in the
+        mean prediction (PCOC off by a tenth).
     table_rate: of embedding tables; 0 for ``learning_rate``. A schedule scales both alike.
     scale_loss: for float16, which would lose small gradients: Keras's ``LossScaleOptimizer``, whose
         scale is in the checkpoint. The caller scales the loss and unscales the gradients with it; a

@@ -35,8 +35,8 @@ class Posterior:
         self._pass = feed.compiled(self._run)
 
     def estimate(self) -> None:
-        """Replaces each process's prior by its posterior, by the weights at hand and serving's
-        statistics; every host must call it at the same step, and once only."""
+        """Replaces each process's prior by its posterior, given the present weights and the
+        statistics for serving. Every host must call it at the same step, and once only."""
         fits = [Laplace(process) for process in self.processes.values()]
         passes = 1 + getattr(self.model.head, "newton", 0) if fits else 0
         for number in range(passes):

@@ -66,7 +66,7 @@ class Progress:
         self.shown, self.sums, self.since, self.wait = now, {}, 0, 0.0
 
     def left(self, step: int, now: float) -> float | None:
-        """Seconds to the last step; None where too little was seen to tell."""
+        """Seconds to the last step; None where too few steps were timed for an estimate."""
         seconds, remained = now - self.began, self.total - self.start - 1
         if seconds < LEAST_SECONDS or self.timed < LEAST_SHARE * remained:
             return None

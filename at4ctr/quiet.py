@@ -1,4 +1,4 @@
-"""TensorFlow's C++ prints while it loads, before any log level is heeded."""
+"""Silences what TensorFlow's C++ code prints while it loads, before any log level has effect."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Nothing of what is done here reaches standard error, whoever writes to it."""
+    """Inside, nothing reaches standard error, not even what C++ code writes."""
     kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 2)
     try:

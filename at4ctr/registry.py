@@ -4,9 +4,9 @@
 
     sha256(k) = SHA-256 of line k without this field,    previous(k) = SHA-256 of line k − 1
 
-(64 zeros on the first line). So no line can be changed, moved or taken from the middle unseen; it
-is no signature: who rewrites every line from there on is not found out, nor who cuts whole lines
-off the end.
+(64 zeros on the first line). So a line that was changed, moved or taken from the middle is noticed.
+The chain is no signature: it does not show that somebody rewrote all lines from one on, or cut
+whole lines off the end.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ faults.declare("ledger.begin", "ledger.half", "ledger.written")
 class Entry:
     """One line. at: a moment with its offset, ``2017-12-02T03:00:00Z``. facts: as JSON can hold.
 
-    Only what is blessed may have no version yet; it needs ``facts["reason"]``, as does what is
-    rolled back or restored. Raises InputError for anything else.
+    Only an entry ``blessed`` may have no version yet. It needs ``facts["reason"]``, and so do
+    ``rolled back`` and ``restored``. Raises InputError for anything else.
     """
 
     kind: str
@@ -86,7 +86,7 @@ class Ledger:
         self.file = Path(file)
 
     def entries(self, model: str | None = None) -> tuple[Entry, ...]:
-        """Every entry (of a model), oldest first; a torn last line does not count.
+        """Every entry (of a model), oldest first; a last line that a crash cut short is left out.
 
         Raises InputError naming the first line that is not as it was written.
         """
@@ -98,11 +98,12 @@ class Ledger:
         return tuple(e for e in found if model in (None, e.model))
 
     def append(self, entry: Entry) -> bool:
-        """Adds an entry, fsynced; False where the version already has its one of this kind, or
-        was last rolled back (restored) and would be so again.
+        """Adds an entry, fsynced. False, and nothing is added, where the version already has its
+        only entry of this kind (`ONCE`), or where its last turn (`TURNS`) was the same.
 
-        What a crash left half at the end is first moved to ``<file>.torn-<offset>-<digest>``.
-        Raises InputError as ``entries`` does, and OSError from the disk: then nothing was added.
+        Half a line that a crash left at the end is first moved to
+        ``<file>.torn-<offset>-<digest>``. Raises InputError as ``entries`` does, and OSError from
+        the disk: then nothing was added.
         """
         with self._opened() as handle:
             data = _read(handle)
@@ -141,7 +142,7 @@ class Ledger:
             os.close(handle)
 
     def _set_aside(self, handle: int, torn: bytes, end: int) -> None:
-        """Moves the torn end to a file of its own, which nothing else overwrites."""
+        """Moves the half line at the end to a file of its own, which nothing else overwrites."""
         name = f"{self.file.name}.torn-{end}-{hashlib.sha256(torn).hexdigest()[:12]}"
         aside = self.file.with_name(name)
         aside.write_bytes(torn)

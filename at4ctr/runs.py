@@ -1,4 +1,4 @@
-"""Run folders: ``runs/<dataset>-<recipe>/<UTC time>/``. An unfinished one is taken up again."""
+"""Run folders: ``runs/<dataset>-<recipe>/<UTC time>/``. An unfinished run is resumed in its own."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def commit() -> str:
 
 
 def open_run(root: Path, name: str, snapshot: dict) -> Path:
-    """The newest unfinished run of the very same snapshot, or a new folder with it.
+    """The folder of the newest unfinished run of the very same snapshot, or a new folder with it.
 
-    How the model is exported is no part of what a run trains: a run whose export was refused goes
-    on with other options of ``export``, which its snapshot then has.
+    Options of ``export`` may differ, as they do not change what a run trains. So a run whose export
+    was refused can be resumed with other ones, and its snapshot then has those.
     """
     folder = root / name
     for path in sorted(folder.glob("*Z"), reverse=True):
@@ -81,8 +81,8 @@ def _trained(snapshot: Any) -> Any:
 def locked(folder: Path) -> Iterator[None]:
     """One process at a time in a folder; the lock dies with its process.
 
-    A process that only looks whether the folder is in use holds the lock for an instant, so a
-    second passes before InputError says that it is.
+    A process that only looks whether the folder is in use holds the lock for an instant. So
+    InputError is raised only if the lock is still held after a second.
     """
     patience = time.monotonic() + 1.0
     with (folder / ".lock").open("w") as handle:

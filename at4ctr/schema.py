@@ -32,20 +32,20 @@ GROUPS: tuple[Group, ...] = ("profile", "item", "context", "behaviour")
 
 
 NOT_KNOWN = -1  # a label
-OPEN = -2  # a label whose window has not ended: nor is it known whether the row will have it
+OPEN = -2  # a label whose window has not ended, so that the row may still get it
 
 
 @dataclass(frozen=True)
 class Label:
     """One response of the log, 0 or 1, or unknown.
 
-    In a store and in a batch an unknown label is `NOT_KNOWN` or, of a row whose window to get it is
-    still open, `OPEN`. The two differ in what is composed of the label. A row without a click is
-    known to have no click with a conversion, unless its conversion is open: a clicked row of the
-    same time is unknown, so that known ones would be negatives alone.
+    In a store and in a batch an unknown label is `NOT_KNOWN`, or `OPEN` while the row may still get
+    it. The two differ in labels composed of this one. A row without a click is a known negative of
+    click-and-conversion, unless its conversion is `OPEN`. Clicked rows of the same time are then
+    unknown, and the known rows of that time would be negatives alone.
 
-    within: the label without which this one is unknown. A conversion is known within a click: its
-        model is P(conversion | click), and a row without a click says nothing about it.
+    within: another label; this one is known only in rows where that one is 1. A conversion is known
+        within a click: its model is P(conversion | click).
     sampled: whether ``data.negative_rate`` keeps its negatives at the rate w < 1.
     """
 
@@ -66,14 +66,15 @@ class Table:
     dtype: how its raw ids stand in the log, ``int64`` or ``string``.
     buckets: 0 for a vocabulary built from the log; otherwise raw ids are hashed into so many
         rows, ``2 + FarmHash64(str(raw)) mod buckets``, and nothing is unknown.
-    least: how often training must see an id (`data.preparation.vocabulary`) that has a row of its
-        own. A rarer one shares the unknown row, in training and in the export.
+    least: how often training must see an id (`data.preparation.vocabulary`) for a row of its own. A
+        rarer one shares the unknown row, in training and in the export.
     vectors: a Parquet file beside the raw log with columns ``id`` and ``vector``: pre-trained
-        vectors of one width, where the rows begin. A learned linear layer brings them to D.
+        vectors of one width, the initial values of the rows. A learned linear layer brings them
+        to D.
     frozen: whether those rows stay as they are.
-    hash_id: '' for none. Otherwise the ``vectors`` give each id a HashID, so that no row begins as
-        a vector. ``alone``: the digits of the HashID stand in place of the id's row. ``beside``:
-        they are added to it.
+    hash_id: '' for none. Otherwise the ``vectors`` only give each id a HashID (`layers.hash_id`),
+        and are no initial values. ``alone``: the vector of the HashID's digits takes the place of
+        the id's row. ``beside``: it is added to the row.
     hash_bits: the binary digits of a HashID.
     """
 
@@ -126,7 +127,7 @@ class Number:
 class Similarity:
     """The cosine of pre-trained vectors of the user and the candidate, as a number of the context.
 
-    No log has it: the model makes it of the two ids, in training and in the export.
+    It is no column of a log: the model computes it from the two ids, in training and in the export.
 
     user, item: Parquet files beside the raw log with columns ``id`` and ``vector``, all vectors of
         one width, of ids of the first profile and the first item feature. They stay as they are.

@@ -24,9 +24,9 @@ class Search:
     ICLR 2019, first order: ξ = 0): a ← a − rate · Adam(∂L_validation/∂a), all other weights as they
     are. L is `TrainingModel.label_loss`.
 
-    Step j takes batch j of the validation split, passed over again and again, each time in another
-    order. So j is a function of the training step, and a resumed run goes on with the same batch.
-    The split's negatives are sampled as those of training are. All products are float32.
+    Step j takes batch j of the validation split, which is passed over again and again, each time in
+    another order. j depends on the training step alone, so a resumed run goes on with the same
+    batch. The split's negatives are sampled as those of training are. All products are float32.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
-"""SIGTERM as a request: the training saves a checkpoint, and the process ends with status 143.
+"""On SIGTERM the training saves a checkpoint, and the process ends with status 143.
 
-Schedulers send it before they kill. Several hosts must agree on the step to stop after, so the
+Schedulers send SIGTERM before they kill. Several hosts must agree on the step to stop after, so the
 training asks ``wanted`` and raises ``Stopped`` itself. Anywhere else ``Stopped`` is raised at once.
-A main thread that waits inside TensorFlow for other hosts runs no Python: then a second thread ends
-the process after ``GRACE_SECONDS``, with the last checkpoint untouched.
+While the main thread waits inside TensorFlow for other hosts, it runs no Python. Then a second
+thread ends the process after ``GRACE_SECONDS``, with the last checkpoint untouched.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def wanted() -> bool:
 
 
 def act() -> None:
-    """Says that the main thread is stopping: however long that takes, it is not cut short."""
+    """Records that the main thread is stopping, so that no other thread ends the process."""
     _acting.set()
 
 

@@ -62,9 +62,9 @@ def _both(a: Tensor, b: Tensor) -> Tensor:
 
 
 def composed(labels: Iterable[Label], logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The logit of P(label and all that it is known within), in the type of the given logits.
+    """The logit of P(label and all labels that it is known within), in the type of the logits.
 
-    Of each label that has a logit, as all that it is known within have.
+    It is given for each label that has a logit, provided that those labels have one.
     """
     found: dict[str, Tensor] = {}
     for label in labels:
@@ -80,7 +80,7 @@ def composed_name(label: Label) -> str:
 
 
 def without_name(label: Label) -> str:
-    """What is called the label of rows that have the outer label and not this one:
+    """The name of the label of rows that have the outer label and not this one:
     ``click_without_conversion``."""
     return f"{label.within}_without_{label.name}"
 
@@ -152,9 +152,9 @@ def responses(labels: Iterable[Label], columns: Mapping[str, np.ndarray]) -> dic
 def targets(labels: Iterable[Label], batch: Mapping[str, Tensor]) -> Targets:
     """The targets of a reader's batch, whose labels are 0, 1 or, where unknown, negative.
 
-    They are those of each label and, as ``click_and_conversion``, of each composed label. A row
-    without the outer label is known to have no composed label, unless the label is `OPEN`. Where
-    that is known, so is ``click_without_conversion`` (CTnoCVR, Table 1).
+    There is a target of each label and of each composed label, such as ``click_and_conversion``. A
+    row without the outer label is known to have no composed label, unless the label is `OPEN`.
+    Where the composed label is known, so is ``click_without_conversion`` (CTnoCVR, Table 1).
     """
     values, known, whole = dict[str, Tensor](), dict[str, Tensor](), dict[str, str]()
     for label in labels:

@@ -2,11 +2,11 @@
 
 The parent's rows of a table and their slots are copied bit for bit to the rows of the same ids, and
 rows of new ids keep a fresh model's initial values and zero slots. Vocabularies only grow, so that
-row i means the same id in parent and child. Where ids may expire, those that stay move up to the
-places of those that leave, in their order, and rows and slots of those that leave are gone. Every
-other variable is copied as it is; population statistics too, which the night
-estimates anew when it has trained (`population`). The parent's posterior of Gaussian-process
-logits becomes the night's prior (`posterior`), so that evidence adds up over a chain of nights.
+row i means the same id in parent and child. Where ids may expire, the rows and slots of expired ids
+are left out, and the other ids move up in their order. Every other variable is copied as it is,
+population statistics among them, which the night estimates anew after its training
+(`population`). The parent's posterior of Gaussian-process logits becomes the night's prior
+(`posterior`), so that evidence adds up over a chain of nights.
 What is not copied, and why:
 
 - the state of random generators (dropout, `layers.mlp.Draws`): a night draws with its own seed;
@@ -16,9 +16,9 @@ What is not copied, and why:
   the odds of that sample, logit_w = logit − ln w, so where w changes, the output bias of the
   sampled label moves by ln(w_old) − ln(w_new): the served σ(logit_w + ln w) is what it was.
 
-The parent's state is its step checkpoint of the weights that it serves (`served`): the final
-checkpoint ``best`` has no optimizer slots. Without a choice by validation, as nightly models are
-trained, that is the newest one.
+The parent's state is its step checkpoint of the weights that it serves (`served`), because the
+final checkpoint ``best`` has no optimizer slots. In a training without validation, as that of
+nightly models, it is the newest checkpoint.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ TABLE = re.compile(r"serving/spaces/[^/]+/tables/([^/]+)")  # and /linear or /ou
 class Parent:
     """What a warm start begins from.
 
-    model: of the parent's recipe and table sizes, untrained; it is filled here.
+    model: an untrained one of the parent's recipe and table sizes, into which `start` reads the
+        checkpoint.
     optimizer: of the parent's recipe, not built yet.
     checkpoints: the folder that the parent's `Trainer` wrote (``<run>/checkpoints``).
     vocabularies: table -> raw ids in the order of their ids, as `data.state.vocabularies` reads
@@ -76,7 +77,7 @@ class Parent:
 
 @dataclass(frozen=True)
 class Warm:
-    """What was done.
+    """What a warm start copied.
 
     path: the checkpoint. step: of the optimizer. new: table -> ids that the parent did not know.
     gone: table -> ids that it knew and the night does not. fresh: auxiliaries that the parent did
@@ -94,8 +95,8 @@ class Warm:
 def served(folder: Path) -> Path:
     """The step checkpoint whose weights a finished run serves, in its folder of checkpoints.
 
-    Raises InputError for an unfinished run, and where it is gone or damaged: pruning keeps the two
-    newest, so a choice among many evaluations may have outlived its optimizer's state.
+    Raises InputError for an unfinished run, and where the checkpoint is missing or damaged. Pruning
+    keeps the two newest, so the checkpoint of an early best evaluation may have been deleted.
     """
     folder = Path(folder)
     best = checkpoints.whole(folder / BEST)
@@ -130,8 +131,8 @@ def start(
     own, found there, then replaces all of it, and an interrupted night goes on where it was.
 
     vocabularies: the night's, of which the parent's must be the beginning unless ids expire.
-    search: of the night's structure weights, for a head that has such. expires: ids of the parent
-        may be missing.
+    search: of the night's structure weights, for a head that has such. expires: whether ids of the
+        parent may be missing.
     Raises InputError, naming the first difference, for another schema, expert, head or shape, and
     for ids that moved.
     """

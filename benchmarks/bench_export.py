@@ -7,8 +7,8 @@ python -m benchmarks.bench_export --items 5000000 --lookup
 python -m benchmarks.bench_export --tasks uim,nip
     the same backbones trained with tasks against those without.
 
-One JSON line a figure: medians of interleaved calls, of wall time and of all threads' CPU time,
-which bears other work on the machine.
+Each figure is a JSON line: medians of interleaved calls, of wall time and of the CPU time of all
+threads, which other work on the machine changes less.
 """
 
 from __future__ import annotations

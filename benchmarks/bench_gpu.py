@@ -8,7 +8,7 @@ python -m benchmarks.bench_gpu --cpus 2 --items 1000 --steps 2 --batch_sizes 64 
 The load is that of ``bench_step``, the step that of training without the reader. Each replica has
 ``--batch_size`` rows. The three layouts are *packed*, *dense*, and *dense, XLA*, where XLA compiles
 all between the look-ups and the gradients of what they found. Figures are medians of steps that end
-on the device; the first three are left out. Memory is the device's peak, where the device counts
+on the device; the first three are left out. Memory is the device's peak, where the device reports
 it. The page, which names the devices, is written anew.
 """
 

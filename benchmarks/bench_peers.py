@@ -4,17 +4,18 @@ python -m benchmarks.bench_peers [--rounds 3] [--peers at4ctr,fbgemm,keras] [--l
 python -m benchmarks.bench_peers --sizes tiny --rounds 1
     tries each row at tiny sizes; results and page go to ``.peers/``.
 
-A load is a log of `random_log` in requests of 1, 2 or 25 rows. Ours trains all its rows, from a
-store. A library trains its first rows, as many as its steps take, each with a copy of its history.
+A load is a log of `random_log` in requests of 1, 2 or 25 rows. This project trains all rows of a
+load, from a store. A library trains the first rows, as many as its steps take, each with a copy of
+its history.
 A round is one process of each setting, one after the other. Settings of the kinds in `ONCE` run in
 the first round only. Each library runs in an environment of its own, which is pinned in
 ``benchmarks/peers/requirements_*.txt`` and made under ``.peers/`` on the first run, and again after
 its pins change.
 
-Every result is added to ``--results`` at once. A result that is there is not measured again, but
-for one of other code or of another machine, and one beside which other processes used the CPU. So
-a measurement can be split, and goes on where it was stopped. The part ``peers`` of the page is
-written from the file at the end, also after a process that failed. ``--rounds 0`` does only that.
+Every result is added to ``--results`` at once. A result in that file is not measured again, unless
+it is of other code or another machine, or other processes used the CPU beside it. So a measurement
+can be split, and goes on where it was stopped. The part ``peers`` of the page is written from the
+file at the end, also after a process that failed. ``--rounds 0`` does only that.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ TIMEOUT = 1800  # seconds of one process
 
 
 class Plan(NamedTuple):
-    """log: its rows are those that ours reads. batch: rows. steps, warmup: of a library's sparse
-    step. few, few_warmup: of a step that walks the tables, which takes about a second."""
+    """log: the rows that this project reads. batch: rows. steps, warmup: of a library's sparse
+    step. few, few_warmup: of a dense step, which updates whole tables and takes about a second."""
 
     log: Sizes
     batch: int
@@ -157,7 +158,7 @@ def machine() -> str:
 
 @cache
 def sources() -> str:
-    """A digest of what all measurements run: code and pins."""
+    """A digest of the code and pinned packages that all measurements run."""
     names = ("bench_step.py", "bench_train.py", "random_log.py")
     files = [ROOT / "requirements.lock", *(ROOT / "benchmarks" / name for name in names)]
     for folder in (ROOT / "at4ctr", ROOT / "configs", PEERS):
@@ -171,7 +172,7 @@ def code(s: Setting, plan: Plan) -> str:
 
 
 def run(command: Sequence[str | Path], **options: Any) -> subprocess.CompletedProcess[str]:
-    """A process that ended well. Raises InputError for any other."""
+    """Runs a process to its end. Raises InputError where it fails."""
     words = " ".join(map(str, command))
     try:
         done = subprocess.run(command, text=True, check=False, **options)
@@ -273,14 +274,15 @@ def busy(result: Mapping[str, Any]) -> bool:
 
 
 def place(result: Mapping[str, Any]) -> tuple[int, str, str]:
-    """What a result is of; there is one result of each."""
+    """The key of a result; there is one result of each."""
     return result["round"], result["load"], result["setting"]
 
 
 def missing(
     results: Sequence[Mapping[str, Any]], rounds: int, settings: Sequence[Setting], loads: list[str]
 ) -> Iterator[tuple[int, str, Setting]]:
-    """What has no quiet result yet, in the order of measuring."""
+    """The settings without a result beside which no other process used the CPU, in the order of
+    measuring."""
     done = {place(r) for r in results if not busy(r)}
     for number in range(rounds):
         run_now = [s for s in settings if number == 0 or s.kind not in ONCE]
@@ -355,13 +357,14 @@ def _own(rows: Sequence[Row], optimizer: str) -> Row | None:
 
 
 def _over(rows: Sequence[Row], row: Row) -> float | None:
-    """How many times as fast our DIN with its optimizer is."""
+    """How many times as fast this project's DIN is with the row's optimizer."""
     own = _own(rows, row.setting.optimizer)
     return own.speed / row.speed if own else None
 
 
 def _least(rows: Sequence[Row], theirs: Sequence[Row]) -> tuple[float, str] | None:
-    """The least multiple over some libraries, each under its own optimizer, and of which."""
+    """The least of these multiples over some libraries, each with its own optimizer, and which
+    library has it."""
     return min(((over, r.setting.label) for r in theirs if (over := _over(rows, r))), default=None)
 
 

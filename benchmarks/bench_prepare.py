@@ -3,9 +3,9 @@
 python -m benchmarks.bench_prepare [--rows 10000000] [--stages simulate,prepare,storage]
     [--folder F] [--engine duckdb]
 One JSON line for each stage, which runs in a process of its own: ``simulate`` writes the CSV (48
-bytes a row), ``prepare`` makes the store of it, ``storage`` weighs the training data at each rate w
-of kept negatives as AT4CTR's Table 5 does. A folder that is named is kept, and what is in it from
-an earlier call is used; otherwise everything is deleted at the end.
+bytes a row), ``prepare`` makes the store of it, ``storage`` measures the bytes of the training data
+at each rate w of kept negatives as in AT4CTR's Table 5. With ``--folder`` the files are kept, and
+those of an earlier call are used; otherwise everything is deleted at the end.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ STAGES = {"simulate": simulate, "prepare": prepare, "storage": storage}
 
 
 def measured(stage: str, rows: int, engine: str, folder: str) -> dict[str, Any]:
-    """What a stage says, with what it took, its threads and children included."""
+    """A stage's results, with its seconds, CPU seconds and memory, children included."""
     os.chdir(folder)
     begin = time.perf_counter()
     said = STAGES[stage](rows, engine)

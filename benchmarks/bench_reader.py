@@ -3,7 +3,7 @@
 python -m benchmarks.bench_reader [--users 100000] [--behaviours 60] [--runs 3]
 One JSON line for each history length: the medians of interleaved runs over one epoch, from the
 first batch requested (so with the first block's decoding) to the last. ``rows_per_cpu_second`` is
-of the CPU time of all threads, which other work on the machine bears on less than on the clock's.
+of the CPU time of all threads, which other work on the machine changes less than wall time.
 """
 
 from __future__ import annotations

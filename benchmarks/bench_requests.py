@@ -1,4 +1,5 @@
-"""What it saves that the rows of a request share their user's work, on ready batches.
+"""Time of a training step saved by sharing a user's work among the rows of a request, on ready
+batches.
 
 python -m benchmarks.bench_requests [--items 4200000] [--rounds 5] [--recipes din,din+uim+nip]
 The load of `bench_step`, with 1, 2 (a positive and its drawn negative) and 25 rows (a page) of one

@@ -1,4 +1,4 @@
-"""What a training step must compute and move, beside what this machine can.
+"""The FLOPs and bytes of a training step, beside the speed of this machine.
 
 python -m benchmarks.counts [--items 4200000] [--batch_size 1024] [--history 50]
 Counts DIN's forward and backward pass and those of UIM and NIP (2 FLOPs a multiplication and

@@ -1,5 +1,5 @@
-"""Exploration with a Gaussian-process head in a world whose logits are known: how far the answered
-deviation is to be believed, and the regret of Thompson sampling beside that of a greedy choice.
+"""Exploration with a Gaussian-process head in a world whose logits are known: the calibration of
+the answered deviation, and the regret of Thompson sampling beside that of a greedy choice.
 
 python -m benchmarks.explore --page docs/results/simulated/exploration.md
 """
@@ -260,7 +260,7 @@ WORLDS: dict[str, dict[str, Any]] = {
 
 
 def measure(seed: int, rows: int, done: dict[str, Any]) -> Iterator[str]:
-    """Puts what is not done of a seed there; yields after each part what it is."""
+    """Adds the missing parts of a seed to ``done``; yields the name of each part after it."""
     still = World(seed, first=1.0)
     for form in FORMS:
         if form not in done.setdefault("coverage", {}):

@@ -8,7 +8,7 @@ from at4ctr.errors import InputError
 
 
 def rewrite(page: Path, part: str, text: str) -> None:
-    """Replaces what stands between the two marks of a part, and keeps the rest of the page.
+    """Replaces the text between the two marks of a part, and keeps the rest of the page.
 
     Raises InputError for a page without the marks.
     """

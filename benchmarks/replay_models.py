@@ -1,4 +1,4 @@
-"""What the nights and the cold trainings of `replay_nights` found, and how far they are apart."""
+"""The models of `replay_nights`, from nights and from cold trainings, and their differences."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def seconds(folder: Path, day: date) -> Path:
 @dataclass(frozen=True)
 class Model:
     """One model of a date on the rows that judge it. keys: label, user and item of each row. state:
-    bytes of what it hands to the next night."""
+    bytes of the state that it leaves for the next night."""
 
     trained: int
     outcome: str

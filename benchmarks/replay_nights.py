@@ -3,18 +3,19 @@
 python -m benchmarks.replay_nights --folder runs/replay [--log taobao|tafeng] [--nights 9]
     [--seeds 2] [--rows 2400000] [--part nights-0|cold-0|nights-1|…|page]
 
-Deals a log to day folders (`pipelines.days`; Taobao's is simulated where it is not there) and runs,
-for each seed,
+Splits a log into day folders (`pipelines.days`; Taobao's is simulated where it is not there) and
+runs, for each seed,
 
-- nights: `pipelines.nightly` for each date. The first model, and a log that the data gate refuses
-  though it is what the dataset holds, are blessed with a reason; all else is left to the gates. A
-  night trains on the rows since its parent's cutoff, each as often as the recipe says;
-- cold: for each date a training from nothing on all rows before the same cutoff, each as often, by
-  the same steps of the job in folders of its own, without export, verification and publishing;
+- nights: `pipelines.nightly` for each date. The first model is blessed with a reason, and so is a
+  sound log that the data gate refuses; all else is left to the gates. A night trains on the rows
+  since its parent's cutoff, for the recipe's number of epochs;
+- cold: for each date a training from nothing on all rows before the same cutoff, for as many
+  epochs, by the same steps of the job in its own folders, without export, verification and
+  publishing;
 
 and then writes the page: ``replay.md``, ``replay.png`` and ``replay.svg`` of the dates that are
-done, in ``--out``. Several seeds tell how far two trainings of one kind are apart. What is finished
-is not done again. CPU seconds are those of the process and its children, which a loaded machine
+done, in ``--out``. Several seeds show how far two trainings of one kind are apart. Finished parts
+are not done again. CPU seconds are those of the process and its children, which a loaded machine
 changes less than wall time.
 """
 

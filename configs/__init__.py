@@ -1,4 +1,4 @@
-"""Recipes and users' own datasets: what a name in CONFIG or DATASET stands for."""
+"""Recipes and users' own datasets: finds a recipe (CONFIG) and a dataset (DATASET) by name."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def datasets(asked: str = "") -> dict[str, type[Options]]:
 def recipe(name: str, data: Options) -> Experiment:
     """The experiment that ``configs/<name>.py`` makes for a dataset, or ``backbone+task+task``.
 
-    ``<recipe>+<name>`` is the recipe's, as ``extended`` of ``configs/<name>.py`` changes it.
+    For ``<recipe>+<name>`` it is the recipe's experiment, changed by ``extended`` of
+    ``configs/<name>.py``.
     """
     first, *others = name.split("+")
     for other in dict.fromkeys(others):

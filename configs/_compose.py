@@ -84,6 +84,6 @@ def _head(data: Options, settings: Mapping[str, Any]) -> Any:
 
 
 def _reading(task: AuxiliaryConfig, backbone: BackboneConfig) -> Any:
-    """The task; one that can do without a history reads one only where the backbone does."""
+    """The task; its field ``use_history``, if any, says whether the backbone reads a history."""
     optional = any(f.name == "use_history" for f in fields(task))  # type: ignore[arg-type]
     return replace(task, use_history=backbone.reads_history) if optional else task  # type: ignore

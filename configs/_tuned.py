@@ -1,7 +1,7 @@
 """What was chosen on validation for each dataset (``make reproduce TABLE=tuning``).
 
-A dataset that is not named here takes the papers' own settings. What belongs to a backbone is the
-same for every recipe on it, so that a recipe and its base differ in their tasks alone.
+A dataset that is not named here takes the papers' own settings. All recipes of one backbone share
+its settings, so that a recipe and its base differ in their tasks alone.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _TUNED: dict[str, Tuned] = {
         },
     ),
     "taobao": Tuned(parts={"nip": {"block": 128}}),
-    # A small log that is soon learnt by heart: its best weights come within the first epoch or two.
+    # A small log that is soon overfitted: its best weights come within the first epoch or two.
     "trivago": Tuned(
         fit=Fit(batch_size=128, epochs=2, evaluations=5, patience=3),
         parts={"head": {"dropout": 0.2}, "nip": {"block": 128}},

@@ -4,9 +4,10 @@ make train DATASET=retailrocket CONFIG=ctnocvr
 
 L = L(click) + λ₁ L(conversion | click) + λ₂ L(click and no conversion) (Eq. 6, whose second term
 reads the conversion). λ₁ is 0.5, the best of Figure 3a. The paper does not name its λ₂; it is 1.
-The new label has a tower of its own and is not served: ``score`` reads it where validation chooses
-so. ``CONFIG=<recipe>+ctnocvr`` adds it to any recipe, such as ``din+uim`` or ``esmm``. Deviation:
-the backbone is DIN, or DeepFM where the log has no history, where the paper sums each field.
+The new label has a tower of its own and is not served; only the answer ``score`` reads it, if
+validation chooses a score weight above 0. ``CONFIG=<recipe>+ctnocvr`` adds it to any recipe, such
+as ``din+uim`` or ``esmm``. Deviation: the paper sums each field; here the backbone is DIN, or
+DeepFM where the log has no history.
 """
 
 from dataclasses import replace

@@ -4,8 +4,8 @@ make train DATASET=retailrocket CONFIG=esmm
 
 L = L(click) + Σ_k L(click and k), each over every row (Eq. 3). The tower of a label k that is known
 within a click is a model of P(k | click) and is trained by the product alone. Deviations: the paper
-shares the embeddings alone, and here the first dense layers of ``shared_bottom`` are shared too;
-the backbone is DIN, or DeepFM where the log has no history, where the paper pools each field.
+shares the embeddings alone, and here the first dense layers of ``shared_bottom`` are shared too.
+The paper pools each field; here the backbone is DIN, or DeepFM where the log has no history.
 """
 
 from dataclasses import replace

@@ -1,4 +1,5 @@
-"""The same graph, the same bytes: what TensorFlow numbers by process is numbered by export."""
+"""Deterministic bytes of a SavedModel: names that TensorFlow numbers by process are numbered by
+export."""
 
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ def rewrite(folder: Path, defaults: Mapping[str, Mapping[str, np.ndarray]]) -> A
 
     Functions are named in the order in which they were made, not by how many this process had made
     before, and the file is serialized in a fixed order, so that equal graphs are equal bytes.
-    ``SignatureDef.defaults`` gets defaults[signature][input]. TensorFlow's own fingerprint, a hash
-    of names and a random number, goes: the manifest has the SHA-256 of every file.
+    ``SignatureDef.defaults`` gets defaults[signature][input]. TensorFlow's own fingerprint file, a
+    hash of names and a random number, is deleted: the manifest has the SHA-256 of every file.
     """
     model = saved_model_pb2.SavedModel.FromString((folder / GRAPH).read_bytes())
     (meta,) = model.meta_graphs

@@ -1,6 +1,7 @@
-"""What a version must hold: every check returns what it found, or raises ``CheckError``.
+"""Checks of a version, which is one exported model. Each returns what it found or raises
+``CheckError``.
 
-They read MANIFEST.json and know nothing of at4ctr: TensorFlow alone.
+They read MANIFEST.json, import TensorFlow, and import nothing of at4ctr.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ def graph_variables(graph: Any, manifest: Mapping[str, Any]) -> str:
 
 
 def read_variables(signatures: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
-    """Some signature reads every variable: what none reads, only training can have needed."""
+    """Every variable is read by a signature; one that is read by none belongs to training."""
     read = {id(v): v for signature in signatures.values() for v in signature.variables}
     found = Counter(f"{v.dtype.name}{v.shape.as_list()}" for v in read.values())
     expected = Counter(f"{v['dtype']}{v['shape']}" for v in manifest["variables"].values())
@@ -169,7 +170,7 @@ def operations(graph: Any) -> str:
 
 
 def defaults(graph: Any, manifest: Mapping[str, Any]) -> str:
-    """Every named input but the candidate's id may be left out, and then is missing."""
+    """Every input but the candidate's id may be left out, and then counts as missing."""
     for name in SIGNATURES:
         found = graph.meta_graphs[0].signature_def[name].defaults
         wanted = expected_inputs(manifest, name)
@@ -230,8 +231,8 @@ def expected_inputs(manifest: Mapping[str, Any], signature: str) -> dict[str, li
 
 
 def like(folder: Path, reference: Path) -> str:
-    """The graph is the reference's, byte for byte, and the weights are of its size: a model that
-    was trained with tasks is, beside its numbers, the bare backbone's own version."""
+    """The graph is the reference's, byte for byte, and the weights have its size. So a model that
+    was trained with auxiliary tasks differs from that of the backbone alone in its weights only."""
     versions = (folder, reference)
     graphs = [(v / "saved_model.pb").read_bytes() for v in versions]
     same(
@@ -249,8 +250,8 @@ def replay(
 ) -> str:
     """The golden rows get the answers that the model itself gave, to ``TOLERANCE``.
 
-    A logit beyond ±1 may differ by so much of its size. Of a quantised version no answer lies
-    further from the float32 model's than the manifest says, and no probability beyond the bound.
+    For a logit beyond ±1 the tolerance is relative. No answer of a quantised version lies further
+    from the float32 model's than the manifest says, and no probability beyond the bound.
     """
     file = folder / "assets.extra" / "golden" / f"{name}.json"
     golden = json.loads(file.read_text(encoding="utf-8"))

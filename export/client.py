@@ -1,7 +1,7 @@
 """Asks a model server, TensorFlow Serving or ``make serve``: python -m export.client --request=…
 
-By gRPC with TensorFlow Serving's official stubs, or by REST. Requests are written as REST takes
-them; gRPC's tensors get their types from the server's own metadata.
+It asks by gRPC, with TensorFlow Serving's official stubs, or by REST. Requests are written as REST
+takes them; gRPC's tensors get their types from the server's own metadata.
 """
 
 from __future__ import annotations
@@ -228,10 +228,10 @@ def load(text: str) -> dict[str, Any]:
 
 
 def table(answer: Arrays, server: str, label: str = "") -> list[str]:
-    """A line of probabilities, and of the score where there is one, per row; of several columns
-    below a line of their names.
+    """A line of each row with its probabilities and, where there is one, the score. Several columns
+    have a first line of their names.
 
-    label: the one whose probabilities alone are wanted.
+    label: the label to print the probabilities of; empty for all.
     """
     known = [name for name in sorted(answer) if name.split("_")[0] == PROBABILITY]
     if not known:
@@ -277,9 +277,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints the answer, of a request the probabilities of one row a line. 1 where golden rows
-    differ.
-    """
+    """Prints the answer; for a request, a line of probabilities for each row. Returns 1 where
+    golden rows differ."""
     server = options.server or f"localhost:{PORTS[options.protocol]}"
     client = connect(options.protocol, server, options.model, options.timeout)
     try:

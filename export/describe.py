@@ -1,4 +1,4 @@
-"""SIGNATURES.md: what a version takes and answers, for who writes a client."""
+"""SIGNATURES.md: a version's inputs and answers, for those who write a client."""
 
 from __future__ import annotations
 

@@ -28,8 +28,8 @@ def answers(
     """Golden rows by signature, as TensorFlow Serving's REST requests with their ``outputs``.
 
     The inputs come from ``dims`` and the sequences, the outputs from the reader's batch of ids.
-    ``candidates`` are answered with the user's part computed once, as they are served: the same
-    rows with the user repeated round apart by up to some 2e-6.
+    ``candidates`` are answered with the user's part computed once, as they are served. Rounding
+    makes the same rows with the user repeated differ by up to some 2e-6.
     """
     reader = Reader(
         store, split, batch_size=rows, history=front.history, shuffle=False, block_users=1
@@ -44,7 +44,7 @@ def answers(
     shown = {n: v[one : one + 1] if n in same else v for n, v in batch.items()}
     shown["owner"] = tf.zeros([count], tf.int32)
     alone = of_user(front, raw, one, slice(None))
-    # A graph, as what is served: eager kernels round otherwise.
+    # In a graph, as in serving: eager execution rounds differently.
     answer = tf.function(model.answer, autograph=False)
     text = [base64.b64encode(example(front, raw, i)).decode() for i in range(count)]
     return {

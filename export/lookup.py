@@ -1,4 +1,4 @@
-"""From raw values, as they stand in the log, to the model's batch: lookup, cutting and padding."""
+"""Turns raw values of the log into the model's batch: look-up of ids, truncation, padding."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ NAN = float("nan")
 class Input(NamedTuple):
     """A named input of a signature.
 
-    of: the feature or number whose raw values it has, the feature whose values it weighs, or of
-        ages the first feature of a behaviour.
-    missing: the value that stands for none.
+    of: the feature or number whose raw values it has, or the feature whose values it weighs. For
+        ages it is the first feature of a behaviour.
+    missing: the value that stands for a missing one.
     past: whether it has a value for each behaviour.
     """
 
@@ -92,8 +92,9 @@ class Lookup(tf.Module):
 
 
 class _Vocabulary(tf.lookup.TextFileInitializer):
-    """Named by its content. TensorFlow names it by its path, and two tables of one name share one
-    content per process: a rebuilt vocabulary would silently answer with the old ids."""
+    """A vocabulary whose table is named by its content. TensorFlow would name it by its path, and
+    tables of one name share their content in a process, so that a rebuilt vocabulary would silently
+    answer with the old ids."""
 
     def __init__(self, vocabulary: Path, dtype: str) -> None:
         with vocabulary.open("rb") as file:
@@ -188,7 +189,7 @@ class Front(tf.Module):
         """The model's batch without its history, of some groups' inputs of this moment.
 
         Raw ids [size] or [size, M] become ids [size] or [size, length]. Numbers [size] stay as they
-        are. Weights [size, M] of several values go where their values go. One row stands for all.
+        are. Weights [size, M] stay with their values. One row is repeated for all ``size`` rows.
         Fails (INVALID_ARGUMENT) for an infinite number, a weight that is infinite or negative, and
         weights of another width than their values.
         """
@@ -211,7 +212,7 @@ class Front(tf.Module):
 
     def histories(self, raw: Mapping[str, Tensor], size: Tensor) -> dict[str, Tensor]:
         """``history_<f>`` raw [size, L] or [size, L, M] -> ids [size, T] or [size, T, length], and
-        lengths [size]. One row stands for all; a feature of L = 0 is missing.
+        lengths [size]. One row is repeated for all ``size`` rows; a feature of L = 0 is missing.
 
         The latest T real positions, in order, left-aligned; padding may stand anywhere. Only they
         are looked up, so that a history of 10,000 costs little more than one of T.
@@ -312,7 +313,7 @@ def _seconds(ages: Tensor) -> Tensor:
 
 
 def _finite(values: Tensor, name: str) -> Tensor:
-    """Refuses an infinite number; NaN is a missing one."""
+    """The values, after a check that none is infinite; NaN is a missing number."""
     fits = tf.debugging.Assert(
         ~tf.reduce_any(tf.math.is_inf(values)),
         [f"{name} holds an infinite number; expected finite numbers, or NaN for a missing one"],
@@ -341,7 +342,7 @@ def _weights(values: Tensor, width: Tensor, name: str, of: str) -> Tensor:
 
 
 def _as_many(weights: tf.RaggedTensor, values: tf.RaggedTensor, name: str, of: str) -> Any:
-    """Refuses an example with another number of weights than of values, other than none."""
+    """The weights, after a check that each example has as many as values, or none."""
     found, expected = weights.row_lengths(), values.row_lengths()
     return tf.debugging.Assert(
         tf.reduce_all((found == expected) | (found == 0)),

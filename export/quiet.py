@@ -1,4 +1,4 @@
-"""Imported first by a command: loads TensorFlow without what its C++ prints while it loads."""
+"""Loads TensorFlow without what its C++ code prints meanwhile. A command imports this first."""
 
 from at4ctr.quiet import quietly
 

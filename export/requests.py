@@ -1,4 +1,4 @@
-"""Requests in raw values of the log, from what a store keeps: its dims, sequences and values."""
+"""Requests in raw values of the log, made from a store's dims, sequences and values."""
 
 from __future__ import annotations
 

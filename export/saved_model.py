@@ -1,4 +1,4 @@
-"""The only writer of SavedModels: one folder a version, finished or not there at all."""
+"""The only writer of SavedModels. A version is one folder, which is whole or absent."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def save(
 ) -> Path:
     """Writes ``folder/<version>/`` and returns it.
 
-    history: T that the model was trained with. facts: what the manifest shall also tell (git
-    commit, config, metrics), as JSON can hold it. golden: so many rows of ``split`` are stored
-    with the answers of ``model`` itself. version: None for the newest + 1, from 1.
+    history: T that the model was trained with. facts: further facts for the manifest (git commit,
+    config, metrics), as JSON can hold them. golden: how many rows of ``split`` are stored with the
+    answers of ``model`` itself. version: None for the newest + 1, from 1.
 
     check: called with the finished version in a hidden folder, before it gets its name; where it
     raises, no version is left. store's train split gives the warm-up requests.

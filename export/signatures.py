@@ -1,4 +1,4 @@
-"""What a version is asked: the signatures, their inputs, and what stands for one left out."""
+"""The signatures of a version, their inputs, and the defaults of inputs that are left out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Dims = list[int | None]
 def functions(
     model: ServingModel, front: Front
 ) -> dict[str, tf.types.experimental.ConcreteFunction]:
-    """The signatures, traced. What they read is all that can be exported.
+    """The signatures, traced. Only variables that they read are exported.
 
     Raw ids as they stand in the log, int64 or string; -1 or "" is a missing value. Numbers and the
     weights of several values are float32; NaN is a missing number, and a missing weight is 1:

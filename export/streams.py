@@ -41,7 +41,7 @@ class _Stream:
 
 @contextmanager
 def ignoring_closed_pipes() -> Iterator[None]:
-    """Inside, a command goes on to its own end and status when nobody reads what it prints."""
+    """Inside, a command whose output is no longer read goes on to its own end and status."""
     kept = {name: getattr(sys, name) for name in ("stdout", "stderr")}
     made = {name: _Stream(stream) for name, stream in kept.items() if stream is not None}
     vars(sys).update(made)

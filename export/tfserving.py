@@ -1,7 +1,7 @@
 """Golden rows against a real TensorFlow Serving: python -m export.tfserving --export=VERSION
 
-At an address (``--server``, and ``--rest`` for its REST port), or in a container of docker that
-serves the version's folder on ports of this machine alone and is removed afterwards.
+The server is at an address (``--server``, and ``--rest`` for its REST port), or in a Docker
+container that serves the version's folder on local ports and is removed afterwards.
 """
 
 from __future__ import annotations

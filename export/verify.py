@@ -1,8 +1,8 @@
-"""Proves what an exported version holds, with TensorFlow alone: python -m export.verify <folder>.
+"""Verifies an exported version, with TensorFlow alone: python -m export.verify <folder>.
 
-It reads MANIFEST.json and knows nothing of at4ctr. This process can import neither Keras nor
-at4ctr once TensorFlow is loaded. With --like=<version>
-it also demands that version's graph, such as that of the backbone trained on the same data alone.
+It reads MANIFEST.json and uses nothing of at4ctr. This process can import neither Keras nor at4ctr
+once TensorFlow is loaded. With --like=<version> it also demands the graph of that version, such as
+that of the backbone that was trained on the same data without auxiliary tasks.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from export.streams import ignoring_closed_pipes
 
 FORBIDDEN = ("at4ctr", "tf_keras", "keras")
 LIMIT_SECONDS = 600
-BYTES_A_SECOND = 10_000_000  # of a version, on top: it is hashed, loaded and read
+BYTES_A_SECOND = 10_000_000  # of a version, which is hashed, loaded and read: further time by size
 
 
 @dataclass(frozen=True)
 class Report:
     """ok: every check passed. lines: one per check. seconds: of the whole process.
 
-    answered: False where the process was killed, or was not done in time, so that nothing is known.
+    answered: False where the process was killed or took too long, so that there is no result.
     """
 
     ok: bool
@@ -100,7 +100,7 @@ def pending(folder: Path, like: Path | None) -> Iterator[tuple[str, Callable[[],
 
 
 class _Forbidden(importlib.abc.MetaPathFinder):
-    """Refuses to import what a serving process must not need."""
+    """Refuses imports that a serving process must not need."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         del path, target

@@ -22,8 +22,8 @@ SIZES: Mapping[int, int] = {1: 16, 32: 8, 512: 2}  # rows -> requests of each si
 def write(folder: Path, front: Front, store: Store) -> None:
     """``FILE``: a TFRecord of ``PredictionLog``, as TensorFlow Serving replays it.
 
-    Users, histories and candidates are those of the first rows of the training split, over again
-    where it has fewer; the candidates of one user are those of consecutive rows.
+    Users, histories and candidates are those of the first rows of the training split, which are
+    repeated where there are too few; the candidates of one user are those of consecutive rows.
     """
     (folder / FILE).parent.mkdir(parents=True, exist_ok=True)
     with tf.io.TFRecordWriter(str(folder / FILE)) as file:

@@ -1,4 +1,4 @@
-"""Entry points. TensorFlow, where one loads it, comes with Keras 2 and without its noise."""
+"""Entry points. Where one loads TensorFlow, it gets Keras 2 and does not print while it loads."""
 
 import importlib.abc
 import importlib.machinery
@@ -15,7 +15,8 @@ NAME = "tensorflow"
 class _Quietly(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Loads TensorFlow quietly, when it is first imported.
 
-    A finder, and no import at once, as a rollback shall not wait seconds for what it does not use.
+    It is a finder, so that TensorFlow is not imported at once: a rollback does not need it and need
+    not wait for it.
     """
 
     def find_spec(

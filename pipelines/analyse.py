@@ -1,8 +1,9 @@
 """What runs learned, on one offline page with its data: ``make analyse RUN=runs/latest``.
 
-It reads run folders and their store: the mutual information of behaviours and responses, the
-singular values of every embedding table, and pairs of users and items that two embedding spaces
-judge oppositely. RUN=a,b,… compares runs of one store. docs/analysis.md explains every value.
+It reads run folders and their store. The page has the mutual information of behaviours and
+responses, the singular values of every embedding table, and user-item pairs that are near in one
+embedding space and far in another. RUN=a,b,… compares runs of one store. docs/analysis.md explains
+every value.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Correlations:
-    """What the first section shows. values: title -> unit and values by category."""
+    """The data of the first section. values: title -> unit and values by category."""
 
     label: str
     feature: str

@@ -27,9 +27,9 @@ Validate = Callable[[], Mapping[str, Mapping[str, Any]]]
 
 @dataclass(frozen=True)
 class Assembly:
-    """What training, evaluation and nights make of an experiment and a store.
+    """Makes the readers, models and trainer of an experiment on a store.
 
-    sizes: table -> rows of its embedding; {} as the store has them.
+    sizes: table -> rows of its embedding; {} takes the store's.
     """
 
     experiment: Experiment
@@ -111,20 +111,21 @@ class Assembly:
         validate: Validate | None,
         sample: Callable[[int], Mapping[str, Mapping[str, Any]]] | None = None,
     ) -> fit.Trainer:
-        """Within the strategy's scope that made the model. sample: as `fit.Trainer` says."""
+        """The trainer; call it within the strategy's scope that made the model. sample: as in
+        `fit.Trainer`."""
         validated = bool(self.store.counts("validation")["rows"])
         search = partial(self.reader, "validation", learn=True) if validated else None
         make = partial(self.reader, "train")
         return fit.Trainer(model, make, self.experiment.fit, folder, validate, search, sample)
 
     def predictions(self, model: Scored, split: Split) -> dict[str, Predictions]:
-        """By label, of all rows of a split, whatever w is; {} of a split without rows."""
+        """Label -> predictions of all rows of a split, unsampled; {} for a split without rows."""
         if not self.store.counts(split)["rows"]:
             return {}
         return evaluation.Predictor(model)(self.reader(split))
 
     def training_sample(self, model: ServingModel) -> dict[str, Predictions]:
-        """By label, of some training rows, unsampled and with every known id."""
+        """Label -> predictions of some training rows, unsampled and with every known id."""
         rows = Reader(
             self.store,
             "train",

@@ -5,9 +5,9 @@ A figure is a number of three decimals or more. It stands on a page if a number 
 rounded to its decimals, has its size. Signs are left out, because a difference may be quoted either
 way.
 
-A paragraph, a list item and a row of a table are read alone. The pages are those that it links. A
-row of README.md's table links none: its pages are those of the folder that its log names, or that
-the row before it names where the cell is empty.
+Each paragraph, list item and table row is checked by itself, against the pages that it links. A row
+of README.md's table links none: its pages are those of the folder that its log names. Where the
+cell of the log is empty, it is that of the row before.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ SECTION = "## Results"  # of README.md: what follows it up to the next heading
 FIGURE = re.compile(r"(?<![\w.])\d+\.\d{3,}(?![\w.]*\d)")
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e-?\d+)?")
 LINK = re.compile(r"\]\(([^)#\s]+\.md)\)")
-PROSE = ("README.md", "multitask.md")  # pages that people wrote, which prove nothing
+PROSE = ("README.md", "multitask.md")  # pages written by people, whose figures are no evidence
 
 
 class Missing(NamedTuple):
-    """A figure that stands on none of the pages. line: where its unit begins, from 1."""
+    """A figure that is on none of the pages. line: the first line of its paragraph, item or row,
+    from 1."""
 
     page: Path
     line: int

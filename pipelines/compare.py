@@ -33,7 +33,7 @@ CLOSE = 1e-6  # of the AUC that a run has kept and that of its predictions
 
 
 class _Unscored:
-    """Stands for a model where rows are asked for alone."""
+    """Takes the place of a model where only the rows are needed."""
 
     def __init__(self, labels: Sequence[str]) -> None:
         self.labels = labels

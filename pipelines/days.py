@@ -1,10 +1,10 @@
-"""Deals a raw log to day folders: python -m pipelines.days --dataset taobao
+"""Splits a raw log into day folders: python -m pipelines.days --dataset taobao
 
 data/taobao/dt=2017-12-01/part-00000.csv holds the lines of that day as they are, in their order,
-under the log's header if it has one; _SUCCESS says that they are all there, _SIMULATED that the log
-is simulated. A folder appears whole. Run again, nothing changes; a folder that holds another log of
-its day is refused before any other appears. A line is read once, and memory does not grow with the
-log.
+under the log's header if it has one. _SUCCESS says that they are all there, _SIMULATED that the log
+is simulated. A folder appears whole. A second run changes nothing, and if a folder holds another
+log of its day, the command refuses before it writes any folder. A line is read once, and memory
+does not grow with the log.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ PART = "part-00000.csv"
 
 @dataclass(frozen=True)
 class Dealt:
-    """days: all that the log has of those asked for, with their rows. new: those that were not
-    there before. left_out: rows of other days."""
+    """days: the days that were asked for and that the log has, with their numbers of rows. new:
+    days whose folders were not there before. left_out: rows of other days."""
 
     root: Path
     days: dict[date, int]
@@ -66,10 +66,10 @@ class Dealt:
 
 
 def deal(data: Options, root: Path, first: date | None = None, last: date | None = None) -> Dealt:
-    """Deals the raw log of a dataset to ``root/dt=YYYY-MM-DD``.
+    """Splits the raw log of a dataset into ``root/dt=YYYY-MM-DD``.
 
     first, last: of the days; by default those of the log (`Lines`).
-    Raises InputError for a dataset whose log cannot be dealt, a line without a day, no row of these
+    Raises InputError for a dataset whose log cannot be split, a line without a day, no row of these
     days, another log in a day's folder, and a disk that is too small or may not be written.
     """
     lines = _lines(data)
@@ -229,7 +229,7 @@ def flag_values() -> flags.FlagValues:
     """Flags of this command alone."""
     f = flags.FlagValues()
     for name, default, text in (
-        ("dataset", "taobao", "whose raw log is dealt"),
+        ("dataset", "taobao", "the dataset whose raw log is split"),
         ("raw", "", "the raw log's file or folder; empty: data/raw/<dataset>"),
         ("set", "", "overrides, such as 'data.simulate_rows=2000000'"),
         ("out", "", "root of the day folders; empty: data/<dataset>"),
@@ -243,7 +243,7 @@ def flag_values() -> flags.FlagValues:
 
 @ignoring_closed_pipes()
 def main(arguments: Sequence[str]) -> int:
-    """Deals by flags; the exit code."""
+    """Splits a log by flags; the exit code."""
     return command.run(
         "days", __doc__, flag_values(), arguments, _days, "run the same command again"
     )

@@ -28,13 +28,14 @@ def choose(
     choices: Mapping[str, Choice],
     folder: Path,
 ) -> dict[str, float]:
-    """Gives the model the weight s that ranks the conversions of the validation rows best by AUC,
-    and keeps it in the run. It is above 0 only where that is better than 0.
+    """Gives the model the weight s whose score ranks the conversions of the validation rows best by
+    AUC, and keeps it in the run. s is above 0 only where that is better than 0.
 
-    The grid is 0, what Zhang et al. (SIGIR 2022, §3.2) sweep, and the two values of their code.
+    The grid has 0, the values that Zhang et al. (SIGIR 2022, §3.2) sweep, and the two values of
+    their code.
 
     found: the model's predictions on validation; {} where there are none. choices: the calibrators
-    that the same rows chose since.
+    that the same rows have chosen meanwhile.
 
     Returns s -> AUC; {} where the model learns no derived label, or where the AUC is not defined.
     """
@@ -65,8 +66,8 @@ def restore(model: ServingModel, folder: Path) -> None:
 def predictions(
     model: ServingModel, found: Mapping[str, Predictions], weight: float
 ) -> Predictions | None:
-    """The rows where the conversion is known, with the score at the place of its logit; None where
-    the model learns no derived label or the conversion has no predictions."""
+    """The rows where the conversion is known, with the score in place of the logit. None where the
+    model learns no derived label or the conversion has no predictions."""
     if not model.fused or model.fused[0] not in found:
         return None
     rows, rest = (found[name] for name in model.fused)

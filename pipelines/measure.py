@@ -1,4 +1,4 @@
-"""What follows training: the calibrator of a finished model, and every metric of it."""
+"""After training: the calibrators of a finished model, its metrics, and their figures."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ REMEDIES = {
 
 
 class Measured(NamedTuple):
-    """Of one label. before: logits [N] without fitted calibrators; None where there are none.
-    gates: expert -> its mean weight; {} of a head without experts."""
+    """The results of one label. before: logits [N] without fitted calibrators; None where there are
+    none. gates: expert -> its mean weight; {} of a head without experts."""
 
     found: Predictions
     before: np.ndarray | None
@@ -65,8 +65,9 @@ def calibrate(
     folder: Path,
     seed: int,
 ) -> dict[str, Choice]:
-    """Gives each served label of the model the calibrator that the validation rows choose, and
-    keeps them in the run. A composed label has none: it is composed of calibrated probabilities.
+    """Gives each served label of the model a calibrator, chosen on the validation rows, and keeps
+    the calibrators in the run. A composed label has none: its probability is a product of
+    calibrated ones.
 
     found: the model's predictions on validation; {} where there are none.
     """
@@ -136,7 +137,7 @@ def uncalibrated(found: Predictions) -> Predictions:
 
 
 def measure(model: ServingModel, test: Reader, trained: Store | None = None) -> dict[str, Measured]:
-    """Predictions, and what `measured` makes of them, by label.
+    """Label -> its predictions, metrics and segments (`measured`).
 
     trained: the store that the model learned from, where the rows are of another one.
     """
@@ -281,7 +282,7 @@ def draw(
 
 
 def facts(trainer: Trainer, cursor: Cursor, store: Store, *, exported: bool) -> dict[str, Any]:
-    """What a run's metrics say beside those of its test split."""
+    """Further entries of a run's metrics, beside those of its test split."""
     return {
         "examples_per_second": round(trainer.examples_per_second, 1),
         "train_seconds": round(cursor.seconds, 2),

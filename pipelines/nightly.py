@@ -3,11 +3,11 @@
     run       (default) the night of --date: data gate, training from the live version, model gate,
               publishing. Run again, it goes on where it was, or says what became of it.
     backfill  the nights of --begin to --end, in order
-    status    the last nights, and what is live
+    status    the last nights, and the live version
     compare   two nights' models, by date or by version
     rollback  makes --to live (by default the version before the live one); needs --reason.
               --to a version that was rolled back puts it into service again
-    gc        deletes what nobody needs; --dry_run only lists it
+    gc        deletes old versions and the large files of old nights; --dry_run only lists them
 
 Exit codes: 0 done, or done already; 1 a defect, see log.jsonl; 2 something must be corrected;
 10 no data; 11 data rejected; 12 model rejected or held; 75 run the same command again later.
@@ -65,7 +65,8 @@ def flag_values() -> flags.FlagValues:
     for name, text in CHAIN.items():
         shown = f"{text} (of a new chain: {DEFAULTS[name] or 'none'}; else the chain's)"
         flags.DEFINE_string(name, None, shown, flag_values=f)
-    flags.DEFINE_string("memory", "", "of preparation, as 6GB; empty: a quarter", flag_values=f)
+    memory = "of preparation, as 6GB; empty: a quarter of the machine's"
+    flags.DEFINE_string("memory", "", memory, flag_values=f)
     flags.DEFINE_string("model", "ctr", "name of the model and its chain of nights", flag_values=f)
     for name, default in (
         ("runs", "runs/nightly"),
@@ -74,7 +75,7 @@ def flag_values() -> flags.FlagValues:
     ):
         flags.DEFINE_string(name, default, f"folder of the {name} of all models", flag_values=f)
     for name, text in (
-        ("date", "the night's last day, YYYY-MM-DD; the clock is never asked"),
+        ("date", "the night's last day, YYYY-MM-DD; it never depends on the clock"),
         ("begin", "backfill: the first date"),
         ("end", "backfill: the last date"),
         ("reason", "why, for the ledger: of bless, adopt and rollback"),
@@ -83,19 +84,19 @@ def flag_values() -> flags.FlagValues:
         flags.DEFINE_string(name, "", text, flag_values=f)
     for name, text in (
         ("cold_start", "forget the parent's weights and ids; train on all days, or --cold_days"),
-        ("again", "a new attempt of a date that has ended, however it did"),
+        ("again", "a new attempt of a date that has ended, whatever its outcome"),
         ("bless", "publish what a gate held or refused; of backfill, a first model only"),
         ("adopt", "take over flags that differ from the chain's"),
-        ("first_hold_ok", "run: exit 0, not 12, where HOLD ends a night before a model is live"),
+        ("first_hold_ok", "run: exit 0, not 12, if a night ends with HOLD and no model is live"),
         ("json", "print one JSON object"),
         ("dry_run", "gc: only list"),
-        ("verbose", "to the terminal all log lines, not the stages and warnings alone"),
+        ("verbose", "print all log lines, and not only stages and warnings"),
         ("help", "this text"),
     ):
         flags.DEFINE_boolean(name, False, text, flag_values=f)
-    flags.DEFINE_float("wait_minutes", 0.0, "to wait for the day's log", 0.0, flag_values=f)
+    flags.DEFINE_float("wait_minutes", 0.0, "how long to wait for the log", 0.0, flag_values=f)
     flags.DEFINE_integer("to", None, "rollback: the version", flag_values=f)
-    flags.DEFINE_integer("keep", 3, "gc: how many versions and dates", 1, flag_values=f)
+    flags.DEFINE_integer("keep", 3, "gc: versions and dates to keep", 1, flag_values=f)
     flags.DEFINE_integer("last", 30, "status: how many nights", 1, flag_values=f)
     return f
 

@@ -22,9 +22,9 @@ EVERY = 15.0  # seconds between lines of progress where no terminal shows it
 
 
 class Progress:
-    """Rows that are done, rows per second and, of Parquet, the time that is left.
+    """Prints the rows that are done, rows per second and, for Parquet, the time left.
 
-    On a terminal one line that is rewritten, elsewhere a line every `EVERY` seconds.
+    On a terminal it rewrites one line; elsewhere it prints a line every `EVERY` seconds.
     """
 
     def __init__(self, total: int | None) -> None:
@@ -52,7 +52,8 @@ class Progress:
 def predict(
     run: Path, raw: Path, out: Path, absent: Sequence[str], rows: int, *, nulls: bool
 ) -> str:
-    """Writes the scores; what was done, in a sentence. Arguments and errors as of `scoring`."""
+    """Writes the scores and returns a sentence about them. Arguments and errors are those of
+    `scoring`."""
     from export.scoring import files, score, version  # which loads TensorFlow
 
     files.find(raw)
@@ -82,8 +83,8 @@ def flag_values() -> flags.FlagValues:
         ("out", "", "the Parquet file of the scores"),
     ):
         flags.DEFINE_string(name, default, text, flag_values=f)
-    flags.DEFINE_list("absent", [], "inputs that RAW has no column of: missing", flag_values=f)
-    flags.DEFINE_enum("nulls", "refuse", ["refuse", "missing"], "what a null is", flag_values=f)
+    flags.DEFINE_list("absent", [], "inputs without a column: all missing", flag_values=f)
+    flags.DEFINE_enum("nulls", "refuse", ["refuse", "missing"], "nulls in RAW", flag_values=f)
     flags.DEFINE_integer("batch", 4096, "rows that are answered at once", 1, flag_values=f)
     flags.DEFINE_boolean("help", False, "this text", flag_values=f)
     return f

@@ -1,6 +1,6 @@
 """Prepares a dataset's store: raw log → user-grouped Parquet with vocabularies and a manifest.
 
-It prints a summary of the log, which the manifest keeps, also where the store is there already.
+It prints a summary of the log, also if the store exists already. The manifest keeps that summary.
 """
 
 from __future__ import annotations

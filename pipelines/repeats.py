@@ -1,7 +1,7 @@
 """Measures the weights of repeated exposures (REW) on a simulated log, and writes the page.
 
-``make repeats``: a model without weights, with them, and with them and a calibrator, seed by
-seed. A user's test rows are ranked by the model; the page has the share of repeated exposures
+``make repeats`` trains a model without weights, with weights, and with weights and a calibrator,
+seed by seed. The model ranks each user's test rows. The page has the share of repeated exposures
 among the first `TOP` of each user, beside AUC and PCOC. Finished runs are reused.
 """
 

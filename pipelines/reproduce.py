@@ -1,9 +1,9 @@
-"""Trains what a table or figure of a paper compares, and writes its report.
+"""Trains the models that a table or figure of a paper compares, and writes its report.
 
-``make reproduce TABLE=2 DATASET=tafeng SEEDS=5``: tables 2 to 5, ``external``, ``tuning``; figures
-2 to 5 by FIG; those of ``tables.multitask``, ``aqcl``, ``ads``, ``pretrained`` and ``grouping`` by
-their names; or any recipes by RECIPES. One queue, seed by seed; finished runs are reused, a killed
-command goes on where it was, and the report is written anew after every seed.
+``make reproduce TABLE=2 DATASET=tafeng SEEDS=5``. TABLE is 2 to 5, ``external`` or ``tuning``, FIG
+is 2 to 5, and both also take the names of ``tables.multitask``, ``aqcl``, ``ads``, ``pretrained``
+and ``grouping``. RECIPES compares any recipes instead. One queue trains seed by seed. Finished runs
+are reused, a killed command goes on where it was, and the report is written anew after every seed.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ flags.DEFINE_string("out", "docs/results", "where the report goes")
 
 @dataclass
 class Work:
-    """A plan's jobs by (label, seed), seed after seed; the stores of the cells that can be run, by
-    label; and why the others cannot."""
+    """The work of a plan: its jobs by (label, seed), seed after seed; the stores of the cells that
+    can be run, by label; and why the other cells cannot."""
 
     jobs: dict[tuple[str, int], Job] = field(default_factory=dict)
     stores: dict[str, Store] = field(default_factory=dict)
@@ -59,7 +59,8 @@ class Work:
 
 
 def chosen_plan() -> Plan:
-    """The plan that the flags name; one of another backbone than its own has that in its name."""
+    """The plan that the flags name. Its name includes the backbone if BACKBONE is not the plan's
+    own."""
     f = flags.FLAGS
     if not (f.table or f.fig):
         if f.backbone:
@@ -128,18 +129,19 @@ def work(plan: Plan, seeds: int) -> Work:
 
 
 def root_of(plan: Plan) -> Path:
-    """Where a plan's runs lie. Trials are those of ``make tune``: no run of them reads a test
+    """Where a plan's runs lie. Trials lie with those of ``make tune``, because they read no test
     row."""
     return TRIALS if plan.kind == "tuning" else train.RUNS
 
 
 def _seeds(plan: Plan, count: int) -> range:
-    """From 1 on: seed 0 is for tuning alone, so that no result stands on a run it was chosen by."""
+    """The seeds, from 1 on. Seed 0 is for tuning alone, so that no result comes from a run that
+    chose its settings."""
     return range(1) if plan.kind == "tuning" else range(1, count + 1)
 
 
 def command(seeds: int) -> str:
-    """The command that makes the report; RAW differs from machine to machine and is not told."""
+    """The command that makes the report, without RAW, which differs from machine to machine."""
     f = flags.FLAGS
     recipes = "" if f.recipes == RECIPES.split(",") else ",".join(f.recipes)
     given = {"TABLE": f.table, "FIG": f.fig, "DATASET": f.dataset}
@@ -191,8 +193,7 @@ def _main() -> None:
 def _after_each_seed(found: Work, queue: Queue, write: Callable[[], object]) -> Callable[[], None]:
     """Called after every job: writes the report when a seed is complete.
 
-    What goes wrong in the writing is told and stops no training; the last report is not written
-    here.
+    An error of the writing is printed and stops no training. The last report is written elsewhere.
     """
     written = 0
 

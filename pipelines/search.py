@@ -1,9 +1,10 @@
 """Which auxiliary tasks help a log: ``make search``.
 
-``make search DATASET=mylog CONFIG=din MINUTES=60`` tries every auxiliary task alone, with the same
-number of trials for its weight, then the best ones together, then base, tasks and combination on
-SEEDS other seeds. It ends with ``report.md`` in ``runs/search/<dataset>-<recipe>-<hash>``. The same
-command goes on where it was; a larger MINUTES goes on with what did not fit.
+``make search DATASET=mylog CONFIG=din MINUTES=60`` first tries every auxiliary task alone, with the
+same number of trials for its weight. Then it tries the best ones together. At last it compares the
+base, the tasks and the combination on SEEDS other seeds. It ends with ``report.md`` in
+``runs/search/<dataset>-<recipe>-<hash>``. The same command goes on where it was, and a larger
+MINUTES adds what did not fit.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from pipelines.tuning.study import Study, best_of, sign_of
 
 flags.FLAGS.set_default("minutes", 60.0)
 flags.DEFINE_list("tasks", [], "auxiliary tasks to try; empty: all")
-flags.DEFINE_integer("seeds", 3, "of the last comparison", lower_bound=2)
+flags.DEFINE_integer("seeds", 3, "seeds of the last comparison", lower_bound=2)
 
 LESS, MORE = 30, 10  # a weight is searched from its default divided by LESS to it times MORE
 
@@ -130,8 +131,8 @@ class Search:
         return p
 
     def try_alone(self, tasks: Sequence[str], plan: Plan) -> None:
-        """The trials of every task alone: one round of first trials, then the others, so that a
-        budget that ends early was spent on all."""
+        """The trials of every task alone. A first round has one trial of each task, so that every
+        task was tried even if the time ends early."""
         for trials in dict.fromkeys((1, plan.trials)):
             self.entries = []
             for task in tasks:

@@ -63,8 +63,8 @@ def open_store(
 ) -> Store:
     """The store of a dataset's options, prepared where need be by an engine.
 
-    name: the store that a snapshot names. It is used where it still is; InputError where it is
-        gone and the raw log, or a newer preparation, gives another one.
+    name: the store that a snapshot names. It is used if it still exists; InputError if it is gone
+        and the raw log, or a newer preparation, gives another one.
     again: prints the summary of the log also where the store was there already.
     """
     path = DATA / "store" / data.name / (name or "")
@@ -99,9 +99,9 @@ def run(
     predictions: bool = False,
     trial: Path | None = None,
 ) -> Path:
-    """Runs an experiment, or takes up its unfinished run; the finished run's folder.
+    """Runs an experiment, or resumes its unfinished run; returns the finished run's folder.
 
-    Of several hosts (``cluster``) all train, and the chief alone writes, evaluates and exports.
+    With several hosts (``cluster``) all train, and only the chief writes, evaluates and exports.
     export: False leaves export and verification out, and the metrics say so.
     predictions: keeps every test prediction in the run (`measure.keep`).
     trial: the folder of a run that is judged by validation. It reads no test row, its metrics are
@@ -147,7 +147,7 @@ def _open(root: Path, e: Experiment, recipe: str, store: Store, held: ExitStack)
 
 
 def snapshot_of(e: Experiment, recipe: str, store: Store) -> dict[str, Any]:
-    """What a run is repeated from, on however many hosts."""
+    """The snapshot of a run, from which it can be repeated on any number of hosts."""
     e = replace(e, fit=replace(e.fit, shards=e.fit.shards or cluster.hosts().size))
     found = {"recipe": recipe, "store": store.path.name, "experiment": config.to_json(e)}
     return {**found, "form": runs.FORM}
@@ -156,7 +156,8 @@ def snapshot_of(e: Experiment, recipe: str, store: Store) -> dict[str, Any]:
 def _train(
     e: Experiment, store: Store, folder: Path
 ) -> Callable[[bool, bool, bool], dict[str, Any]]:
-    """Trains; what is left to the chief: (export, keep predictions, test) -> the run's metrics."""
+    """Trains. Returns the rest, which only the chief does: (export, keep predictions, test) -> the
+    run's metrics."""
     made = Assembly(e, store)
     with cluster.strategy(e.fit.devices).scope():
         model = made.serving()
@@ -281,7 +282,7 @@ def _train_as_asked() -> None:
 
 
 def _shared_store(data: Options, name: str | None = None) -> Store:
-    """``open_store``, of several hosts by the chief first."""
+    """``open_store``; with several hosts the chief calls it first."""
     with cluster.loss_explained():
         return open_store(data, cluster.chief_does(lambda: open_store(data, name).path.name))
 

@@ -29,7 +29,7 @@ from pipelines.tuning.space import Space
 from pipelines.tuning.study import Study
 
 flags.DEFINE_string("tune", "", f"fields and the values they may take: '{spaces_of.EXAMPLE}'")
-flags.DEFINE_integer("trials", 30, "how many", lower_bound=1)
+flags.DEFINE_integer("trials", 30, "number of trials", lower_bound=1)
 flags.DEFINE_float("minutes", 0, "no trial starts that would not end in time; 0: no limit",
                    lower_bound=0)  # fmt: skip
 flags.DEFINE_string("save", "", "write the result as the recipe configs/<save>.py")

@@ -1,4 +1,4 @@
-"""Pre-trained vectors of a dataset's users and items, made here of the training rows alone.
+"""Makes pre-trained vectors of a dataset's users and items, from the training rows alone.
 
 It prepares the dataset, makes vectors by truncated SVD of the graph of users and items
 (`at4ctr.data.graph_vectors`), and writes them beside the raw log, where ``data.similarity`` and
@@ -18,7 +18,7 @@ from at4ctr.data.preparation.vectors import folder_of
 from pipelines import train
 from pipelines.main import main
 
-flags.DEFINE_integer("width", 32, "of the vectors: the rank of the SVD", lower_bound=1)
+flags.DEFINE_integer("width", 32, "width of the vectors, the rank of the SVD", lower_bound=1)
 flags.DEFINE_integer(
     "first", 0, "how many of each user's behaviours are in the graph; 0: all", lower_bound=0
 )

@@ -1,10 +1,10 @@
 """Replays a simulated log of conversions that are reported late, and writes the page.
 
-``make waits``: advertisers report a conversion at once, once a day, or all of some days in a
-burst. At every cutoff, a day apart, each row is learned once: at the first cutoff at which it is
-ripe, with the label known there. An advertiser's rate is that of the rows learned in the last
-`MEMORY` days. The page compares it with the true rate of the day after the cutoff, for no wait,
-one fixed wait, and the waits that `at4ctr.data.preparation.waits` chooses.
+``make waits``: advertisers report a conversion at once, once a day, or all of some days in a burst.
+Cutoffs are a day apart. A row is learned once, at the first cutoff at which it is ripe, with the
+label known there. An advertiser's rate is that of the rows learned in the last `MEMORY` days. The
+page compares it with the true rate of the day after the cutoff, for no wait, one fixed wait, and
+the waits that `at4ctr.data.preparation.waits` chooses.
 """
 
 from __future__ import annotations

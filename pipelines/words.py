@@ -1,7 +1,7 @@
-"""Runs a module with more words: python -m pipelines.words MODULE [WORD…], as make does.
+"""Runs a module with the arguments in ARGS: python -m pipelines.words MODULE [WORD…], as make does.
 
-The words of the environment's ARGS are added. They are quoted as in a shell, and nothing in them is
-executed or expanded: ARGS='--bless --reason "the first model"' has three.
+The words of the environment variable ARGS follow the given ones. They are quoted as in a shell, and
+nothing in them is executed or expanded: ARGS='--bless --reason "the first model"' has three words.
 """
 
 from __future__ import annotations

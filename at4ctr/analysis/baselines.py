@@ -26,7 +26,7 @@ def scores(store: Store, found: Mapping[str, Predictions]) -> dict[str, dict[str
 
     ``base rate``: r, the label's rate. ``item popularity``: of an item with k of n training rows,
     (k + 20 r) / (n + 20); r where training never saw the item.
-    A label whose training rows are all of one class has none, and one without rows neither.
+    A label has no baseline if its training rows are all of one class, or if it has no rows.
     """
     counted = _counts(store)
     every = {}
@@ -48,9 +48,9 @@ def scores(store: Store, found: Mapping[str, Predictions]) -> dict[str, dict[str
 def report(
     found: Mapping[str, Predictions], others: Mapping[str, Mapping[str, Floats]]
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Label -> baseline -> its metrics, and the model's log loss less the baseline's: ``change``
-    with the ends ``low`` and ``high`` of its 95 % interval, rows of one user together; ``users``,
-    `least_users`, of which few make the interval too narrow."""
+    """Label -> baseline -> its metrics, and ``change``: the model's log loss less the baseline's,
+    with the ends ``low`` and ``high`` of its 95 % interval, clustered by user. ``users`` is
+    `least_users`; with few of them the interval is too narrow."""
     return {
         label: {name: _compared(found[label], z) for name, z in of.items()}
         for label, of in others.items()

@@ -21,7 +21,7 @@ from at4ctr.gates.resampling import Ranking, draws
 from at4ctr.metrics.ranking import group_areas
 
 REPLICATES = 320  # draws of the users
-SMALLEST = 1e-12  # p that is told apart from 0
+SMALLEST = 1e-12  # p: a smaller one counts as 0
 
 
 class Scores(NamedTuple):
@@ -33,9 +33,9 @@ class Scores(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """Of a mean difference: the half width of its 95 % interval, and the two-sided p of none.
+    """A mean difference, the half width of its 95 % interval, and the two-sided p of no difference.
 
-    half, p: None where there is one seed, whose spread nobody knows.
+    half, p: None with a single seed, which has no spread.
     """
 
     mean: float
@@ -64,14 +64,15 @@ def read(path: Path) -> dict[str, Scores]:
 def differences(
     ours: Mapping[int, Scores], base: Mapping[int, Scores], seed: int = 0
 ) -> dict[str, Estimate]:
-    """``auc`` and ``gauc`` (users alike) of ours − base, over the seeds that both have.
+    """ours − base of ``auc`` and ``gauc`` (equal weight for each user), over the seeds that both
+    have.
 
     half² = (t_(S−1) s / √S)² + (t_(U−1) b)², t the 97.5 % quantiles of Student's law (Howe 1974).
     Here s is the standard deviation of the S seeds' differences, b that of the mean difference over
     draws of the U users, all seeds under the same draw. p is the smallest level at which the
-    interval holds 0. Both err at most as often as they say, and less often where both spreads
-    matter. An interval from the sum of both variances (Satterthwaite 1946) is shorter, but with
-    three seeds its small p come hundreds of times too often: s is then small by chance.
+    interval excludes 0. Interval and p are conservative where both spreads matter. An interval from
+    the sum of both variances (Satterthwaite 1946) is shorter, but with three seeds its small p come
+    hundreds of times too often, as s is then small by chance.
 
     Args:
         ours, base: seed -> scores of the same rows in the same order.

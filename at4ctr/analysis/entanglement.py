@@ -1,4 +1,5 @@
-"""Whether one embedding can hold two tastes: user-item pairs that two embeddings judge oppositely.
+"""Whether one embedding can serve two labels: user-item pairs that are near in one embedding space
+and far in another.
 
 Pan et al., "Ad Recommendation in a Collapsed and Entangled World", §7.3.
 """
@@ -45,8 +46,9 @@ class Pairs(NamedTuple):
     def order(self, found: Distances) -> float | None:
         """Mean rank of the pairs near in the second space, less that of those near in the first.
 
-        It is above 0 in a space that ranks them as the first one, below 0 as the second one, and
-        near 0 where the space ranks them as neither. None where either group is empty.
+        It is above 0 in a space that ranks the pairs as the first space does, below 0 in one that
+        ranks them as the second does, and near 0 in one that does neither. None where either group
+        is empty.
         """
         if not (self.near_first.any() and self.near_second.any()):
             return None

@@ -17,7 +17,7 @@ BINS = 60
 
 
 class Line(NamedTuple):
-    """A line of a figure: points (x, values over seeds). dashed: drawn so."""
+    """A line of a figure: points (x, values over seeds). dashed: whether it is drawn dashed."""
 
     label: str
     points: Sequence[tuple[float, Sequence[float]]]

@@ -1,4 +1,5 @@
-"""How much a behaviour of a category, at a position or an age, says of the response to a candidate.
+"""Mutual information of the response to a candidate and a past behaviour, by category and by the
+behaviour's position or age.
 
 Pan et al., "Ad Recommendation in a Collapsed and Entangled World", §7.1 and Fig. 5.
 """
@@ -153,9 +154,9 @@ def learned(
 ) -> Correlation:
     """The mean ‖α_i (ẽ_i ⊙ ṽ)‖₂ that a `tin` expert gives to behaviours of each category.
 
-    It is the length of the term by which a behaviour enters Eq. 1. Pan et al. name a learned
-    correlation and refer to Zhou et al., "Temporal Interest Network for User Response Prediction",
-    for it. Rows and candidates are those of `correlation`; NaN where no behaviour is.
+    It is the length of the behaviour's term in Eq. 1. Pan et al. name a learned correlation and
+    refer to Zhou et al., "Temporal Interest Network for User Response Prediction", for it. Rows and
+    candidates are those of `correlation`; NaN where there is no behaviour.
     """
     backbone: Any = model.backbones[expert]
     embed = model.spaces[model.space_of[expert]]

@@ -1,4 +1,4 @@
-"""Pictures of a run: its curves, and how far its probabilities can be trusted."""
+"""Figures of a run: training curves, reliability diagrams, calibration by segment, and others."""
 
 from __future__ import annotations
 

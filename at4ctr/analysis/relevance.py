@@ -64,9 +64,9 @@ def vectors(model: ServingModel, batch: dict[str, Any]) -> tuple[np.ndarray, np.
     """User and item vectors [B, J]: the mean of the real behaviours' embeddings, the candidate's.
 
     The paper takes the cosine of "the concatenated embedding" of user side and item side features.
-    Their widths differ (18 and 36 on its Taobao log), so this reads the user as what they did,
-    embedded by the very tables that embed the candidate. InputError where history and candidate
-    have different features.
+    Their widths differ (18 and 36 on its Taobao log), so here the user's vector is made of the
+    behaviours, which the candidate's own tables embed. Raises InputError where history and
+    candidate have different features.
     """
     x = model.embedder(batch)
     if x.item.shape[-1] != x.packed.values.shape[-1]:

@@ -35,10 +35,10 @@ def nameless(wanted: Collection[int]) -> Mapping[int, str]:
 
 
 def ids(schema: Schema, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """``user``, ``item`` and, where there is one, ``category`` -> the ids [N] that tell.
+    """``user``, ``item`` and, where there is one, ``category`` -> model ids [N], for `masks`.
 
     columns: feature -> model ids [N]. The category is the schema's second item feature of one
-        value. What columns lack is left out, and so are the segments of it.
+        value. A feature that ``columns`` lacks is left out, and so are its segments.
     """
     category = _category(schema)
     names = {"user": schema.user_id.name, "item": schema.item_id.name}

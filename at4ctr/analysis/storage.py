@@ -1,4 +1,4 @@
-"""What the training data of a store weigh at a rate of kept negatives (AT4CTR, Table 5)."""
+"""The size on disk of a store's training data at a rate of kept negatives (AT4CTR, Table 5)."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class Row:
 
 
 class Difference(NamedTuple):
-    """Of pairs: their mean, the half width of its 95 % interval, p of the two-sided t test."""
+    """A mean over pairs, the half width of its 95 % interval, and p of the two-sided t test."""
 
     pairs: int
     mean: float

@@ -19,8 +19,9 @@ from at4ctr.schema import BEHAVIOURS, Schema
 @dataclass(frozen=True)
 class Config(Augmentation):
     """weight: λ; the paper tries 0.01, 0.05 and 0.1. codewords: T. nearest: K. cluster_temperature,
-    codebook_temperature: τ₂, τ₃. epsilon, iterations: of the Sinkhorn assignment; not printed,
-    SwAV's. w1, w2: of α = exp(−w₁ (L/L̄)^w₂); the paper searches them on validation.
+    codebook_temperature: τ₂, τ₃. epsilon, iterations: of the Sinkhorn assignment; the paper gives
+    neither, and these are SwAV's. w1, w2: of α = exp(−w₁ (L/L̄)^w₂); the paper searches them on
+    validation.
     """
 
     codewords: int = 128

@@ -57,10 +57,11 @@ class FieldContrast(tf.Module):
     """L = L_cl + β (L_a + L_u) on the fields E [B, F, D] of profile, candidate and context.
 
     L_cl = mean_i ‖W₁ vec(T(E_i ⊙ m₁)) + b₁ − W₂ vec(T(E_i ⊙ m₂)) − b₂‖², m₁ and m₂ two dropout
-    masks of single elements, T one encoder for both views, W₁ and W₂ apart (F·D -> D); L_a and L_u
-    in ``losses.field_contrast``. Sizes are the released code's. T is built as PyTorch's encoder is
-    by default: normalisation after each residual, ReLU, dropout of the attention's weights, of both
-    residual branches and of the hidden layer, no position, no last normalisation.
+    masks of single elements, T one encoder for both views, W₁ and W₂ two layers (F·D -> D). L_a and
+    L_u are those of ``losses.field_contrast``. Sizes are the released code's. T is built as
+    PyTorch's encoder is by default: normalisation after each residual, ReLU, dropout of the
+    attention's weights, of both residual branches and of the hidden layer, no position, no last
+    normalisation.
 
     Deviations: the released code flattens the fields without transposing them back and so mixes
     samples, which this does not; alignment and uniformity are in-batch, over a sample's vectors

@@ -17,10 +17,11 @@ from at4ctr.schema import Schema
 
 @dataclass(frozen=True)
 class Config(AuxiliaryConfig):
-    """weight: λ of the whole task. matching, correlation: of its parts; 0 leaves a part out. The
-    released values, 5.0 and 0.01, go with Adagrad at 0.05; beside Adam the matching part has 0.5
-    here. units: of every tower. negatives: per clicked row. use_history: False for models without
-    a sequence: the user is the profile alone and there is no correlation part.
+    """weight: λ of the whole task. matching, correlation: weights of its two parts; 0 leaves a part
+    out. The released values, 5.0 and 0.01, were chosen with Adagrad at a rate of 0.05; with Adam
+    the matching part has 0.5 here. units: widths of every tower. negatives: of each clicked row.
+    use_history: False for models without a sequence; then the user is the profile alone, and there
+    is no correlation part.
     """
 
     weight: float = 1.0
@@ -80,10 +81,11 @@ class DeepMCP(tf.Module):
     the batch, each drawn uniformly (a row may be drawn twice), h one tower. h is evaluated once per
     row that needs it, which is exact. No such row gives 0; a batch of one has no negatives.
 
-    Choices of ours: the history enters the user's tower as its mean, 0 where there is none; the
-    context is the latest behaviour alone; and negatives come from the batch (of a replica), so they
-    follow the log's own frequency, clicked or not, where the released code reads sampled ones. One
-    may be the very item of c_k or b_k, as in word2vec.
+    Choices of this implementation: the history enters the user's tower as its mean, 0 where there
+    is none; the context is the latest behaviour alone; and negatives come from the batch (of a
+    replica), so that an item is drawn as often as the log shows it, clicked or not. The released
+    code reads negatives that were sampled before. A negative may be the item of c_k or b_k itself,
+    as in word2vec.
     """
 
     def __init__(self, config: Config, shape: Shape, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""ICL: a row and its augmented view must find each other among the batch (AQCL, Eq. 2)."""
+"""ICL: contrast of a row with its augmented view, among those of the batch (AQCL, Eq. 2)."""
 
 from __future__ import annotations
 

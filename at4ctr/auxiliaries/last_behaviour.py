@@ -1,5 +1,5 @@
-"""DMR's match loss (Lyu et al., AAAI 2020, §"user-to-item network"): the last behaviour from the
-state before it."""
+"""DMR's match loss (Lyu et al., AAAI 2020, §"user-to-item network"): the state before the last
+behaviour predicts that behaviour's item."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from at4ctr.schema import UNKNOWN, Schema, history_name
 
 @dataclass(frozen=True)
 class Config(AuxiliaryConfig):
-    """weight: of the loss, 0.1 in the public code, which has it beside a whole log loss."""
+    """weight: λ; 0.1 in the public code, whose log loss is not halved."""
 
     weight: float = 0.1
 
@@ -39,16 +39,17 @@ class LastBehaviour(tf.Module):
     items of the batch's last behaviours (of a single behaviour too), every distinct id once.
     v [D] is a row of the backbone's output table, or of the item table where there is none. An
     unknown item is neither predicted nor a candidate. Without a sample the loss is 0 with zero
-    gradients. [n, |C|] logits, in float32 whatever the inputs' type. The state must not have seen
-    the last behaviour; that is the backbone's affair.
+    gradients. The [n, |C|] logits are float32 whatever the inputs' type. The backbone must give
+    states that have not seen later behaviours.
 
     The public code samples 2,000 negatives by a learned unigram, subtracts the log of their
-    expected counts, and adds an output bias frozen at 0, which is none. Here the candidates are
-    the batch's own; that each counts once, however often the batch has it, is the correction for
-    popularity: exact for items that every batch has, none for those that it has once at most. Its
-    mean runs over samples with a shorter history as well. Of several replicas each has the
-    candidates of its own rows. Every row of a user is a sample, positive or negative, so a user
-    with many rows in a batch, whose last behaviours are much the same, counts as often.
+    expected counts, and adds an output bias that is frozen at 0, and so has no effect. Here the
+    candidates are the batch's own. Each counts once, however often the batch has it, which corrects
+    for popularity: exactly for items that every batch has, and not at all for items that a batch
+    has at most once. The public code's mean runs over samples with a shorter history as well. Of
+    several replicas each has the candidates of its own rows. Every row of a user is a sample,
+    positive or negative, so a user with many rows in a batch counts that often, although their last
+    behaviours are much the same.
     """
 
     def __init__(self, schema: Schema, shape: Shape, seed: int) -> None:

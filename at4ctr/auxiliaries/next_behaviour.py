@@ -15,8 +15,8 @@ from at4ctr.schema import Schema
 
 @dataclass(frozen=True)
 class Config(AuxiliaryConfig):
-    """weight: α (Eq. 7), 1.0 beside the public code's halved log loss, so 2.0 beside a whole one.
-    units: widths of the discriminator."""
+    """weight: α (Eq. 7). The public code has 1.0 beside a halved log loss, which is 2.0 beside a
+    full one. units: widths of the discriminator."""
 
     weight: float = 2.0
     units: tuple[int, ...] = (100, 50)
@@ -39,9 +39,9 @@ class NextBehaviour(tf.Module):
         p = σ(w₃ᵀσ(W₂σ(W₁(γ ⊙ [s_t; e] + β)))).
 
     s_t is the backbone's state (the behaviour itself where it has none), e_{t+1} the raw embedding
-    of the behaviour that followed, and e' that of one drawn uniformly from the batch's real
-    behaviours, hence by popularity as the public code's draw of a log row; it may be the true one,
-    there and here. No pair: 0.
+    of the behaviour that followed, and e' that of a behaviour drawn uniformly from the batch's real
+    ones. So an item is drawn by its popularity, as in the public code, which draws a row of the
+    log. In both the draw may give the true item. Without a pair the loss is 0.
 
     Deviations: the paper has p = σ(s_tᵀe), the public code this discriminator with a two-way
     softmax, of which one logit is the same model. The public code divides by B (T − 1), padding

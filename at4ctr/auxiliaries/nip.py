@@ -21,9 +21,9 @@ class Config(AuxiliaryConfig):
     """weight: λ_NIP (Eq. 12). temperature: τ₂. mask_duplicates: candidates with the anchor's own
     next item are left out; items without a model id count as different ones. block: in-batch
     negatives come from blocks of so many samples at a position (None: the whole batch, as the
-    paper); the cost falls in proportion. gather: of several replicas, they come from the rows of
-    all and not only of the anchor's own; the loss is then that of one replica with the whole batch,
-    and the replicas share its work.
+    paper); the cost falls in proportion. gather: negatives come from the rows of all replicas and
+    not only of the anchor's own. The loss is then that of one replica with the whole batch, and the
+    replicas share its work.
     """
 
     dense: ClassVar[bool] = True

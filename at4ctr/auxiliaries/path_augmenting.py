@@ -1,4 +1,4 @@
-"""DBPMaN's path augmenting module: two masked views of a user's paths must find each other."""
+"""DBPMaN's path augmenting module: contrast of two masked views of a user's paths."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from at4ctr.schema import UNKNOWN, Schema
 
 @dataclass(frozen=True)
 class Config(AuxiliaryConfig):
-    """weight: λ, 0.1 beside the public code's halved log loss, so 0.2 beside a whole one. rate:
-    share of a path's items that a view hides. temperature: divides the similarities; 1 as
-    released, without one. block: in-batch negatives come from blocks of so many samples (None: the
-    whole batch, as released), which costs less.
+    """weight: λ. The public code has 0.1 beside a halved log loss, which is 0.2 beside a full one.
+    rate: share of a path's items that a view hides. temperature: τ, which divides the similarities;
+    1 is the released code, which has none. block: in-batch negatives come from blocks of so many
+    samples, which costs less. None is the whole batch, as in the released code.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("paths", "path_mask", "path_weights")
@@ -60,18 +60,19 @@ class PathAugmenting(tf.Module):
     the other features stay. A behaviour of two paths is drawn once for each. The backbone's path
     module, with its own weights, then gives z; its queries are those of the unmasked history. A
     behaviour that is not hidden keeps the weight a of the first pass. z has length 1, so that
-    neither a's size nor the router's share is in it: only the vectors of items and of their other
-    features are trained by this loss, by the code as released too, and the second pass needs no
-    backward pass of the module. Exact, but for what ``directions`` says of the shortest z.
+    neither a's size nor the router's share is in it. So this loss trains only the vectors of items
+    and of their other features, in the released code too, and the second pass needs no backward
+    pass of the module. This is exact, but for what ``directions`` says of the shortest z.
 
     Sums run over the p that both samples have, counted from a sample's oldest path; anchors and
-    candidates are samples with a path; n < 2 gives 0. The public code keeps samples without one
-    (its data has none) and hides items at test time too, where nothing here exists.
+    candidates are samples with a path; n < 2 gives 0. The public code keeps samples without a path
+    (its data has none). It also hides items at test time, where nothing of this module exists.
 
-    Blocks (not in the public code): samples are dealt like cards in the order of their number of
-    paths, so that every block has the batch's mix of lengths, to ⌈n / block⌉ hands (fewer where a
-    hand would hold a single sample). A blind guess then costs ln(block), not ln(n). The work is
-    that of the p-th paths that exist, not of P per sample, and falls in proportion to the block.
+    Blocks (not in the public code): samples are dealt like cards to ⌈n / block⌉ blocks, called
+    hands in the code, in the order of their number of paths, so that every block has the batch's
+    mix of lengths. There are fewer blocks where one would hold a single sample. A uniform guess
+    then costs ln(block), not ln(n). Only paths that exist are computed, not P per sample, and the
+    work falls in proportion to the block.
     """
 
     def __init__(self, config: Config, schema: Schema, seed: int) -> None:

@@ -22,9 +22,10 @@ TEMPERATURES = ("personal", "statistical", "fixed")
 
 @dataclass(frozen=True)
 class Config(AuxiliaryConfig):
-    """weight: λ of the whole. alpha, beta: of the relevance's loss and of the contrast in it
-    (Eq. 12). beta=0 leaves the contrast out, and alpha=0 the relevance network.
-    pair: two labels, anchors first. () is the first label and the first that is known within it.
+    """weight: λ of the whole task. alpha, beta: weights in it of the relevance network's loss and
+    of the contrast (Eq. 12). beta=0 leaves the contrast out, and alpha=0 the relevance network.
+    pair: two labels; the first one's tower gives the anchors. () is the first label and the first
+        one that is known within it, or else the second label.
     layer: which hidden layer of the towers is contrasted, from 0 (Figure 3).
     relation: of the labels in a relevant row: ``xnor`` equal ones, ``xor`` different ones.
     lower, upper: τˡ and τᵘ.
@@ -133,9 +134,9 @@ class Pico(tf.Module):
     r says whether both labels are equal (``xnor``). The label of a tower that is known within
     another is the composed one: a row without a click has no conversion. Rows where one of both is
     unknown have w = 0; otherwise w is the weight of the row. The printed ⊕ is an exclusive or, but
-    the text calls rows with equal labels relevant. Eq. 9 prints ln r̂ twice. ``statistical`` reads
-    Σ w r / Σ w of the batch in the place of r̂, and τᵘ where nothing is known. Of several replicas
-    each contrasts its own rows. λ‖Θ‖ of Eq. 12 is not here: see ``spaces.main.l2``.
+    the text calls rows with equal labels relevant. Eq. 9 prints ln r̂ twice. ``statistical`` takes
+    Σ w r / Σ w of the batch in the place of r̂; without any known row τ is τᵘ. Of several replicas
+    each contrasts its own rows. λ‖Θ‖ of Eq. 12 is no part of this loss: see ``spaces.main.l2``.
     """
 
     def __init__(

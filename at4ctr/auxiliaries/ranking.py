@@ -42,8 +42,8 @@ class Ranking(tf.Module):
 
     k runs over all labels that have a tower. A label's logit is its tower's own, that of
     P(label | other) for a label within another one. A label without both classes in the batch adds
-    0. A row of weight 0 (``Schema.weighted``) is left out; other weights do not enter. Of several
-    replicas, pairs are each one's own rows.
+    0. A row of weight 0 (``Schema.weighted``) is left out; other weights change nothing. Of several
+    replicas, each pairs its own rows.
 
     The total loss is Σ_k λ_k BCE_k + weight · Σ_k R_k. For λ_k = 1 and weight = (1 − a)/a it is
     (1/a) Σ_k [a BCE_k + (1 − a) R_k], the mixture of the public code times 1/a. The factor leaves

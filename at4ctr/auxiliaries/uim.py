@@ -22,8 +22,8 @@ class Config(AuxiliaryConfig):
     """weight: λ_UIM (Eq. 12). temperature: τ₁. use_history: False leaves e^U = profile alone, as
     the paper has it for models without a sequence. hidden, width: of the projection heads (not in
     the paper). mask_duplicates: candidates of the anchor's own user or item are left out.
-    gather: of several replicas, candidates are the rows of all and not only, as the paper has it,
-    of the anchor's own; the loss is then that of one replica with the whole batch.
+    gather: candidates are the rows of all replicas; without it, as in the paper, they are those of
+    the anchor's own replica. The loss is then that of one replica with the whole batch.
     """
 
     dense: ClassVar[bool] = True

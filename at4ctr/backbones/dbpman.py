@@ -24,10 +24,11 @@ from at4ctr.layers.shape import Shape, history_required, lengths, part, product,
 
 @dataclass(frozen=True)
 class Config(BackboneConfig):
-    """length: behaviours of a path. stride: from one path to the next. paths: at most so many of a
-    history, the latest. top: behaviours of a path that its router keeps. enhancing: hidden widths
-    of a behaviour's weight. router: those of the router. attention: of both matching units.
-    follow_score: add a path's score ⟨c, u_p⟩ to that of the click after it.
+    """length: behaviours of a path. stride: behaviours from one path to the next. paths: the most
+    paths of a history; the latest are taken. top: behaviours of a path that its router keeps.
+    enhancing, router, attention: hidden widths of the network that weighs a behaviour, of the
+    router and of both matching units. follow_score: whether a path's score ⟨c, u_p⟩ is added to the
+    attention score of the click after it.
     """
 
     length: int = 10
@@ -65,7 +66,7 @@ class Config(BackboneConfig):
 
 
 class DBPMaN(tf.Module):
-    """Parts: profile, context, item, Σh, m0, m1, out0, out1, item ⊙ Σh.
+    """DBPMaN. Parts: profile, context, item, Σh, m0, m1, out0, out1, item ⊙ Σh.
 
     A behaviour of a path is the sum of its features' vectors, h [D] (public code: item + category).
     History paths (``Paths``): u_p = ``PathEnhancing`` of l behaviours, its query the click that
@@ -75,16 +76,16 @@ class DBPMaN(tf.Module):
     m1 = ATT(item, history) [J].
 
     A history of fewer than length + stride behaviours has no path: out0 = m0 = 0 (the public code
-    averages padding). One shorter than a path fills the end of the current one: where nothing is,
-    r = 0, and an empty one has c = 0 (the public code meets neither). ``follow_score`` is the
-    paper's intent and not in the released code: s_p = ⟨c, u_p⟩ joins the second unit's score of
-    click p before its softmax.
+    averages padding). A history shorter than a path fills the end of the current path, with r = 0
+    at the positions before it, and an empty history has c = 0 (neither occurs in the public code's
+    data). ``follow_score`` is the paper's intent and not in the released code: s_p = ⟨c, u_p⟩ is
+    added to the second unit's score of click p before its softmax.
 
     Other deviations: sums over real behaviours only; Glorot uniform where the routers are Glorot
     normal; Dice serves population statistics, where the public code's scores depend on the test
     batch.
 
-    ``Encoded.extras``: ``paths`` [N, l·D], every z_i of u_p = Σ_i z_i at length 1, or 0
+    ``Encoded.extras``: ``paths`` [N, l·D], every z_i of u_p = Σ_i z_i normalised to length 1, or 0
     (``directions``); ``path_mask`` [B, P], which samples have them; ``path_weights`` [N, l, 1], a.
     N counts real paths, sample after sample, oldest first. ``layers.paths.replace`` prepares a
     second pass in which some behaviours of paths are others.

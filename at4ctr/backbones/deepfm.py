@@ -1,4 +1,4 @@
-"""DeepFM (Guo et al., IJCAI 2017), sized as in the Taobao family of code."""
+"""DeepFM (Guo et al., IJCAI 2017), sized as in the public code of DIEN, CAN and DBPMaN."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from at4ctr.layers.shape import Shape, each, history_required, part, total
 
 @dataclass(frozen=True)
 class Config(BackboneConfig):
-    """pool_history: add the summed history to both parts; off by default, as AT4CTR says of this
-    model.
+    """pool_history: add the summed history to the FM and to the network; off by default, as AT4CTR
+    compares this model.
     """
 
     activation: ClassVar[Activation] = "prelu"

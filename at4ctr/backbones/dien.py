@@ -1,5 +1,4 @@
-"""DIEN: deep interest evolution network (Zhou et al., AAAI 2019), sized as in the Taobao family
-of code."""
+"""DIEN: deep interest evolution network (Zhou et al., AAAI 2019), sized as in its public code."""
 
 from __future__ import annotations
 
@@ -19,8 +18,8 @@ from at4ctr.layers.steps import Steps
 
 @dataclass(frozen=True)
 class Config(BackboneConfig):
-    """form: of the AUGRU's update, as the public code has it or as the paper prints it (``AUGRU``
-    gives both). attention: widths of the activation unit."""
+    """form: of the AUGRU's update: ``code`` is the public code's, ``paper`` the one that the paper
+    prints (``layers.gru.AUGRU`` has both equations). attention: widths of the activation unit."""
 
     form: Form = "code"
     attention: tuple[int, ...] = (80, 40)

@@ -1,4 +1,5 @@
-"""DIN: deep interest network (Zhou et al., KDD 2018), sized as in the Taobao family of code."""
+"""DIN: deep interest network (Zhou et al., KDD 2018), sized as in the public code of DIEN, CAN and
+DBPMaN."""
 
 from __future__ import annotations
 

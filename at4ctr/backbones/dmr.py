@@ -1,4 +1,5 @@
-"""DMR: deep match to rank (Lyu et al., AAAI 2020), trunk sized as in the Taobao family of code."""
+"""DMR: deep match to rank (Lyu et al., AAAI 2020); trunk sized as in the public code of DIEN, CAN
+and DBPMaN."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ from at4ctr.layers.shape import (
 )
 
 _POSITION = 8  # width of a position's embedding
-_DEPTH = 40.0  # e⁻⁴⁰ is nothing beside 1 in float32, and its square is still a normal number
+_DEPTH = 40.0  # 1 + e⁻⁴⁰ is 1 in float32, and the square of e⁻⁴⁰ is still a normal number
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,9 @@ class DMR(tf.Module):
     affine input layer has one learned γ for r_i2i, and that γ starts at 1 / ``positions`` where
     all others start at 1. The model is the same; only where it starts differs.
 
-    Others from the public code: 200-80 instead of 512-256-128; no embedding of the behaviour's
-    type in the queries; behaviours and candidate are all their features, and items are matched,
-    not categories.
+    Other deviations from the public code: a trunk of 200-80 instead of 512-256-128; no embedding of
+    the behaviour's type in the queries; a behaviour and the candidate are the vectors of all their
+    features; items are matched, not categories.
     """
 
     def __init__(self, config: Config, shape: Shape, seed: int) -> None:
@@ -108,7 +109,7 @@ class Positions(tf.Module):
     """One vector per recency, Glorot uniform; recencies beyond the table share its last row.
 
     The public code numbers the slots of a padded sequence of 50 with the latest behaviour last:
-    the same order, told from the other end.
+    the same order, counted from the other end.
     """
 
     def __init__(self, rows: int, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""The plain network of embeddings: what multi-task papers put their heads on."""
+"""The embeddings themselves, under the head's dense layers: the backbone of multi-task papers."""
 
 from __future__ import annotations
 

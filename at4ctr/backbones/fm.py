@@ -14,7 +14,8 @@ from at4ctr.layers.shape import Shape, each, history_required, total
 
 @dataclass(frozen=True)
 class Config(BackboneConfig):
-    """pool_history: add the summed history; off by default, as AT4CTR compares this model."""
+    """pool_history: the summed history joins the pairs (``layers.fm.terms``); off by default, as
+    AT4CTR compares this model."""
 
     pool_history: bool = False
     embeds: ClassVar[Embeds] = Embeds(first_order=True)
@@ -34,7 +35,7 @@ class Config(BackboneConfig):
 class FM(tf.Module):
     """logit = b + Σ_i w_i + Σ_{i<j} ⟨v_i, v_j⟩ (Eq. 1); i, j over profile, item and context.
 
-    The model is ``wide`` alone and gives no part, so that of the head only the bias b is left.
+    The model gives ``wide`` [B] alone and no part, so that of the head only the bias b is left.
     Weights start at 0, vectors uniform (Rendle: normal).
     """
 

@@ -59,9 +59,9 @@ class GwPFM(tf.Module):
     v_{i,1}. G(i) is its group. r is symmetric and starts at 1, so that training begins as an FFM of
     parts.
 
-    The paper writes ⟨v, v⟩ under an elementwise sum. Both together are read as the elementwise
-    product, which gives the head a vector; its elements sum to the inner product. The paper's x_i
-    is 1: a multi-valued field is the mean of its values, and a number its encoded vector.
+    The paper writes ⟨v, v⟩ under an elementwise sum. This is read as the elementwise product, which
+    gives the head a vector; the vector's elements sum to the inner product. The paper's x_i is 1: a
+    multi-valued field is the mean of its values' vectors, and a number its encoded vector.
 
     All pairs of two groups a ≠ b are one product of sums, (Σ_{i∈a} v_{i,P(b)}) ⊙ (Σ_{j∈b}
     v_{j,P(a)}), and those within a are ½ [(Σ v_{i,P(a)})² − Σ v_{i,P(a)}²]: O(F + G²) instead of

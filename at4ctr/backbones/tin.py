@@ -27,7 +27,7 @@ class Config(BackboneConfig):
     positions: rows of behaviours in the table of positions; older behaviours share the last one.
     intervals: rows of behaviours in the table of intervals. shortest: seconds, where the second of
     them begins.
-    beside: gives the interest alone, for an expert that stands beside others.
+    beside: whether to give the interest u alone, for an expert beside others.
     """
 
     time: Literal["position", "interval", "both"] = "position"
@@ -110,8 +110,8 @@ class TIN(tf.Module):
         return Encoded(parts, x.history)
 
     def correlation(self, x: Embedded) -> Tensor:
-        """‖α_i (ẽ_i ⊙ ṽ)‖₂ of each behaviour [R]: how much the model reads of it. Of rows that each
-        have their own user."""
+        """‖α_i (ẽ_i ⊙ ṽ)‖₂ of each behaviour [R]: how much it contributes to u. Each row must have
+        a user of its own."""
         candidate, behaviours = self._encoded(x)
         pairs = behaviours * tf.gather(candidate, x.packed.rows)
         scores = tf.reduce_sum(pairs, -1) / math.sqrt(behaviours.shape[-1])

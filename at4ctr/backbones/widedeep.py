@@ -1,4 +1,4 @@
-"""Wide & Deep (Cheng et al., DLRS 2016), sized as in the Taobao family of code."""
+"""Wide & Deep (Cheng et al., DLRS 2016), sized as in the public code of DIEN, CAN and DBPMaN."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from at4ctr.layers.shape import Shape, each, history_required, part, product, to
 
 @dataclass(frozen=True)
 class Config(BackboneConfig):
-    """pool_history: add the summed history; off by default, as AT4CTR says of this model."""
+    """pool_history: add the summed history; off by default, as AT4CTR compares this model."""
 
     activation: ClassVar[Activation] = "prelu"
     dense: ClassVar[bool] = True

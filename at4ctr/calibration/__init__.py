@@ -1,9 +1,9 @@
-"""From a logit to a probability that can be trusted.
+"""Calibrated probabilities from logits.
 
-`sampling` undoes negative down-sampling; `fitted` holds maps for after it, fitted on rows that were
-not sampled (`fitting` fits and chooses them with scikit-learn, `graph` serves them); `diagram` is
-the data of a reliability diagram. Importing this package imports neither scikit-learn nor
-TensorFlow.
+`sampling` corrects for negative down-sampling. After it come the maps of `fitted`, which are fitted
+on rows that were not sampled: `fitting` fits and chooses them with scikit-learn, `graph` serves
+them. `diagram` gives the data of a reliability diagram. Importing this package imports neither
+scikit-learn nor TensorFlow.
 """
 
 from at4ctr.calibration.diagram import Z_95, Reliability, reliability

@@ -1,9 +1,8 @@
 """Fitted calibrators: monotone maps from a corrected logit to a probability, in numpy.
 
-They come after the sampling correction: z = logit + ln w. Neither reverses the order of two rows.
-`Platt` is strictly increasing, so AUC stays; `Isotonic` may
-tie the rows below its first knot and those above its last one, so that a pair of rows is ordered
-as before or tied.
+They are applied after the sampling correction, to z = logit + ln w. No map reverses the order of
+two rows. `Platt` is strictly increasing, so AUC stays. `Isotonic` may tie rows below its first
+knot and rows above its last one, so that a pair of rows keeps its order or becomes a tie.
 """
 
 from __future__ import annotations

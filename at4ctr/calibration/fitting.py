@@ -53,7 +53,8 @@ def choose(
     "auto": users are halved at random; each kind is fitted on one half and its log loss taken on
     the other, both ways. Of the kinds whose mean log loss exceeds the least by at most one
     standard error of that difference (paired by row, clustered by user) the simplest is taken.
-    Where rows do not suffice (none, one class, classes that separate) it is "none" with a warning.
+    Where nothing can be fitted (no row, one class, classes that separate) the kind is "none", with
+    a warning.
 
     Args:
         z: [N], logit + ln w, of rows that were not sampled.

@@ -12,7 +12,8 @@ from at4ctr.contracts import Tensor
 def served(calibrator: Calibrator) -> Logistic | Piecewise:
     """The calibrator as a module from corrected logits [B] to probabilities [B], float32.
 
-    Its ``logits`` are those of the probabilities, in the type of its argument: float64 to measure.
+    Its ``logits`` gives the logits of those probabilities in the type of its argument, which is
+    float64 for metrics.
     """
     if isinstance(calibrator, Platt):
         return Logistic(calibrator)

@@ -140,7 +140,8 @@ def aligned(shape: tuple[int, ...]) -> np.ndarray:
 
 
 class Ahead:
-    """The latest few results of a pure function of (epoch, block); the next is computed ahead."""
+    """A cache of the latest results of a pure function of (epoch, block). It computes the next one
+    ahead."""
 
     def __init__(self, load: Callable[[int, int], Block], size: int) -> None:
         self._load, self._size = load, size

@@ -1,8 +1,9 @@
-"""What a dataset is: its options, where its raw log lies, and the SQL that reads it.
+"""The interface of a dataset: its options, where its raw log lies, and the SQL that reads it.
 
-A dataset is one module of ``at4ctr.data``, or of ``configs``, with a frozen dataclass
-``Config(Options)``. The module's name is the dataset's name. ``prepare`` turns it into a store;
-nothing else knows its raw format. For a log of impressions, `mapped` leaves a mapping to write.
+A dataset is one module of ``at4ctr.data.datasets``, or of ``configs``, with a frozen dataclass
+``Config(Options)``. The module's name is the dataset's name. ``prepare`` turns the log into a
+store; nothing else knows its raw format. For a log of impressions of your own, `mapped` asks for no
+more than a mapping of its columns.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ USER_VECTORS, ITEM_VECTORS = "user_vectors.parquet", "item_vectors.parquet"  # b
 class Source:
     """A raw log that was found, fetched or simulated.
 
-    files: what is hashed into the manifest.
+    files: the files whose digests are in the manifest.
     simulated: True labels every later output *simulated*.
     notes: sentences for the report.
     """
@@ -43,29 +44,32 @@ class Source:
 class Options(ABC):
     """Options that every dataset has. Those in ``READING`` do not change the store.
 
-    (``raw`` does so through the files found there, whose names, sizes and times name the store.)
+    ``raw`` changes it through the files found there: their names, sizes and times are part of the
+    store's name.
 
     raw: file or folder of the raw log; empty means ``data/raw/<dataset>``.
     history: T, how many of the latest behaviours a model sees.
     negative_rate: w in (0, 1], the rate at which training negatives of the sampled label are kept
         (He et al. 2014).
-    unknown_rate: share of training rows whose user id (item id) reads as unknown, so that what
-        training never saw has a trained row; under ``paper`` nothing is unknown and it is 0.
-    grouping: ``rows`` shuffles the training rows. ``requests`` shuffles requests: a user's
-        consecutive rows that see the same history, as a positive with its drawn negatives or the
-        impressions of a page; with ``times`` also of one second. They stay in one batch and share
-        their user's profile and history, which are embedded and encoded once.
+    unknown_rate: share of training rows whose user id (item id) reads as unknown, so that the row
+        of the unknown id is trained; under ``paper`` no id is unknown and it is 0.
+    grouping: ``rows`` shuffles the training rows. ``requests`` shuffles requests. A request is a
+        user's consecutive rows that see the same history, such as a positive with its drawn
+        negatives or the impressions of a page; with ``times`` they are also of one second. The
+        rows of a request stay in one batch and share their user's profile and history, which are
+        embedded and encoded once.
     protocol: ``strict`` builds vocabularies from training rows only, knows an attribute from the
         time of its first value on, and draws each split's negatives from that split's own rows;
         ``paper`` uses all rows for all three.
     negatives: drawn negatives per positive (ignored where the log has real ones).
-    draw: the law of a negative's item: ``popularity``, its share of the rows drawn from;
-        ``uniform``, the same for every distinct item among them, which is how many published
-        baselines were measured and lets popularity alone tell a negative from a positive.
-    reject: which items a negative is not. ``own``: the positive's. ``history``: also those that
-        the row's history holds, unless it holds the positive's too; then the negative is another
-        one of them. Repetition alone then never separates the classes. ``seen``: every item that
-        the user has anywhere in the log, which depends on what the user does later.
+    draw: the distribution of a negative's item. ``popularity``: in proportion to the item's share
+        of the rows drawn from. ``uniform``: the same for every distinct item among them. Many
+        published baselines were measured so, and popularity alone then separates the classes.
+    reject: which items a negative cannot be. ``own``: the positive's item. ``history``: also the
+        items of the row's history, unless the positive's item is one of them; then the negative
+        is another item of the history. So repetition alone never separates the classes. ``seen``:
+        every item that the user has anywhere in the log, which depends on what the user does
+        later.
     user_rate: share of the log's users that is kept, in (0, 1], by a keyed hash of their raw id;
         those kept at a share are kept at every larger one.
     min_behaviours: users with fewer behaviours are dropped.
@@ -76,13 +80,14 @@ class Options(ABC):
     similarity: adds the cosine of the vectors of user and candidate (`schema.Similarity`), from the
         files `USER_VECTORS` and `ITEM_VECTORS` beside the raw log. A schema of your own declares
         it, and HashIDs, itself.
-    hash_id: what HashIDs, made of `ITEM_VECTORS`, do with items' ids (`schema.Table.hash_id`).
-    hash_bits: of a HashID.
-    user_least, item_least: how often training must see a user's or an item's id that has a row of
+    hash_id: how HashIDs, made of `ITEM_VECTORS`, stand for items' ids (`schema.Table.hash_id`).
+    hash_bits: the binary digits of a HashID.
+    user_least, item_least: how often training must see the id of a user or of an item for a row of
         its own (`schema.Table.least`); 1 keeps all. A schema of your own declares it itself.
     repeat_weight: s, how much more a negative weighs whose user was shown the same ad before
         without a click (`preparation.exposures`); 0 leaves weights alone. The schema is weighted.
-    repeat_count: α in [0, 1], the part of how often; the rest is the part of how lately.
+    repeat_count: α in [0, 1], the weight of the number of earlier exposures; 1 − α is the weight
+        of how recent the last one is.
     repeat_days: the half-life of an exposure, in days.
     repeat_by: the item feature whose equal values are the same ad; empty: the item's id.
     wait_by: the feature of the impressions, such as the advertiser, whose values each have a wait
@@ -128,8 +133,8 @@ class Options(ABC):
     )
     FEWEST: ClassVar[int] = 1  # the least min_behaviours; 0: users may have impressions alone
     UTC_OFFSET_HOURS: ClassVar[float] = 0.0  # local minus universal time where the log was written
-    RECIPE: ClassVar[str] = "din_at4ctr"  # what it is trained with where CONFIG names none
-    LINES: ClassVar[Lines | None] = None  # how the raw log is dealt to days, where it can be
+    RECIPE: ClassVar[str] = "din_at4ctr"  # the default of CONFIG
+    LINES: ClassVar[Lines | None] = None  # how a raw log in lines is split into days, if it can be
     DAILY: ClassVar[bool] = False  # `load` reads all parts of a day's folder (`at4ctr.data.days`)
 
     def __post_init__(self) -> None:
@@ -232,7 +237,7 @@ class Options(ABC):
 
     @property
     def timed(self) -> bool:
-        """Whether timestamps are times; otherwise they order the rows, and no report shows them."""
+        """Whether timestamps are times. If not, they only order rows, and no report shows them."""
         return True
 
     def preparation(self) -> dict:
@@ -255,7 +260,8 @@ class Options(ABC):
         user's id among them), the item features, the behaviour features, the context features
         where there are no impressions; and ``timestamp`` BIGINT in seconds, ``ord`` BIGINT the
         original row order. Of a user's or an item's attribute the first value is kept, and is known
-        from its own row on (`attributes`): one that is known always stands in every row.
+        from its own row on (`attributes`). So an attribute that is always known must stand in every
+        row.
         Numbers of users and items are attributes, and those of the context stand with its features.
         ``weights_<feature>``, a list, stands beside each weighted feature.
         ``impressions``: the user's id, the item and context features, ``timestamp``, ``ord``,
@@ -264,8 +270,8 @@ class Options(ABC):
         DOUBLE, its true probability, where the log knows it; ``reported_<name>`` BIGINT, when it
         was reported, where labels shall be as each cutoff knows them (`preparation.waits`);
         ``weight`` where `Schema.weighted`;
-        profile features where they are known, and with `min_behaviours` 0 all, as their users need
-        not be in ``log``.
+        profile features, where the log knows them with an impression. With `min_behaviours` 0 it
+        must have all of them, as a user may have no row in ``log``.
         """
 
     @abstractmethod
@@ -282,7 +288,7 @@ class Options(ABC):
     def known_until(self) -> str:
         """SQL of the second before which the reports of a row's labels are known.
 
-        It is asked of a log with a column ``reported_<label>`` alone, over the impressions.
+        It is evaluated over the impressions, and only of a log with a column ``reported_<label>``.
         """
         raise InputError(
             f"the log of {self.name} has times of reports, and no cutoff by time; expected a split "
@@ -290,7 +296,7 @@ class Options(ABC):
         )
 
     def check_whole(self, engine: Engine) -> None:
-        """Raises InputError for what a whole log that was loaded may not be. A day of it may."""
+        """Raises InputError for faults of a loaded log that a single day of it may have."""
         del engine
 
     def counted_from(self) -> int | None:
@@ -299,8 +305,8 @@ class Options(ABC):
         return None
 
     def expires_before(self) -> int | None:
-        """The second since which an id that was known before must have a training row, or a
-        behaviour that one sees, or it leaves the vocabulary; None keeps all."""
+        """The second from which on an id that was known before must have a training row, or a
+        behaviour in a training row's history, to stay in the vocabulary; None keeps all."""
         return None
 
     def labels_of_both_classes(self) -> tuple[Label, ...]:
@@ -320,13 +326,14 @@ class Options(ABC):
         """SQL over the same columns: how many of the user's behaviours a row sees.
 
         ``pos`` by default; ``earlier`` for a log whose timestamps are days, which have no order
-        inside. Not asked of impressions: they see the behaviours with a smaller timestamp.
+        inside. It does not apply to impressions: they see the behaviours with a smaller timestamp.
         """
         return "pos"
 
 
 def holdout(test: int = 1, validation: int = 1) -> str:
-    """A `Options.split`: each user's last `test` rows test, the `validation` before them so."""
+    """A `Options.split`: each user's last `test` rows are test, the `validation` rows before them
+    validation."""
     return (
         f"CASE WHEN pos >= n - {test} THEN 'test' "
         f"WHEN pos >= n - {test + validation} THEN 'validation' ELSE 'train' END"

@@ -1,4 +1,5 @@
-"""A log in day folders, and the time of nights: which rows a night trains on and is judged by.
+"""A log in day folders, and the windows of nights: which rows a night trains on, and which evaluate
+its model.
 
 ``<root>/dt=YYYY-MM-DD/`` holds the day's files, ``part-*`` of one kind (``.parquet``, ``.csv`` or
 ``.csv.gz``), in the raw format of the dataset, and ``_SUCCESS`` once they are all there. Names that
@@ -30,7 +31,7 @@ FOLDER = re.compile(r"dt=(\d{4}-\d{2}-\d{2})")
 
 
 class NoData(InputError):  # noqa: N818  (a state of the world, no fault of the caller's)
-    """The log of a day is not there (yet), or a window of it holds nothing to learn from."""
+    """The log of a day is not there (yet), or a window of it has no row to learn from."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class Day:
 
 
 class Window(NamedTuple):
-    """Of a night, in epoch seconds: trained on are the rows in [begin, cutoff), evaluated those in
-    [cutoff, end)."""
+    """The window of a night, in epoch seconds. Rows in [begin, cutoff) are trained on, and rows in
+    [cutoff, end) evaluate the model."""
 
     begin: int
     cutoff: int
@@ -54,12 +55,14 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class Lines:
-    """How a raw log of text, a row a line, is dealt to days.
+    """How a raw log of text, with a row on each line, is split into days.
 
-    day: of a line, its end included: days since 1970-01-01 on the calendar of the log's own zone
-        (`Options.UTC_OFFSET_HOURS`). Raises ValueError or IndexError for a line without a day.
-    header: a file's first line names its columns, and stands first in every day too.
-    first, last: of the log; what lies outside are strays, which are dealt only if asked for.
+    day: gives the day of a line, whose line end is included, as days since 1970-01-01 on the
+        calendar of the log's own zone (`Options.UTC_OFFSET_HOURS`). Raises ValueError or IndexError
+        for a line without a day.
+    header: whether a file's first line names its columns; every day's file then begins with it.
+    first, last: days of the log. Lines of other days are strays, which are written only if asked
+        for.
     """
 
     day: Callable[[bytes], int]
@@ -72,10 +75,11 @@ class Lines:
 class Periods:
     """How days become nights.
 
-    days: of a period, so that a night of date D ends with D and is due every so many days.
+    days: days of a period. The period of the night of date D ends with D, and a night is due every
+        so many days.
     utc_offset_hours: local minus universal time of the folders' dates, 8 for Taobao; without
         daylight saving.
-    evaluation: share of a period, in (0, 1), whose rows judge the night's model: the last.
+    evaluation: share of a period at its end, in (0, 1), whose rows evaluate the night's model.
     """
 
     days: int = 1
@@ -102,8 +106,8 @@ class Periods:
         return int(midnight.timestamp()) - round(self.utc_offset_hours * 3600)
 
     def window(self, day: date, since: int) -> Window:
-        """Of the night whose period ends with `day`. since: the parent's cutoff, or for a cold
-        start the first second of the first day."""
+        """The window of the night whose period ends with `day`. since: the parent's cutoff, or for
+        a cold start the first second of the first day."""
         end = self.begin(day) + DAY
         return Window(since, end - round(self.evaluation * self.days * DAY), end)
 
@@ -134,9 +138,9 @@ def _filled(folder: Path) -> bool:
 def find(root: Path, wanted: Iterable[date]) -> tuple[Day, ...]:
     """These days, all of them.
 
-    Raises NoData that names the days without a folder, without ``_SUCCESS`` or without a row's
-    byte; InputError for a folder that holds anything else than its parts, parts of several kinds,
-    one file under two names, or a link that leads out.
+    Raises NoData, which names the days without a folder, without ``_SUCCESS`` or with empty files
+    alone. Raises InputError for a folder that holds anything else than its parts, parts of several
+    kinds, one file under two names, or a link that leads out.
     """
     wanted = tuple(wanted)
     missing = [d for d in wanted if not _folder(root, d).is_dir()]

@@ -1,4 +1,4 @@
-"""What a disk can refuse and how its files are shared: room, errors in one sentence, locks."""
+"""Disk room, the errors of a disk as one sentence, and lock files."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def explained(folder: Path) -> Iterator[None]:
 def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
     """Holds the lock file at `path`, which is deleted at the end; the value is whether it is held.
 
-    wait: for its owner to finish, saying so in one line; otherwise False comes at once. The lock of
-        a process that was killed is free.
+    wait: whether to wait for the lock's owner, and to say so in one line; otherwise the value is
+        False at once. The lock of a process that was killed is free.
     Raises InputError on a disk without locks.
     """
     handle = _take(path, wait)

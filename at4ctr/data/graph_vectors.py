@@ -1,7 +1,8 @@
-"""Vectors of users and items by truncated SVD of the graph of what training saw.
+"""Vectors of users and items by truncated SVD of the training rows' user-item graph.
 
 The paper pre-trains GraphSage on a bipartite graph of users and items (Pan et al., KDD 2024,
-§3.1.3). A truncated SVD needs no other framework, and makes vectors of the same graph here.
+§3.1.3). Here a truncated SVD of the same kind of graph takes its place, which needs no other
+framework.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ def training_graph(store: Store, first: int = 0) -> csr_matrix:
     rows see. No validation or test row, and no behaviour after a user's last training row, is read.
     Ids that training does not know have no edge.
 
-    first: 0 takes all of them. Otherwise an edge is among the user's first so many behaviours, or
-        a positive that comes before the user has so many. No row of a model that is trained with
-        ``data.min_history`` at least as large has then its own edge in the graph.
+    first: 0 takes all of them. Otherwise an edge is one of the user's first ``first`` behaviours,
+        or a positive that comes before the user has so many. Then no row of a model that is trained
+        with ``data.min_history`` of at least ``first`` has its own edge in the graph.
     """
     schema, label = store.schema, store.schema.labels[0].column
     users, items = store.ids(schema.user_id.name), store.ids(schema.item_id.name)
@@ -62,9 +63,9 @@ def training_graph(store: Store, first: int = 0) -> csr_matrix:
 def graph_vectors(graph: csr_matrix, width: int) -> tuple[np.ndarray, np.ndarray]:
     """User vectors U√Σ [users, W] and item vectors V√Σ [items, W] of D⁻½ A E⁻½ ≈ U Σ Vᵀ.
 
-    A is the graph, D and E are the degrees of users and items, so that what everybody has counts
-    less. W is the rank. Who has no edge has a vector of zeros. Randomised SVD (Halko et al. 2011,
-    scikit-learn) with a fixed seed.
+    A is the graph. D and E are the degrees of users and items, by which popular items count less. W
+    is the rank. A user or item without an edge has a vector of zeros. The SVD is scikit-learn's
+    randomised one (Halko et al. 2011), with a fixed seed.
     """
     least = min(graph.shape)
     if not 1 <= width <= least:

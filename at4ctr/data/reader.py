@@ -72,13 +72,14 @@ class Reader:
         split are read once, here, to count (some seconds per 100M rows).
     seed: of the order. Sampling does not depend on it.
     shuffle: False gives store order.
-    drop_remainder: leave out the rows that fill no batch; None does so when shuffling.
+    drop_remainder: whether to leave out the last rows that fill no batch; None does so if
+        ``shuffle``.
     unknown_rate: share of rows whose user id, and independently item id, reads as unknown, drawn
         anew every epoch, so that the unknown rows of the tables are trained too.
     truth: also yield the true probabilities of a simulated store.
     context: which of several workers this is. All have the same number of steps: with
         ``drop_remainder`` that of the worker with the fewest rows, otherwise that of the one with
-        the most, and those who run out yield batches of 0 rows.
+        the most; workers that have run out yield batches of 0 rows.
     grouping: ``rows`` permutes rows, each with its user's profile and history. ``requests`` keeps
         the rows of a request in one batch, and profile and history come once for each of its H
         requests: ``[H, ...]``, with ``owner`` ``[B]`` int32, never decreasing, the request of each

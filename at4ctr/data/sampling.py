@@ -1,4 +1,4 @@
-"""A keyed uniform number for each impression, the same in SQL and numpy, and what it decides.
+"""A keyed uniform number for each impression, the same in SQL and numpy; negative sampling by it.
 
 An impression's stable words (raw keys, time, ordinal) are combined by a random linear form modulo
 p = 2^31 - 1 and then mixed by a random cubic polynomial modulo p, whose four coefficients come

@@ -1,4 +1,4 @@
-"""The prepared log on disk, opened for reading: one row a user, instances that point into it.
+"""The store, which is the prepared log on disk: one row a user, and instances that point into it.
 
 The whole sequence of a user is stored once; an instance of a split is a ``cut`` (its history is
 ``behaviour_item[:cut]``), a target and a label. Sequences and targets hold rows of
@@ -7,8 +7,9 @@ item that is unknown to the model still has, say, a known category.
 
 The first rows of ``dims/user.parquet`` and ``dims/item.parquet`` are the users and items, with all
 their attributes. Where rows of the log come before an attribute's first value, *versions* follow,
-which lack it: ``versions`` of the manifest counts them, ``user_index`` and ``item_index`` are
-columns of ``dims`` that say whose they are, and an instance names its user's in ``user_row``.
+which lack it: ``versions`` of the manifest counts them, the columns ``user_index`` and
+``item_index`` of ``dims`` name the user or item of each, and an instance names its user's version
+in ``user_row``.
 
 ``values/<feature>.parquet`` has raw values of the features that rows hold as model ids.
 ``numbers/<number>.npy`` and ``weights/<feature>.npy`` are by dims row as ``ids`` are, and
@@ -49,7 +50,7 @@ _HEADER = (
 
 
 class RowGroup(NamedTuple):
-    """One row group of a part, and what it holds of one split."""
+    """One row group of a part. rows: how many instances of one split it has."""
 
     part: str
     number: int
@@ -201,7 +202,7 @@ class Store:
         ]
 
     def mean_behaviours(self) -> float:
-        """Of the training rows: how many behaviours precede one. One scan of a column."""
+        """The mean number of behaviours before a training row. One scan of a column."""
         total, groups = 0, self.groups("train")
         for first in range(0, len(groups), GROUPS_AT_ONCE):
             table = self.columns(groups[first : first + GROUPS_AT_ONCE], ["train_cut"])

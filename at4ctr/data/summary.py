@@ -1,4 +1,4 @@
-"""What a store was made of, in words: the summary that preparation prints and reports show."""
+"""The summary of a store's log in words, which preparation prints and reports show."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def splits(manifest: Mapping[str, Any]) -> list[Row]:
 
 
 def facts(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What is no matter of splits: what it is, and how much."""
+    """Facts that do not belong to a split: name and value."""
     counts, summary = manifest["counts"], manifest["summary"]
     past = summary["behaviours"]
     said = f"{past['rows']:,}"

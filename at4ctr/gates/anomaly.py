@@ -1,4 +1,4 @@
-"""What the data gate says, and the thresholds by which it says it."""
+"""The anomalies that the data gate reports, and its thresholds."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ NAMES: tuple[str, ...] = get_args(Name)
 
 @dataclass(frozen=True)
 class Thresholds:
-    """From when on a day is odd. Shares lie in [0, 1].
+    """The thresholds beyond which a day is odd. Shares lie in [0, 1].
 
     deviations: how many standard deviations, of sampling and from day to day, are still usual.
-    recent: how many days the median is of. fewest: with fewer days before, only what needs none is
-        checked.
+    recent: how many days the median is of. fewest: with fewer days before, only checks that need no
+        earlier day are made.
     rows, click_rate: least difference of ln(rows) and of ln(odds of a click) that counts.
     nulls, unknown_ids, duplicates, outside, dropped: least rise of a share that counts; of nulls,
         also a fall. outside: of timestamps outside the day; dropped: of rows that reading left out.
     jensen_shannon, largest_shift: least rise of a histogram's divergence (base 2) and of its L∞
         distance, over what is usual between two days, that counts.
-    hours: the same of the divergence of the hours of the day.
+    hours: the same for the histogram of the hours of the day.
     unknown_most, duplicates_most: shares that no day may have, with or without days before.
-    sampled_twice: how near, in logarithms, the odds of a click are to a further 1/w.
+    sampled_twice: a log counts as sampled already where ln of its odds of a click, over the usual
+        odds, is so near to ln(1/w).
     """
 
     deviations: float = 5.0

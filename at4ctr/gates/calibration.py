@@ -1,8 +1,8 @@
 """The checks of PCOC: of all rows, and of every large segment.
 
-Being off is no reason to keep the incumbent where that one is as far off on the same rows. So a
-check fails only where PCOC is shown to be off, and by more than the tolerance further off than the
-incumbent's. It warns where PCOC is shown to be off and the incumbent's is no better.
+A PCOC that is off is no reason to keep the incumbent if the incumbent's is as far off on the same
+rows. So a check fails only where PCOC is shown to be off, and by more than the tolerance further
+off than the incumbent's. It warns where PCOC is shown to be off and the incumbent's is no better.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def segments(
 ) -> Iterator[Check]:
     """PCOC of every large segment, by p-values that Holm's method adjusts for their number.
 
-    level: of the whole family: so often at most does any segment fail that should not.
+    level: of the whole family: the probability, at most, that any sound segment fails.
 
-    Large is what has `segment_share` of the clicks, or of the predicted ones: a segment that is
-    predicted far too high has few of the first. Without any the check holds.
+    A segment is large if it has `segment_share` of the clicks, or of the predicted clicks: one that
+    is predicted far too high has few clicks. Without a large segment the check holds.
     """
     share, off = limits.segment_share, limits.segment_pcoc
     if share is None or off is None:

@@ -21,7 +21,7 @@ def check(
 ) -> Iterator[Anomaly]:
     """The anomalies of one relation's timestamps; at most one.
 
-    usual: None with too few days before: then rows outside the day are told alone.
+    usual: None with too few days before; then only rows outside the day are reported.
     """
     now = today.relations[relation]
     outside = (now.early + now.late) / now.rows
@@ -87,7 +87,7 @@ def _shift(now: Relation, period: int) -> tuple[int, float]:
 
 
 def _turned(today: Stats, relation: str, past: Sequence[Relation], found: Distance) -> Anomaly:
-    """The hours of the day are others: turned by whole hours, or different in shape."""
+    """The anomaly of another histogram of hours: shifted by whole hours, or of another shape."""
     now, usual = profile(today.relations[relation]), _typical(past)
     distances = [jensen_shannon(np.roll(now, -hours), usual) for hours in range(HOURS)]
     best = int(np.argmin(distances))

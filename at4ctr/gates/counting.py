@@ -15,7 +15,7 @@ from at4ctr.schema import Feature, Schema
 BUCKETS = 64  # of a feature's histogram; what few values a column has mostly lie apart
 SPREAD = 1_327_217_885  # about PRIME / golden ratio: neighbours and multiples lie far apart
 TOP = 10  # most frequent values and days that are kept
-MARGIN = 24  # hours before and after the day that are told apart
+MARGIN = 24  # hours before and after the day that are counted one by one
 HOUR, DAY = 3600, 86_400
 SIZES = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
 INTEGERS = frozenset((*SIZES, *(f"U{size}" for size in SIZES)))

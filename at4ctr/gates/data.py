@@ -116,7 +116,7 @@ def _rows(today: Stats, name: str, usual: Usual, limits: Thresholds) -> Iterator
 
 
 def _clicks(today: Stats, name: str, usual: Usual, limits: Thresholds) -> Iterator[Anomaly]:
-    """The odds of a click; where they moved as sampling at w would move them, that is said."""
+    """The odds of a click. A change that sampling at w would cause is reported as such."""
     now = today.relations[name]
     past = [s.relations[name] for s in usual.days]
     if now.clicks is None or any(r.clicks is None for r in past) or not now.rows:

@@ -1,11 +1,11 @@
 """What is usual: levels and histograms of the days before, with their noise.
 
-A day may differ from the days before by sampling and because days differ. Both are estimated: the
-first by the binomial or multinomial law with users, not rows, as its number of trials (rows of one
-user are alike, so this is the cautious side); the second by the median absolute deviation of the
-days before, which one odd day among them does not move; it holds the sampling too, so the larger of
-the two counts. Whatever has a weekly pattern is compared with the same weekday as well, and the
-nearer of the two counts.
+A day may differ from the days before by sampling noise and because days differ. Both are estimated.
+Sampling noise follows the binomial or multinomial law with users, not rows, as the number of trials
+(rows of one user are alike, so this is cautious). The difference between days is the median
+absolute deviation of the days before, which one odd day among them does not move. It contains
+sampling noise too, so the larger of the two is taken. Values with a weekly pattern are compared
+with the same weekday as well, and the smaller difference counts.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def weekday(stats: Stats) -> int:
 
 
 def spread(values: Floats) -> float:
-    """The standard deviation that the median absolute deviation stands for."""
+    """The standard deviation, estimated from the median absolute deviation."""
     return TO_DEVIATION * float(np.median(np.abs(values - np.median(values))))
 
 
@@ -82,9 +82,9 @@ class Usual:
     ) -> Distance:
         """Today's histogram against the nearest of the days.
 
-        Each of the days has such a distance itself, to the nearest of the others. Allowed is their
-        median, or the multinomial law's own distance where that is more, and on top max(least,
-        deviations · max(spread, noise)). To be nearer than that is never odd.
+        Each of the days has such a distance too, to the nearest of the others. Usual is the median
+        of these, or the multinomial law's expected distance where that is more. Allowed is
+        max(least, deviations · max(spread, noise)) above it. A smaller distance is never odd.
 
         past, today: shares [buckets]. trials: effective, of one day. largest: L∞ instead of the
         Jensen–Shannon divergence.

@@ -1,12 +1,12 @@
 """The model gate: a candidate against the incumbent on the same later, unsampled rows.
 
 Every check is a row of the verdict. It fails where the candidate is shown to be worse, and passes
-where it is shown to be as good. It warns between the two, and the policy then decides. It holds
-where nobody can tell anything: a logit that is not finite, a threshold that is not set, no
-incumbent, hardly a click.
+where the candidate is shown to be as good. It warns between the two, and the policy then decides.
+It holds where nothing can be shown: a logit is not finite, a threshold is not set, there is no
+incumbent, or there is hardly a click.
 
 Of candidates that are as good as their incumbents at most the share `Thresholds.error` is refused.
-The four families of checks have a quarter of it each, of several labels an equal part of that.
+Each of the four families of checks has a quarter of that share, divided equally among the labels.
 """
 
 from __future__ import annotations
@@ -132,8 +132,8 @@ def _incumbent(incumbent: Scores | None) -> Check:
 
 
 def _users(scores: Scores, least: int | None) -> Check:
-    """Users with a click, or those with a row without one where these are fewer: as the bootstrap
-    draws users, no more than these make either class vary."""
+    """The check of the number of users with a click, or of users with a row without click where
+    these are fewer. The bootstrap draws users, so few of either make its intervals unreliable."""
     labels, users = np.asarray(scores.labels), np.asarray(scores.users)
     sides = ((labels == 1, "users with a click"), (labels == 0, "users with a row without click"))
     found, what = min((int(np.unique(users[rows]).size), what) for rows, what in sides)
@@ -193,11 +193,11 @@ def _area(
 
 
 def _undecided(clicks: int, width: float, loss: float) -> str:
-    """That the evening could not tell, and about how many clicks could.
+    """A sentence: the night's rows show nothing, and about how many clicks would.
 
-    The distance `width` of ΔAUC from its lower bound shrinks as 1/√clicks, and two equally good
-    models are shown to be so on half of all evenings from where it is `loss`: at
-    clicks · (width / loss)².
+    The distance `width` of ΔAUC from its lower bound shrinks as 1/√clicks. Two equally good models
+    are shown to be so on half of all nights once the distance is `loss`, which takes
+    clicks · (width / loss)² clicks.
     """
     said = f"the model is shown neither to be worse by {loss:.5f} nor to be as good"
     if not loss:
@@ -207,7 +207,7 @@ def _undecided(clicks: int, width: float, loss: float) -> str:
         return f"{said}, though {clicks:,} clicks do show it of most equally good models"
     return (
         f"{said}: of two equally good models about {needed:,.0f} clicks would show it on every "
-        f"second evening, and this one has {clicks:,}"
+        f"second night, and this one has {clicks:,}"
     )
 
 

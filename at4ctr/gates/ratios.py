@@ -1,4 +1,4 @@
-"""Whether PCOC is shown to be off, and further off than another model's, on rows of many users.
+"""Tests whether PCOC is off, and further off than another model's, on rows of many users.
 
 R = Σp / Σy is a ratio of totals over users, so by linearisation Var ln R = G/(G−1) Σ_u ψ_u² with
 ψ_u = P_u/P − Y_u/Y, where P_u and Y_u are the sums of a user's probabilities and clicks and G is
@@ -22,7 +22,7 @@ MOST = 700.0  # exponent of the largest factor of an interval
 
 @dataclass(frozen=True)
 class Sums:
-    """Of rows, by user [G]: rows, clicks, probabilities of the candidate and of the incumbent."""
+    """Sums by user [G]: of rows, clicks, the candidate's probabilities and the incumbent's."""
 
     rows: Floats
     clicks: Floats
@@ -83,10 +83,10 @@ def p_value(sums: Sums, off: float) -> float:
     than ``off`` greater than the incumbent's; the latter only where there is an incumbent.
 
     Distances are of logarithms. On either side each part of the hypothesis has a normal test of its
-    own, and all of them must refuse theirs (Berger 1982, "Multiparameter hypothesis testing and
-    acceptance sampling"); the two sides are joined by Bonferroni. Without a click R is not defined:
-    p is then Poisson's probability of none where as many are expected as the nearest allowed PCOC
-    says. 1 where fewer than two users show nothing.
+    own, and all of these must reject (Berger 1982, "Multiparameter hypothesis testing and
+    acceptance sampling"). The two sides are joined by Bonferroni. Without a click R is not defined;
+    p is then the Poisson probability of no click, given the expected number of clicks at the
+    nearest allowed PCOC. p is 1 where there are fewer than two users.
     """
     if not sums.clicks.sum():
         return _silent(sums, off)

@@ -1,9 +1,9 @@
 """A paired bootstrap that draws users: AUC and per-user sums of two models under equal weights.
 
-Rows of one user are alike, so rows drawn one by one would promise too much: users are drawn, with
-replacement and as many as there are, and a user's rows come together (Efron and Tibshirani 1993,
-"An Introduction to the Bootstrap", §8). Both models see the same draws, so what makes an evening
-easy or hard for both cancels in their difference.
+Rows of one user are alike, so intervals from rows drawn one by one would be too narrow. Instead
+users are drawn, with replacement and as many as there are, each with all its rows (Efron and
+Tibshirani 1993, "An Introduction to the Bootstrap", §8). Both models see the same draws, so that
+what makes rows easy or hard for both cancels in their difference.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a day's log looks like, in counts of bounded size: the memory of the data gate.
+"""The statistics of a day's log, in counts of bounded size. The data gate compares days by them.
 
 Everything is counted by DuckDB after the dataset's own `load`, so the gate judges what preparation
-would read. A log that `load` refuses has statistics too: those of the refusal.
+would read. A log that `load` refuses has statistics too, which hold the refusal's sentence.
 """
 
 from __future__ import annotations
@@ -137,8 +137,8 @@ def of(
         files: all data files of the day, in the dataset's raw format.
         begin, end: the day in epoch seconds, end excluded.
         vocabulary: folder of ``<table>.parquet`` (raw, id) of the days before, or None.
-        scratch: folder with room for the day once more; None: the system's, often memory. What a
-            killed process left there, ``at4ctr-gate-*``, its owner deletes.
+        scratch: folder with room for the day once more; None: the system's, often in memory. A
+            killed process leaves ``at4ctr-gate-*`` there, which the folder's owner must delete.
 
     Raises:
         InputError: no files, or no disk or memory for the work. A log that `load` refuses is no

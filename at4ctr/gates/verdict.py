@@ -1,4 +1,4 @@
-"""What the model gate says: its thresholds, its checks row by row, and the verdict they make."""
+"""The model gate's thresholds, its checks, and the verdict that follows from the checks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FAMILIES = 4  # of checks, among which the error is shared: ΔAUC, NE, PCOC, seg
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What a candidate must reach; None: nobody has said, which holds the model.
+    """What a candidate must reach. A threshold that is None is not set, which holds the model.
 
     policy: what becomes of a candidate that is neither shown to be worse than the incumbent nor
         shown to be as good: ``fresh`` publishes it with a warning, ``strict`` holds it.
@@ -34,8 +34,8 @@ class Thresholds:
     pcoc_limit: no PCOC of all rows that is shown to be further from 1 passes, whatever the
         incumbent's; at least pcoc.
     segment_share: a segment is large from this share of all clicks, or of all predicted ones, on.
-    clicks, users: from here on an evening is evidence enough for ``strict``; users are those with a
-        click, or, where these are fewer, those with a row without one.
+    clicks, users: the least that is evidence enough for ``strict``; users are those with a click,
+        or, where these are fewer, those with a row without one.
     replicates, seed: of the bootstrap; more replicates are drawn where a level needs them.
     labels: which labels are judged, of those that the model serves, composed ones among them; () is
         all. Thresholds are the same for each. Leave out a label with too few positives a night.
@@ -113,7 +113,8 @@ def unset(
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate says, and why. reason: of the operator who blessed it in spite of ``was``."""
+    """The gate's decision and its checks. reason: the operator's, who blessed the model although
+    the decision ``was`` another one."""
 
     decision: Decision
     checks: tuple[Check, ...]
@@ -126,7 +127,7 @@ class Verdict:
 
     @property
     def decisive(self) -> tuple[Check, ...]:
-        """The checks that made the decision; of BLESS the warnings."""
+        """The checks that made the decision; after BLESS the warnings."""
         outcomes = {c.outcome for c in self.checks}
         said = {"BLESS": "warn", "REJECT": "fail", "HOLD": "hold" if "hold" in outcomes else "warn"}
         return tuple(c for c in self.checks if c.outcome == said[self.decision])

@@ -1,4 +1,4 @@
-"""AITM: each label's tower passes on what it knows to the next one's (Xi et al., KDD 2021)."""
+"""AITM: each label's tower passes a vector on to the next label's tower (Xi et al., KDD 2021)."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class AITM(tf.Module):
 
     Labels follow each other in the schema's order, as click and conversion do. k is the width of
     q_t, h1, h2 and h3 are linear, and g_t is a dense layer with the head's activation. z_t is the
-    last layer of the tower. Of labels that are asked for, those before are computed too and none
-    after. One label alone is a network of its own.
+    last layer of the tower. Labels before a requested one are computed too, and none after the last
+    requested one. With one label the head is a plain network.
 
     Left out: the behavioral expectation calibrator, a loss on P(later) > P(earlier) (Eq. 8). Where
     a label is known ``within`` the earlier one, its probability is the product of both and cannot
@@ -89,7 +89,7 @@ class AITM(tf.Module):
 
 
 class Transfer(tf.Module):
-    """z = Σ_u w_u h1(u) of what the label before passes on and of a tower's own last layer."""
+    """z = Σ_u w_u h1(u), u the vector from the label before and the tower's own last layer."""
 
     def __init__(self, width: int, activation: Activation, dropout: float, seed: int) -> None:
         super().__init__(name="transfer")

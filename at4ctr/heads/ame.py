@@ -29,7 +29,7 @@ class Config(mixture.Config):
 class AME(mixture.Mixture):
     """The head ``mixture`` over experts whose embedding spaces differ in dimension (§5.1, Fig. 4).
 
-    There are as many spaces as one likes, whatever the number of labels; the paper has 16, 32 and
-    64 dimensions for 32 towers. A label of few data is expected to weigh the narrow spaces more,
-    which ``gates`` of a run shows.
+    The number of spaces does not depend on the number of labels; the paper has spaces of 16, 32 and
+    64 dimensions for 32 towers. A label with few positives is expected to give the narrow spaces
+    more weight; a run's ``gates`` show the weights.
     """

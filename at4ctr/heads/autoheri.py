@@ -28,8 +28,8 @@ from at4ctr.layers.towers import (
 class Config(HeadConfig):
     """bottom: widths of shared layers below the networks; PICO (§4.4) shares the first one. units:
     widths of each label's network. every: training steps for one step of the structure weights.
-    rate: Adam's learning rate of theirs. activation: none for the backbone's own. dropout: of every
-    hidden layer.
+    rate: Adam's learning rate for the structure weights. activation: none for the backbone's own.
+    dropout: of every hidden layer.
     """
 
     searches: ClassVar[bool] = True
@@ -62,19 +62,21 @@ class AutoHERI(tf.Module):
     of label t − 1: h_t^l = act(W_l [h_t^(l−1); σ(a_1l) h_(t−1)^1; …; σ(a_Ll) h_(t−1)^L] + b_l),
     L the number of layers; logit_t = w_t · [h_t^L; direct] + b_t + wide.
 
-    σ(a_jl) is the probability that the edge from j to l is there. It stands for the edge, so that
-    the network is its expectation. Labels follow each other in the schema's order, as click and
-    conversion do. Of labels that are asked for, those before are computed too and none after. The
-    first label's network reads none, and one label alone has no structure weight.
+    σ(a_jl) is the probability that the edge from j to l exists. The network computes with the
+    probability itself, that is with the edge's expectation. Labels follow each other in the
+    schema's order, as click and conversion do. Labels before a requested one are computed too, and
+    none after the last requested one. The first label's network reads no other, and with one label
+    there is no structure weight.
 
     ``searched`` holds a [L, L] of every label but the first, from 0. They learn on validation rows
     (`contracts.Searched`), by the first-order rule of DARTS (Liu et al., ICLR 2019, ξ = 0), while
     all other weights learn on training rows. In the export they are constants.
 
-    Deviations, where the paper is not open to us and its public summary says no more: every pair
-    of layers is an edge; an edge feeds its layer side by side with the layer's own input; and the
-    edges keep their probabilities, where a search that ends in a discrete network would round them
-    and train anew. The networks are trained with the tasks of the experiment; the paper's
+    This follows the paper's public summary, which leaves some points open, so there may be
+    deviations: every pair of layers is an edge; an edge's layer is concatenated with the reading
+    layer's own input; and the edges keep their probabilities, where a search that ends in a
+    discrete network would round them and train anew. The networks are trained with the tasks of the
+    experiment; the paper's
     entire-space loss is ``tasks.<label>.over=all``.
     """
 

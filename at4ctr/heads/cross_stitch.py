@@ -17,8 +17,8 @@ from at4ctr.layers.towers import Logits, Networks, activation_of, parts_required
 @dataclass(frozen=True)
 class Config(HeadConfig):
     """bottom: widths of shared layers below the networks; PICO (§4.4) shares the first one. units:
-    widths of each label's network. keep: where the weight of a label's own units starts; those of
-    the others share the rest. activation: none for the backbone's own. dropout: of every hidden
+    widths of each label's network. keep: initial weight of a label's own units; the other labels'
+    units share the rest equally. activation: none for the backbone's own. dropout: of every hidden
     layer.
     """
 

@@ -28,7 +28,7 @@ from at4ctr.layers.towers import (
 class Config(HeadConfig):
     """units, activation, dropout: of each label's network. activation: none for the backbone's own.
     features: random features of the last hidden layer. part_features: those of each part; 0 for
-        none, which is SNGP's own form. A label's covariance has the square of their sum of values.
+        none, which is SNGP's own form. A label's covariance has M² values, M the sum of them all.
     length: ℓ of every kernel, whose inputs have the length 1.
     ridge: prior precision of β; the prior standard deviation of a logit is 1/√ridge.
     newton: steps of Newton's method by which β reaches the mode of its posterior after training,
@@ -64,11 +64,11 @@ class GaussianProcesses(tf.Module):
     """logit_k = f_k(h_k, parts) + wide, h_k = [network_k(parts); direct], network_k = affine_k →
     dense layers, f_k a `layers.gaussian.GaussianProcess` of h_k and of each part.
 
-    Random features and not inducing points: what a training row adds to the precision is then a sum
-    over rows with a fixed number of features, so that replicas add theirs, and no location has to
-    be learned. The precision is summed after training, over the rows of an epoch, with the final
-    weights (`at4ctr.posterior`), and so is what β needs to reach its posterior's mode: the
-    approximation is one around the mode. Both leave the weights below β as they are.
+    Random features are used and not inducing points, because the precision is then a sum over rows
+    of a fixed size, which replicas can add up, and no locations have to be learned. The precision
+    is summed after training, over the rows of an epoch, with the final weights
+    (`at4ctr.posterior`). The same passes move β to its posterior's mode, around which the Laplace
+    approximation is made. Neither changes the weights below β.
 
     The additive terms of the parts are a deviation from SNGP, which normalises the spectrum of the
     hidden layers so that they keep distances. Here f reads the parts themselves: ids that the

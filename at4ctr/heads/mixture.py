@@ -1,5 +1,6 @@
-"""Heterogeneous experts with multi-embedding: a gate of each label weighs what backbones of several
-embedding spaces give (Pan et al., Ad Recommendation in a Collapsed and Entangled World, §4.2)."""
+"""Heterogeneous experts with multi-embedding: a gate of each label weighs the outputs of backbones
+in several embedding spaces (Pan et al., Ad Recommendation in a Collapsed and Entangled World,
+§4.2)."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ class Mixture(Routed):
 
     Each expert has non-linear layers of its own before the sum: without them several tables would
     equal one (§4.2). With one label this is the multi-embedding paradigm, with several ME-MMoE.
-    What the gate reads is open in the paper; here it is what MMoE's gates read.
+    The paper does not say what the gate reads; here it is what MMoE's gates read.
     """
 
     def __init__(

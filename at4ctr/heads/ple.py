@@ -52,7 +52,8 @@ class Config(HeadConfig):
 class PLE(tf.Module):
     """x_k^0 = x_s^0 = affine(parts); in level l = 1 … L
     x_k^l = Σ_e g_ke E_e over the experts of label k and the shared ones, g_k = softmax(x_k^(l−1)
-    W_k^l); below the last level also x_s^l, likewise over all experts, with a gate on x_s^(l−1).
+    W_k^l). Below the last level there is also x_s^l, likewise over all experts, with a gate on
+    x_s^(l−1).
     The experts of k read x_k^(l−1), the shared ones x_s^(l−1).
     logit_k = w_k · [tower_k(x_k^L); direct] + b_k + wide.
 

@@ -32,7 +32,8 @@ class Config(HeadConfig):
 class SharedBottom(tf.Module):
     """h = affine → dense layers of all parts; logit_k = w_k · [tower_k(h); direct] + b_k + wide.
 
-    A tower's seed comes from its label's name, so that another label leaves its start.
+    A tower's seed comes from its label's name, so that one more label does not change its initial
+    weights.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""One label: the trunk of the Taobao family of public code and one logit."""
+"""One label: the trunk of the public code of DIEN, CAN and DBPMaN, and one logit."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from at4ctr.errors import InputError
 from at4ctr.layers.mlp import MLP, Dense, product
 from at4ctr.layers.segments import spread, sums
 
-MASKED = -1e9  # a logit whose power is 0
+MASKED = -1e9  # a logit whose exponential is 0
 
 
 class TargetAttention(tf.Module):
@@ -85,8 +85,9 @@ class TargetAttention(tf.Module):
     def cross(self, query: Tensor, keys: Tensor, *, training: bool) -> Tensor:
         """Scores of all pairs of keys [R, J] and projected queries [N, J] -> [R, N].
 
-        What a behaviour's row is multiplied with belongs to the candidate alone, and a row of ones
-        brings its constant, so that the first layer of all pairs is one product of width J + 1:
+        The matrix that a behaviour k is multiplied with depends on the candidate q alone, and a one
+        appended to k carries its constant. So the first layer of all pairs is one product of width
+        J + 1:
 
             W₁[q; k; q−k; q⊙k] + b = [D diag(q) + B − C, (A + C) q + b] [k; 1].
         """
@@ -99,9 +100,9 @@ class TargetAttention(tf.Module):
         return self._scored(tf.linalg.matmul(keys, each), query, keys, training)
 
     def cross_own(self, query: Tensor, keys: Tensor, *, training: bool) -> Tensor:
-        """The same where a candidate has another query for each behaviour, [R, N, J] -> [R, N].
+        """`cross` for candidates with a query of their own for each behaviour, [R, N, J] -> [R, N].
 
-        Here a behaviour's matrix, D diag(k) + A + C, meets the queries.
+        Here the matrix, D diag(k) + A + C, depends on the behaviour and multiplies the queries.
         """
         a, b, c, d = tf.split(self.first.kernel, 4)
         once = tf.linalg.matmul(keys, b - c) + self.first.bias  # [R, H]
@@ -110,7 +111,7 @@ class TargetAttention(tf.Module):
         return self._scored(hidden, query[0], keys, training)
 
     def _scored(self, hidden: Tensor, query: Tensor, keys: Tensor, training: bool) -> Tensor:
-        """The other layers, of the first one's sums of all pairs -> [R, N]."""
+        """The layers after the first, applied to its sums for all pairs -> [R, N]."""
         hidden = tf.sigmoid(tf.reshape(hidden, [-1, self.first.kernel.shape[-1]]))
         scores = self.rest(hidden, training=training)
         return tf.reshape(scores, [tf.shape(keys)[0], tf.shape(query)[0]])
@@ -126,7 +127,7 @@ def segment_softmax(scores: Tensor, rows: Tensor, size: Tensor) -> Tensor:
 def pool(scores: Tensor, keys: Tensor, rows: Tensor, size: Tensor) -> Tensor:
     """Σ_t softmax(scores)_t k_t within each row, keys [R, J] -> [size, J]; 0 of an empty row.
 
-    ``rows`` [R] never decrease. The weights' common divisor divides the sum.
+    ``rows`` [R] never decrease. The softmax's divisor is applied once, to the sum.
     """
     top = tf.math.unsorted_segment_max(tf.stop_gradient(scores), rows, size)
     exp = tf.exp(scores - tf.gather(top, rows))[:, None]

@@ -18,7 +18,7 @@ class Digits(tf.Module):
 
     The paper has one table X for all systems, in which rows of two systems would coincide. Here
     each system has a table of its own. A system has as many digits as numbers of ``bits`` binary
-    digits need. n beyond 2^bits − 1 is that number.
+    digits need. An n above 2^bits − 1 is taken as that number.
     """
 
     def __init__(self, bases: Sequence[int], bits: int, dimension: int, seed: int) -> None:

@@ -43,12 +43,14 @@ class Config:
 
 
 class Embedder(tf.Module):
-    """Looks up every feature of a batch. In training, of each table one gather of the distinct ids
-    of sample and history; each further behaviour feature (``extras``), the output table and each
-    table of first-order weights have a gather of their own.
+    """Looks up every feature of a batch.
+
+    In training each table is read by one gather, of the distinct ids of sample and history. Each
+    further behaviour feature (``extras``), the output table and each table of first-order weights
+    have a gather of their own.
 
     Padding (id 0) is a zero vector everywhere. Behaviours are looked up at real positions only;
-    the dense history is scattered from them, which costs nothing where nobody reads it.
+    the dense history is scattered from them, which costs nothing where nothing reads it.
     A multi-valued feature is the mean of its real values' rows, weighted where it has weights.
     """
 
@@ -64,7 +66,7 @@ class Embedder(tf.Module):
         hash_ids: Mapping[str, HashID] = MappingProxyType({}),
         similarities: Mapping[str, Similarity] = MappingProxyType({}),
     ) -> None:
-        """rows: of each table, padding and unknown included. embeds: what the backbone asks.
+        """rows: of each table, padding and unknown included. embeds: what the backbone needs.
         encodings: of each number that is served and of each similarity. vectors: table ->
         pre-trained rows [rows, W]. hash_ids: of each table with ``Table.hash_id``.
         """
@@ -109,7 +111,8 @@ class Embedder(tf.Module):
 
     def lookup(self, table: str, ids: Tensor) -> Tensor:
         """Rows of a table: ids [...] -> [..., D]; padding gives zeros. Pre-trained rows of another
-        width come to D by one learned product. A HashID's vector is added to the row, or is it.
+        width are brought to D by one learned product. A HashID's vector is added to the row, or
+        takes its place (``Table.hash_id``).
         """
         if table in self.hash_ids:
             flat = self.hash_ids[table](tf.reshape(ids, [-1]))
@@ -126,9 +129,9 @@ class Embedder(tf.Module):
     def _rows(self, ids: Mapping[str, Tensor], training: bool, kind: str = "") -> dict[str, Tensor]:
         """Feature (or ``history_`` feature) -> its rows [n, D].
 
-        Training reads each row of a table once, whoever asks for it, so that its gradient arrives
-        summed, under ids that ``tf.unique`` gave (``LazyAdam`` knows them by that). kind: of the
-        tables, ``_LINEAR`` for first-order weights [n, 1].
+        Training reads each row of a table once, however many features name it, so that its gradient
+        arrives summed, under ids that ``tf.unique`` gave (``LazyAdam`` recognises them by that).
+        kind: of the tables, ``_LINEAR`` for first-order weights [n, 1].
         """
         by_table: dict[str, list[str]] = {}
         for key in (k for k in ids if not k.startswith(weights_name(""))):
@@ -173,7 +176,7 @@ class Embedder(tf.Module):
     ) -> Embedded:
         """The reader's batch (ids) -> what a backbone sees; training-only features stay out.
 
-        history: False for who reads none: behaviours are then not looked up, and 0 wide.
+        history: False where nothing reads it; behaviours are then not looked up and have width 0.
         dense: every position is looked up, padding as zeros, so that shapes are static.
         A batch with ``owner`` [B] has rows of profile and history for H users, not for B rows.
         """

@@ -47,9 +47,9 @@ class GaussianProcess(tf.Module):
     Λ = L Lᵀ the standard deviation of f is √(φᵀ Λ⁻¹ φ) = ‖L⁻¹ φ‖. `factor` holds L⁻¹, so that the
     variance is a sum of squares and never negative in float32.
 
-    `mean` and `factor` are what is believed of β: the prior until `Laplace` has seen rows. A warm
-    start takes them from its parent, whose posterior is then the prior. The bias has a flat prior,
-    and its own variance is left out.
+    `mean` and `factor` describe the present distribution of β: the prior until `Laplace` has seen
+    rows, the posterior from then on. A warm start takes them from its parent, whose posterior is
+    then the prior. The bias has a flat prior, and its own variance is left out.
     """
 
     def __init__(
@@ -92,8 +92,8 @@ class GaussianProcess(tf.Module):
 
 
 def evidence(features: Tensor, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """What rows say of [β; b], in float64 and side by side: with a = [φ; 1] the matrix
-    Σ w p (1 − p) a aᵀ, the gradient Σ w (y − p) a and the loss −Σ w ln P(y).
+    """The rows' part in the posterior of [β; b], as one float64 vector: with a = [φ; 1] the matrix
+    Σ w p (1 − p) a aᵀ, the gradient Σ w (y − p) a of the log likelihood, and the loss −Σ w ln P(y).
 
     Args:
         features: φ [B, M].
@@ -113,8 +113,8 @@ def evidence(features: Tensor, logits: Tensor, labels: Tensor, weights: Tensor) 
 class Laplace:
     """Newton's method for the posterior's mode from the evidence of all rows, in float64.
 
-    Give `take` the evidence at the present [β; b], as often as steps are wanted and once more, and
-    then call `finish`. A step that does not lower −ln P(y, β) is halved.
+    For n steps call `take` n + 1 times, each time with the evidence at the present [β; b], and then
+    `finish`. A step that does not lower −ln P(y, β) is halved.
     """
 
     def __init__(self, process: GaussianProcess) -> None:

@@ -76,7 +76,7 @@ class AUGRU(_Cell):
 
     def shared(self, x: Tensor, attention: Tensor) -> Tensor:
         """One history x [R, I] under N attentions [R, N] -> the last states [N, units], 0 without a
-        behaviour: of serving alone. Its inputs are projected once."""
+        behaviour. Only serving calls it. The history's inputs are projected once."""
         (gates, gate_kernel), (candidate, candidate_kernel) = self.projected(x)
         total, size = tf.unstack(tf.shape(attention))
 
@@ -103,7 +103,7 @@ def scan(
 
     gates [R, 2J] (r, u), candidate [R, J], attention [R] or None for a plain GRU, all in the order
     of ``steps``; kernels [J, 2J] and [J, J]. In training the gradient is written out, which is
-    faster; otherwise it is the loop's own, as no SavedModel can hold one that reads saved arrays.
+    faster. Otherwise it is TensorFlow's, as a SavedModel cannot hold one that reads saved arrays.
     """
     extra = () if attention is None else (attention[:, None],)
     inputs = (gates, candidate, gate_kernel, candidate_kernel, *extra)

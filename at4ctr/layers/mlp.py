@@ -101,7 +101,7 @@ class Dice(tf.Module):
 
 
 class PReLU(tf.Module):
-    """max(0, x) + α min(0, x), one α per unit, from 0.1 (the Taobao family of public code)."""
+    """max(0, x) + α min(0, x), one α per unit, initially 0.1 (as in the public code of DIEN)."""
 
     def __init__(self, units: int, name: str) -> None:
         super().__init__(name=name)
@@ -204,7 +204,7 @@ class MLP(tf.Module):
         return self.after(self.dense[0](x), training=training)
 
     def after(self, x: Tensor, *, training: bool) -> tuple[Tensor, ...]:
-        """The output of every layer, of the product and bias of the first one."""
+        """The output of every layer, given the product and bias of the first one."""
         found = []
         for i, dense in enumerate(self.dense):
             x = self.finish(i, dense(x) if i else x, training=training)
@@ -212,12 +212,13 @@ class MLP(tf.Module):
         return tuple(found)
 
     def finish(self, i: int, x: Tensor, *, training: bool) -> Tensor:
-        """The output of layer i, of its product and bias."""
+        """The output of layer i, given its product and bias."""
         return self.dropouts[i](activate(self.activations[i], x, training), training)
 
 
 class Trunk(MLP):
-    """affine → MLP over parts side by side: what the Taobao family's public models end in.
+    """affine → MLP over the concatenated parts: the last layers of the public code of DIEN, CAN and
+    DBPMaN.
 
     The affine layer's γ starts at each part's ``scale``.
     """
@@ -265,7 +266,7 @@ def joined(parts: Sequence[Tensor], affine: Affine, kernel: Tensor) -> Tensor:
 
 
 def activate(activation, x: Tensor, training: bool) -> Tensor:  # type: ignore[no-untyped-def]
-    """What `build_activation` gave, of x [B, units]."""
+    """Applies what `build_activation` returned to x [B, units]."""
     return activation(x, training) if isinstance(activation, Dice | PReLU) else activation(x)
 
 

@@ -51,7 +51,7 @@ class PathsOfRows(NamedTuple):
 
     @classmethod
     def of(cls, x: Embedded, path: Tensor, paths: Paths, training: bool) -> PathsOfRows:
-        """path [N, D]: what the paths of the users became."""
+        """path [N, D]: u of each path of the users (`Enhanced.path`)."""
         if x.owner is None or x.one_user:
             return cls(path, paths.rows, paths.numbers, paths.follows)
         pairs = Pairs.of(tf.reduce_sum(tf.cast(paths.mask, tf.int32), 1), x.owner)
@@ -73,8 +73,8 @@ _WEIGHTS, _HIDDEN, _OTHERS = "path_weights", "path_hidden", "path_others"
 
 
 def replace(x: Embedded, first: Mapping[str, Tensor], hidden: Tensor, others: Tensor) -> Embedded:
-    """For a second pass in which others [R, D] stand for the behaviours of paths where hidden
-    [N, l]; all else, queries too, is as it was.
+    """Prepares a second pass: ``others`` [R, D] take the place of those behaviours of paths where
+    ``hidden`` [N, l]. All else, queries too, stays as it was.
 
     first: ``Encoded.extras`` of the first pass, whose weights stay where nothing is hidden.
     """

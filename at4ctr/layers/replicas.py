@@ -10,9 +10,9 @@ from at4ctr.contracts import Tensor
 
 
 class Share(NamedTuple):
-    """The part of a work on gathered rows that a replica takes on itself: ``rank`` of ``size``.
+    """The part of a computation on gathered rows that one replica does: ``rank`` of ``size``.
 
-    A loss is the mean over the replicas, so who does a part returns ``size`` times its part.
+    A loss is the mean over the replicas, so a replica that does a part returns ``size`` times it.
     """
 
     rank: Tensor | int
@@ -33,7 +33,7 @@ def share() -> Share:
 def gathered(*tensors: Tensor) -> list[Tensor]:
     """[n_r, ...] of every replica r -> [Σ n_r, ...] on all of them, replica after replica.
 
-    The gradient at a replica's rows is the sum of what all replicas say of them.
+    The gradient at a replica's rows is the sum of the gradients that all replicas have for them.
     """
     if share().size == 1:
         return list(tensors)

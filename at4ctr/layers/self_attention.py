@@ -25,10 +25,10 @@ class Lengths(NamedTuple):
 
 
 class Groups(NamedTuple):
-    """Samples of like length side by side, each group dense and as long as its longest sample: what
-    costs t² per sample costs little more than the real positions do.
+    """Samples grouped by length; each group is dense and as long as its longest sample.
 
-    P places in all; R behaviours.
+    So attention, which costs t² for a sample of t positions, spends little on padding. P places in
+    all; R behaviours.
     """
 
     index: Tensor  # [P] int32: the behaviour of each place, R of padding
@@ -101,8 +101,8 @@ class SelfAttention(tf.Module):
         return found
 
     def dense_states(self, x: Tensor) -> Tensor:
-        """`states` of padded behaviours [B, T, d] -> [B, T, d]; what stands at padding means
-        nothing."""
+        """`states` of padded behaviours [B, T, d] -> [B, T, d]; the values at padding have no
+        meaning."""
         steps = tf.range(tf.shape(x)[1])
         weights = self._dense_weights(x, (steps[None, :] <= steps[:, None])[None])
         return tf.linalg.matmul(tf.linalg.matmul(weights, x), self.value)

@@ -30,7 +30,7 @@ def activation_of(chosen: Activation | None, experts: Mapping[str, Interface]) -
 
 
 def seed_of(seed: int, name: str) -> int:
-    """A seed of a name's own, so that another label leaves the start of this one's weights."""
+    """A seed by name, so that one more label changes no other label's initial weights."""
     return (seed + zlib.crc32(name.encode())) & 0x3FFFFFFF
 
 
@@ -53,7 +53,7 @@ def wide_of(x: Mapping[str, Encoded]) -> Tensor | float:
 
 
 def tower_of(layers: MLP | None) -> Tower:
-    """The widths of a tower; of none, of a head without hidden layers."""
+    """The widths of a tower; 0 and no layers for None, in a head without hidden layers."""
     if layers is None:
         return Tower(0, ())
     width = layers.input if isinstance(layers, Trunk) else layers.dense[0].kernel.shape[0]
@@ -161,7 +161,7 @@ class Networks(tf.Module):
     """A network of its own for each label over the parts of all experts.
 
     Each one begins with an affine layer of its own, as the trunk of the head ``single`` does. With
-    ``bottom`` they stand on shared layers instead, and these have the only affine layer.
+    ``bottom`` they read shared layers instead, and these have the only affine layer.
     """
 
     def __init__(
@@ -192,8 +192,8 @@ class Networks(tf.Module):
     def first(
         self, x: Mapping[str, Encoded], labels: Iterable[str], *, training: bool
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """By label: product and bias of its first layer [B, U]; what the network reads, in training
-        alone."""
+        """Two values by label: the product and bias of its network's first layer [B, U]; and what
+        the network reads, in training alone."""
         parts = parts_of(x)
         if self.bottom is not None:
             shared = self.bottom.join(parts, training=training)[-1]

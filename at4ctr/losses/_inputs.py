@@ -17,7 +17,7 @@ def unit(vectors: tf.Tensor) -> tf.Tensor:
 
 
 def check_temperature(loss: str, temperature: float) -> None:
-    """Refuses what cannot divide a cosine."""
+    """Raises InputError for a temperature that is not a positive number."""
     if not (math.isfinite(temperature) and temperature > 0):
         raise InputError(
             f"temperature of {loss} is {temperature}: expected a positive number, 0.1 is usual"
@@ -25,7 +25,7 @@ def check_temperature(loss: str, temperature: float) -> None:
 
 
 def check_shape(loss: str, name: str, tensor: tf.Tensor, expected: tf.TensorShape) -> None:
-    """Refuses a static shape that would broadcast instead of failing."""
+    """Raises InputError for another static shape, which might broadcast instead of failing."""
     if not tensor.shape.is_compatible_with(expected):
         raise InputError(
             f"{name} of {loss} has shape {tensor.shape}: expected {expected}, "

@@ -12,10 +12,10 @@ def sinkhorn(scores: tf.Tensor, epsilon: float, iterations: int) -> tf.Tensor:
     """A* = argmax_A Σ_bt A_bt s_bt + ε H(A), Σ_t A_bt = 1/B, Σ_b A_bt = 1/T (AQCL, Eq. 4).
 
     The solution is A_bt = u_b exp(s_bt / ε) v_t. Sinkhorn-Knopp finds it: each iteration scales the
-    columns to 1/T and then the rows to 1/B, in the log domain. So the whole sums to 1 after any
-    number of iterations, rows are exact, and columns are at convergence. The printed constraint on
-    samples has Q where A is meant. ε and the number of iterations are not printed; SwAV's code,
-    which the paper follows, has 0.05 and 3.
+    columns to 1/T and then the rows to 1/B, in the log domain. So row sums are exact after any
+    number of iterations, and column sums at convergence only. The paper's constraint on samples has
+    Q where A is meant. The paper does not give ε and the number of iterations; SwAV's code, which
+    it follows, has 0.05 and 3.
 
     Args:
         scores: [B, T] s, cosines of B rows and T codewords. Computed in float32.

@@ -54,8 +54,8 @@ def quantised_contrast(
         Scalar, float32.
 
     Raises:
-        InputError: a temperature that is not positive, K that is no number of codewords, or static
-            shapes that do not fit.
+        InputError: a temperature that is not positive, K outside 1 to T, or static shapes that do
+            not fit.
     """
     name = "quantised_contrast"
     own = _scores(name, z, z_augmented, temperature)

@@ -8,7 +8,7 @@ from at4ctr.contracts import Tensor
 from at4ctr.errors import InputError
 from at4ctr.losses._inputs import check_shape, check_temperature, unit
 
-_MASKED = -1e9  # a logit whose power is 0
+_MASKED = -1e9  # a logit whose exponential is 0
 
 
 def dense_user_item_match(
@@ -21,10 +21,10 @@ def dense_user_item_match(
     item_ids: Tensor | None = None,
     anchors: Tensor | None = None,
 ) -> Tensor:
-    """`user_item_match` with all B × B logits, of which those of negatives have no weight.
+    """`user_item_match`, computed from all B × B logits; anchors that are negatives have weight 0.
 
-    user u [B, d], item v [B, d], labels y [B], τ > 0, ids and anchors [B] as there. A scalar in
-    nats, float32. InputError as there.
+    user u [B, d], item v [B, d], labels y [B], τ > 0; ids, anchors [B] and the errors are those of
+    `user_item_match`. A scalar in nats, float32.
     """
     name = "user_item_match"
     user, item, labels = unit(user), unit(item), tf.convert_to_tensor(labels)
@@ -62,10 +62,11 @@ def dense_next_item_prediction(
     """`next_item_prediction` of padded histories, as one batched product over positions.
 
     states r [B, T, d], behaviours e [B, T, d], mask [B, T] True where real, left-aligned, τ > 0,
-    item_ids [B, T] and block as there. A scalar in nats, float32. InputError as there.
+    item_ids [B, T]; block and the errors are those of `next_item_prediction`. A scalar in nats,
+    float32.
 
-    The terms of a position are dealt to ⌈B / block⌉ blocks, some of them empty, each with room for
-    ``block`` terms: (T − 1) · B · block logits, (T − 1) · B² without ``block``.
+    The terms of a position are split into ⌈B / block⌉ blocks, some of them empty, each with room
+    for ``block`` terms: (T − 1) · B · block logits, (T − 1) · B² without ``block``.
     """
     name = "next_item_prediction"
     states, behaviours = tf.convert_to_tensor(states), tf.convert_to_tensor(behaviours)

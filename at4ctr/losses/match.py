@@ -29,8 +29,9 @@ def user_item_match(
     Anchors are the positives; all n rows of the batch, negatives and the anchor's own pair
     included, are candidates. Eq. 6 prints r₊ on both sides: read r_k.
 
-    With `anchors` [B] bool, the sums are over the positives among those alone, n₊ still over all:
-    over disjoint anchors that cover the batch, these parts of the loss add up to it.
+    With `anchors` [B] bool, the sums run over the positives among the anchors alone, while n₊ still
+    counts all positives. So the losses of disjoint sets of anchors that cover the batch add up to
+    the whole loss.
 
     With `owner` [B] int32, user is [H, d] and row k's user is u_owner(k): the rows of one request
     share it. L_iu then has the H users as candidates, each once, where the paper's batch repeats
@@ -40,9 +41,9 @@ def user_item_match(
     candidates in L_ui; with `user_ids` [B], other rows with the anchor's own user are none in L_iu.
     Neither ever removes the anchor's own pair. A batch without positives, or without rows, gives
     0 and zero gradients. Vectors shorter than 1e-4 are shrunk instead of normalised, so the
-    gradient at the zero vector is finite. [n₊, B] logits a direction, in float32 whatever the
-    inputs' type.
-    InputError for a temperature that is not positive, or static shapes that do not fit.
+    gradient at the zero vector is finite. Each direction computes [n₊, B] logits, in float32
+    whatever the inputs' type.
+    Raises InputError for a temperature that is not positive, or static shapes that do not fit.
     """
     user, item, labels = unit(user), unit(item), tf.convert_to_tensor(labels)
     if owner is not None:

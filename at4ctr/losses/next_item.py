@@ -47,13 +47,15 @@ def next_item_prediction(
 
     Not in the paper: with `item_ids` [R], other samples with the same item at k+1 are no
     candidates at k, in both directions; the sample's own pair always is. With `block`, the n_k
-    terms of a position are dealt, in the order of their samples, to ⌈n_k / block⌉ blocks of equal
-    size (to within one), and candidates come from the anchor's own: the cost falls by B / block,
-    and a blind guess loses ln(block), not ln(B). With `part` (i, n), of the blocks, or positions,
-    every n-th from i on is in the sums, N still of all: n parts add up to the loss.
+    terms of a position are split, in the order of their samples, into ⌈n_k / block⌉ blocks of equal
+    size (to within one), and candidates come from the anchor's own block. The cost falls by
+    B / block, and a uniform guess loses ln(block), not ln(B), in each direction. With `part`
+    (i, n), the sums run over every n-th block (or position) from the i-th on, while N still counts
+    all terms. So the n parts add up to the loss.
 
     Vectors shorter than 1e-4 are shrunk instead of normalised, so the gradient at the zero vector
-    is finite. InputError as in `_check`.
+    is finite. Raises InputError for a temperature that is not positive, a block below 4, or static
+    shapes that do not fit.
     """
     states, behaviours = tf.convert_to_tensor(states), tf.convert_to_tensor(behaviours)
     lengths = tf.convert_to_tensor(lengths)

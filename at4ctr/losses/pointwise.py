@@ -8,9 +8,9 @@ from at4ctr.losses._inputs import check_shape
 def binary_cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """-mean[y ln F(x) + (1 - y) ln(1 - F(x))] with F = sigmoid(logit), from logits.
 
-    AT4CTR Eq. 11, which prints (1 - y)(1 - log F) for (1 - y) log(1 - F). It is the full
-    cross entropy: the public DBPMaN code's is half of it, so λ of a paper that kept that code is
-    relative to half of this. An empty batch gives 0.
+    AT4CTR Eq. 11, which prints (1 - y)(1 - log F) for (1 - y) log(1 - F). It is the full cross
+    entropy. DBPMaN's public code has half of it, so a weight λ that was chosen beside that code
+    corresponds to 2 λ here. An empty batch gives 0.
 
     Args:
         labels: [B], 0 or 1, any numeric type.

@@ -1,7 +1,7 @@
 """Exact metrics on numpy arrays: `(labels, predictions)` in, one Python float out, never NaN.
 
-Ranking and log loss take logits in float64: probabilities near 0 and 1 have ties that logits have
-not. Calibration takes probabilities.
+Ranking metrics and log loss take logits in float64, because probabilities near 0 and 1 have ties
+that logits do not have. Calibration metrics take probabilities.
 """
 
 from at4ctr.metrics.probability import (

@@ -72,7 +72,7 @@ def trust(labels: npt.ArrayLike, probabilities: npt.ArrayLike, users: npt.ArrayL
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """p values adjusted so that all tests together err with the probability that one had.
+    """p values adjusted so that the tests together have the error rate of a single test.
 
     The i-th smallest of n becomes the largest (n − j + 1) p_j of j ≤ i, at most 1 (Holm 1979).
     """
@@ -84,9 +84,9 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def least_users(labels: npt.ArrayLike, users: npt.ArrayLike) -> int:
-    """Users with a positive, or those with a negative where these are fewer.
+    """The number of users with a positive, or of those with a negative where these are fewer.
 
-    No more than these make either class vary over users, and below `FEW` no interval holds.
+    Below `FEW` no interval holds, as a class then varies over too few users.
     """
     truth, who = np.asarray(labels) > 0, np.asarray(users)
     return int(min(np.unique(who[rows]).size for rows in (truth, ~truth)))
@@ -104,9 +104,9 @@ def clustered_error(moved: Floats, users: npt.NDArray) -> float:
 class MeanPrediction:
     """Mean prediction and click rate of some rows.
 
-    ratio: PCOC, with the ends of its 95 % interval; None where `trust` gives none. far: the ratio
-    is further from 1 than `FAR`, and its interval excludes 1; of rows without a click, that so many
-    clicks are predicted as chance would hardly leave unseen.
+    ratio: PCOC, with the ends of its 95 % interval; None where `trust` gives none. far: whether the
+    ratio is further from 1 than `FAR` and its interval excludes 1. For rows without a click, of
+    `FEW` users or more, it is whether more clicks are predicted than `NO_CLICK`.
     """
 
     predicted: float

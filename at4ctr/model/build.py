@@ -1,4 +1,4 @@
-"""From an experiment's configs to models; refuses combinations that make no sense."""
+"""Builds models from an experiment's configs; refuses combinations that make no sense."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ExpertConfig:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that models are built of.
+    """The configs that models are built from.
 
     experts: name -> expert; the first one's weights have the seed that a lone backbone would have.
     spaces: name -> its options; auxiliaries read the first one. tasks: label -> task; {} is every
@@ -337,5 +337,6 @@ def _stream(seed: int, number: int, name: str) -> int:
 
 
 def _seed(seed: int, part: int) -> int:
-    """Independent streams for parts, so that adding an auxiliary leaves the backbone's start."""
+    """The seed of a part, independent of other parts': an auxiliary more changes no initial weight
+    of the backbone."""
     return int(np.random.SeedSequence([seed, part]).generate_state(1)[0]) & 0x3FFFFFFF

@@ -1,4 +1,4 @@
-"""A serving model whose tables are stored in fewer bytes, for as long as a block runs."""
+"""Quantises the tables of a serving model for the length of a ``with`` block."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NARROW = 4  # rows of D int8 codes and a scale, D + 4 bytes, are no smaller than
 
 @dataclass(frozen=True)
 class Config:
-    """What is exported of a trained model.
+    """How the tables of a trained model are exported.
 
     quantize: ``none`` keeps float32 tables. ``int8`` stores each row as int8 codes and one float32
         scale; tables of at most 4 columns, and the vectors of similarities, become half floats.

@@ -15,7 +15,8 @@ from at4ctr.schema import Label
 
 
 class Expert(NamedTuple):
-    """A backbone and the embedding space that it reads. reads_history: whether it does."""
+    """A backbone and the embedding space that it reads. reads_history: whether the backbone reads
+    the history."""
 
     backbone: Backbone
     space: str
@@ -80,7 +81,7 @@ class ServingModel(tf.keras.Model):
 
     @property
     def reads_history(self) -> bool:
-        """Whether an expert does."""
+        """Whether any expert reads the history."""
         return any(self.reads.values())
 
     @property
@@ -91,9 +92,9 @@ class ServingModel(tf.keras.Model):
     def calibrate(self, calibrators: Mapping[str, Calibrator]) -> None:
         """Sets the fitted maps that `answer` applies after the sampling correction, by label.
 
-        Of a finished model: a `tf.function` that was traced before keeps the maps of its time, and
-        training's checkpoints know of none. Keras goes on listing the variables of a map that was
-        replaced; the export writes those of the present ones.
+        Call it on a finished model. A `tf.function` that was traced before keeps the maps of that
+        time, and no checkpoint of the training has the maps. Keras goes on listing the variables of
+        a map that was replaced; the export writes those of the present ones.
         """
         self.calibrators = {name: graph.served(c) for name, c in calibrators.items()}
 
@@ -105,7 +106,8 @@ class ServingModel(tf.keras.Model):
         history: bool = False,
         labels: tuple[str, ...] | None = None,
     ) -> Forward:
-        """history: the first space looks it up in any case. labels: whose towers; None for all."""
+        """history: whether the first space looks it up even if no expert reads it. labels: whose
+        towers are computed; None for all."""
         return self.encode(
             self.embed(batch, training=training, history=history), training=training, labels=labels
         )
@@ -146,7 +148,8 @@ class ServingModel(tf.keras.Model):
         return self.forward(batch, training=training).outputs.logits
 
     def answer(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What is exported, [B] each: calibrated probabilities and uncalibrated logits.
+        """The answers of the exported model, [B] each: calibrated probabilities and uncalibrated
+        logits.
 
         One served label gives ``probability`` and ``logit``. Several give ``probability_<label>``
         and ``logit_<label>``, and ``probability_<a>_and_<b>`` where b is known within a. A model
@@ -212,8 +215,8 @@ class ServingModel(tf.keras.Model):
         return answers | {f"logit_{name}": logits[name] for name in self.served}
 
     def scores(self, batch: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-        """What a model is measured by: kind -> label -> logits [B] in float64, where no probability
-        saturates.
+        """The logits that metrics are computed from: kind -> label -> logits [B] in float64, whose
+        probabilities do not saturate.
 
         ``shifted``: after the sampling correction. ``calibrated``: of the served probability, after
         the label's fitted calibrator; the same where it has none. Both have each served label,

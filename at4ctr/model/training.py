@@ -1,4 +1,4 @@
-"""The model that is trained: a serving model, and auxiliaries that only make losses."""
+"""The model that is trained: a serving model, and auxiliaries, which only add losses."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TrainingModel(tf.keras.Model):
     With ``uncertainty`` the first sum is Σ_k [exp(−s_k) λ_k L_k + s_k / 2], s_k = ln σ_k² trainable
     from 0 (Kendall, Gal and Cipolla, CVPR 2018, the approximation of §3.2 for classification). A
     label's share of the loss then tends to λ_k exp(−s_k) L_k = 1/2. Its L_k stays unweighted in
-    the curves, and ``weight of <label>`` is exp(−s_k). A label whose λ_k is 0 has none.
+    the curves, and ``weight of <label>`` is exp(−s_k). A label whose λ_k is 0 has no s_k.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""What changes a training batch before it is embedded; the folder is the registry."""
+"""Changes of a training batch before it is embedded; the folder is the registry."""

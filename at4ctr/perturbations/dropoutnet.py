@@ -41,11 +41,11 @@ class Config(PerturbationConfig):
 class DropoutNet(tf.Module):
     """The user's id or the candidate's, never both, reads as unknown in rows drawn at random.
 
-    Everything else that is known of the user or item stays. Deviations from Alg. 1, whose cases are
-    the user out, the item out, and neither: a case is drawn for each row, and not for a batch. Rows
-    of one request share the draw of their user. The
-    paper sets fixed vectors of a factorisation to 0; here vectors are learned, and what was never
-    seen is served by the row of the unknown id, so that this row is what the drawn rows train.
+    Everything else that is known of the user or item stays. Alg. 1 has three cases: the user's
+    vector is dropped, the item's, or neither. Deviations: a case is drawn for each row, and not for
+    a batch. Rows of one request share the draw of their user. The paper sets fixed vectors of a
+    factorisation to 0. Here vectors are learned, and an id that was never seen is served with the
+    row of the unknown id. The drawn rows train that row.
     """
 
     def __init__(self, config: Config, schema: Schema, seed: int) -> None:

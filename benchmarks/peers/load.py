@@ -1,4 +1,4 @@
-"""What every peer's script shares: its options, its rows, its clock and its JSON line.
+"""Parts that all peers' scripts share: options, rows, clock and JSON line.
 
 It needs numpy alone. `benchmarks.random_log` says what the rows are; `bench_peers` writes them.
 """

@@ -1,8 +1,8 @@
-"""What a publishing command is about to do, so that whoever comes next can finish it.
+"""A write-ahead journal of publishing: the next command can finish what a killed one began.
 
-The journal holds the ledger's entries to be. An operation writes it, does the work, records the
-entries, deletes it; every step may be repeated. A folder ``.deleted-<version>`` is a journal of its
-own: deleting must work on a full disk.
+The journal holds entries that the ledger is to get. An operation writes the journal, does the work,
+adds the entries to the ledger, and deletes the journal. Every step may be repeated. A folder
+``.deleted-<version>`` is a journal of its own, because deleting must work on a full disk.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ faults.declare("restore.renamed", "restore.untombed")
 
 
 class RetryError(InputError):
-    """Nothing is wrong with the input and nothing is half done: later the command may succeed."""
+    """An error that is not the input's, after which nothing is half done: try the command later."""
 
 
 def versions(serving: Path) -> tuple[int, ...]:
@@ -75,7 +75,7 @@ def held(serving: Path, name: str, *, wait: bool = True) -> Iterator[None]:
 
 @contextmanager
 def refusals(serving: Path) -> Iterator[None]:
-    """Turns what the disk refuses into one sentence."""
+    """Inside, an error of the disk becomes an InputError, which is one sentence."""
     try:
         yield
     except OSError as error:
@@ -114,10 +114,11 @@ def write(serving: Path, entries: Sequence[Entry]) -> None:
 
 
 def pending(serving: Path, at: str, **facts: Any) -> list[Entry]:
-    """What was begun and not recorded, without a version that was never renamed into place.
+    """The entries of what was begun and not recorded, without a version that was never renamed into
+    place.
 
-    at, facts: of a version that was taken out of service, or put back, on a disk too full to record
-    it. Only one in service that has a tombstone was put back.
+    at, facts: for the entry of a version that was taken out of service, or put back, on a disk too
+    full to record it. A version counts as put back if it is in service and has a tombstone.
     """
     path = serving / JOURNAL
     try:
@@ -207,7 +208,7 @@ def _rename(serving: Path, name: str, to: str) -> None:
 
 
 def record(serving: Path, ledger: Ledger, entries: Sequence[Entry]) -> None:
-    """Adds to the ledger what it has not got, and deletes the journal."""
+    """Adds to the ledger those entries that it lacks, and deletes the journal."""
     last, left = {e.version: e for e in latest(ledger.entries(serving.name))}, list[Entry]()
     for entry in entries:
         if entry == last.get(entry.version):  # so the version's earlier turns are there too
@@ -221,7 +222,7 @@ def record(serving: Path, ledger: Ledger, entries: Sequence[Entry]) -> None:
 
 
 def tell(serving: Path, ledger: Ledger, entries: Sequence[Entry]) -> None:
-    """Records a rollback, which has taken effect whatever is wrong with the ledger."""
+    """Records a rollback. It has taken effect even if the ledger cannot be written."""
     try:
         record(serving, ledger, entries)
     except InputError as error:
@@ -230,9 +231,9 @@ def tell(serving: Path, ledger: Ledger, entries: Sequence[Entry]) -> None:
 
 
 def recover(serving: Path, ledger: Ledger, at: str) -> None:
-    """Finishes what others began; records versions that the ledger does not know.
+    """Finishes what other commands began; records versions that the ledger does not have.
 
-    Raises InputError for such a version that is not whole.
+    Raises InputError for a version that the ledger does not have and that is not whole.
     """
     begun = pending(serving, at)
     if begun or (serving / JOURNAL).exists():
@@ -263,7 +264,7 @@ def recovered(serving: Path, ledger: Ledger, at: str) -> bool:
 
 
 def bury(serving: Path, ledger: Ledger, at: str) -> None:
-    """Deletes what was renamed to be deleted: first the files, so that there is room to say so."""
+    """Deletes folders renamed for deletion: first their files, which makes room for the ledger."""
     for version in numbers(serving, DELETED):
         folder = serving / f"{DELETED}{version}"
         for path in folder.iterdir():
@@ -279,7 +280,7 @@ def bury(serving: Path, ledger: Ledger, at: str) -> None:
 
 
 def sweep(serving: Path) -> None:
-    """Deletes copies that were never finished; under the publishers' lock nobody else has one."""
+    """Deletes unfinished copies. The caller holds the publishers' lock, so none is in use."""
     for path in serving.glob(f"{STAGING}*"):
         shutil.rmtree(path)
 

@@ -7,10 +7,11 @@
                     TOMBSTONE-<version>.json    why it was; no other version gets its number
                     .journal.json               what is being done; the next command finishes it
 
-The server's default policy serves the largest number, so *live* is the largest number and nothing
-else: no clock, no file time, no pointer. Every command may be killed at any instant: a version is
-whole or absent, one can always be served, and running the command again gives what it would have
-given undisturbed. ``serving`` is ``serving/<model>``; ``at`` the moment to be recorded.
+The server's default policy serves the largest number, so the *live* version is the one with the
+largest number; no clock, file time or pointer decides. Every command may be killed at any instant.
+A version is then whole or absent, one can always be served, and running the command again gives the
+same result as an undisturbed run. In this module ``serving`` is the folder ``serving/<model>`` and
+``at`` the time to be recorded.
 """
 
 from __future__ import annotations
@@ -102,9 +103,9 @@ def publish(
     """Makes the export folder ``staged`` a version of ``day``.
 
     It is copied beside its place, compared with MANIFEST.json, fsynced, renamed, recorded. The same
-    content for the same day again does nothing, also once that was deleted. parent: the version it
-    was trained from. incumbent: it was judged against. notes: for the ledger, as JSON can hold
-    them. wait: for another publisher.
+    content for the same day is not published again, even after its version was deleted. parent: the
+    version that it was trained from. incumbent: the version that it was judged against. notes: for
+    the ledger, as JSON can hold them. wait: whether to wait for another publisher.
 
     Raises InputError for a folder that ``staging.check`` refuses, a parent or an incumbent that was
     never published or was rolled back, content that was rolled back, a 100th version of a day, too
@@ -139,9 +140,9 @@ def rollback(
     """Makes ``to`` (by default the version before the live one) live by hiding the newer ones.
 
     A ``to`` that was itself rolled back is put into service again. ``to`` is compared with its
-    digests first. The newest version is hidden last, so that the server changes once. It neither
-    waits for a publisher that copies nor needs a sound ledger or room on the disk to take effect.
-    What a killed or failed rollback began is finished, not repeated.
+    digests first. The newest version is hidden last, so that the server changes once. A rollback
+    does not wait for a publisher that copies, and takes effect without a sound ledger and on a full
+    disk. A killed or failed rollback is finished, not repeated.
 
     Raises InputError where ``to`` is no version or is damaged, or none would remain.
     """
@@ -174,8 +175,8 @@ def gc(
 ) -> tuple[Deleted, ...]:
     """Deletes all but the newest ``keep`` versions, the live, the previous and the live's parent.
 
-    What was rolled back goes once a newer version is live. dry_run: only says what would go. It
-    works on a full disk.
+    A version that was rolled back is deleted once a newer one is live. dry_run: whether only to say
+    what would be deleted. It works on a full disk.
     """
     if keep < 1:
         raise InputError(f"keep is {keep}; expected at least 1; keep more versions")
@@ -193,7 +194,7 @@ def gc(
 
 
 def reconcile(serving: Path, *, ledger: Ledger, at: str) -> None:
-    """Finishes what a crash left: the journal, half deleted folders, missing entries of the ledger.
+    """Finishes what a crash left undone: the journal, half deleted folders, entries of the ledger.
 
     Copies that were never finished are deleted unless a publisher is at work. Raises InputError for
     a version that the ledger does not know and ``staging.check`` refuses.

@@ -1,7 +1,7 @@
-"""What may be published: the files of a SavedModel that its manifest names, each with its digest.
+"""Checks of a folder to be published: its files are those of its manifest, each with its digest.
 
-A model is a program, so its folder is treated as a stranger's: no link, no path that leads out, no
-file beyond those below, whatever the manifest says. TensorFlow is not needed here.
+A model is a program, so its folder is not trusted: no link, no path that leads out, and no file
+beyond those below is accepted, whatever the manifest says. TensorFlow is not needed here.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class UnfitError(InputError):
 
 @dataclass(frozen=True)
 class Manifest:
-    """Of an export folder. digest: SHA-256 of MANIFEST.json; content: of what the files are."""
+    """The manifest of an export folder. digest: SHA-256 of MANIFEST.json. content: SHA-256 of the
+    names and digests of the files."""
 
     files: Mapping[str, str]
     facts: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""From columns of a table to what a version is asked: types, missing values and padding."""
+"""Turns columns of a table into a version's inputs: types, missing values and padding."""
 
 from __future__ import annotations
 
@@ -63,15 +63,15 @@ def is_list(kind: pa.DataType) -> bool:
 
 
 def said(column: Column) -> str:
-    """What an input's column holds, in words."""
+    """The type of an input's column, in words."""
     return "lists of " * column.depth + WANTED[column.kind]
 
 
 def parsed(column: Column, texts: pa.ChunkedArray, rows: Rows) -> pa.ChunkedArray:
-    """A column of a CSV file as its input has it: a list is written in JSON, and an empty field
-    is null, but of texts the empty text.
+    """A column of a CSV file with the type of its input. Lists are written as JSON. An empty field
+    is null, but in a column of texts it is the empty text.
 
-    Raises InputError for the first field that is not so written.
+    Raises InputError for the first field that is written otherwise.
     """
     if column.depth:
         every = enumerate(texts.to_pylist())
@@ -100,8 +100,8 @@ def arrays(version: Version, rows: Rows, *, nulls: bool) -> dict[str, np.ndarray
     An input whose column is not there is missing in all rows.
 
     nulls: whether a null is a missing value, and a null list an empty one.
-    Raises InputError, which names the row, for a null otherwise, an infinite number, a negative
-    weight, an age below -1, and lists of a row that belong together and differ in length.
+    Raises InputError, which names the row, for a null without ``nulls``, an infinite number, a
+    negative weight, an age below -1, and lists of a row that must be equally long and are not.
     """
     found, lengths = {}, {}
     for name, column in version.inputs.items():

@@ -19,7 +19,7 @@ BLOCK = 8 << 20  # bytes of a CSV file at a time, and so the longest line
 
 
 def find(raw: Path) -> list[Path]:
-    """The files of a folder by name, or the one file; those that begin with . or _ are none.
+    """The files of a folder by name, or the one file. Names that begin with . or _ are ignored.
 
     Raises InputError where there is none, or both Parquet and CSV.
     """

@@ -26,8 +26,9 @@ GROUP = 65_536  # rows of a row group of the result
 class Requests:
     """Files whose rows a version can answer.
 
-    raw: the file, or the folder of the files. schemas: columns by file. kept: what stands beside
-    the scores. total: rows of all files; None where they are not known before they are read.
+    raw: the file, or the folder of the files. schemas: columns by file. kept: the columns that are
+    written beside the scores. total: rows of all files; None where the number is not known before
+    they are read.
     """
 
     raw: Path
@@ -78,8 +79,8 @@ def score(
     """Writes ``out``: the kept columns and the version's answers, a row a request, in the order of
     the files and their rows; returns the number of rows.
 
-    The file appears at the end, in the place of an older one. What is not finished lies hidden
-    beside it, is deleted where an error ends the work, and is begun anew by the next call.
+    The file appears at the end, in the place of an older one. Until then a hidden file beside it
+    grows, which an error deletes. After a kill the next call begins anew.
 
     rows: at most so many are answered at once. nulls: whether a null is a missing value.
     progress: called with the number of rows that are done.

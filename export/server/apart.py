@@ -1,7 +1,7 @@
-"""SHA-256 of a folder's files, by a process of its own that gives way to all others.
+"""SHA-256 of a folder's files, by a process of its own of the lowest priority.
 
-A thread would have to be given Python's lock after each block that it reads, and whoever answers a
-request would wait until the thread runs. This file is run by its path and imports nothing of ours.
+A thread would need Python's lock after each block that it reads, and threads that answer requests
+would have to wait for it. This file is run by its path and imports no other module of the project.
 """
 
 from __future__ import annotations

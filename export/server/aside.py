@@ -1,4 +1,4 @@
-"""Work beside live requests: in a thread that gives way to those that answer them."""
+"""Work beside live requests, in a thread of lower priority than those that answer."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SWITCH_SECONDS = 0.0005  # that a thread may keep the interpreter while another 
 
 
 def aside(work: Callable[[], Value]) -> Value:
-    """What ``work`` returns, or raises, when it is run by a thread of the lowest priority.
+    """Runs ``work`` in a thread of the lowest priority; returns or raises what it does.
 
-    For work that computes outside of the interpreter: a thread that is not scheduled while it
-    holds the interpreter's lock stops all others. Threads that ``work`` starts have its priority.
-    Linux alone has priorities of threads; elsewhere the work has that of the process.
+    Use it for work that computes outside of the interpreter: a thread that is not scheduled while
+    it holds the interpreter's lock stops all others. Threads that ``work`` starts have its
+    priority. Only Linux has priorities of threads; elsewhere the thread has the process's.
     """
     done: list[Value] = []
     failed: list[BaseException] = []

@@ -1,4 +1,5 @@
-"""The open connections of a server: bounded in all and of one address, slow ones giving way."""
+"""The open connections of a server: at most so many in all and from one address. Where there are
+too many, one that waits for its client is closed."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(eq=False)
 class Connection:
-    """since: it waits for its client; None while an answer is computed."""
+    """since: when it began to wait for its client; None while an answer is computed."""
 
     socket: socket.socket
     address: str
@@ -20,9 +21,9 @@ class Connection:
 
 
 class Connections:
-    """Where there is no room, the new connection takes the place of one that waits for its client:
-    of the address that has most, the one that waits longest. None is closed while its answer is
-    computed."""
+    """The open connections. Where there is no room for a new one, a connection that waits for its
+    client is closed: the longest waiting one of the address that has most. No connection is closed
+    while its answer is computed."""
 
     def __init__(self, most: int, of_one: int) -> None:
         """of_one: connections of one address."""
@@ -31,7 +32,7 @@ class Connections:
         self._lock = threading.Lock()
 
     def admit(self, opened: socket.socket, address: str) -> bool:
-        """False where all others compute an answer."""
+        """Adds a connection; False where there is no room, as all others compute an answer."""
         with self._lock:
             counts = Counter(c.address for c in self._open.values())
             if counts[address] >= self.of_one:
@@ -52,11 +53,11 @@ class Connections:
         return True
 
     def answering(self, opened: socket.socket) -> bool:
-        """Its request is there. False where it had to give way."""
+        """Marks that its request has arrived. False where the connection was closed for another."""
         return self._mark(opened, None)
 
     def waiting(self, opened: socket.socket) -> bool:
-        """Its answer is computed."""
+        """Marks that its answer is computed, and that it waits for its client again."""
         return self._mark(opened, time.monotonic())
 
     def _mark(self, opened: socket.socket, since: float | None) -> bool:

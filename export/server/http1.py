@@ -1,7 +1,7 @@
-"""Requests of HTTP/1.1, read strictly: what two readers could take for two requests is refused.
+"""Requests of HTTP/1.1, read strictly, against request smuggling.
 
-The rules are RFC 9112's, without its leave to repair: a message has one length, lines end with
-CR LF, a field's name touches its colon, and only POST has a body. One deadline covers the head and
+The rules are RFC 9112's, without the leniency that it permits: a message has one length, lines end
+with CR LF, a field's name touches its colon, and only POST has a body. One deadline covers head and
 the body of a request, so that a slow client cannot hold a thread for longer. After any error the
 connection must be closed.
 """

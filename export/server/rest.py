@@ -92,11 +92,11 @@ class Server(socketserver.ThreadingTCPServer):
             self.connections.release(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no news."""
+        """Reports no error of a client that went away."""
 
     @contextlib.contextmanager
     def answering(self) -> Iterator[None]:
-        """``stop`` waits for what runs inside."""
+        """Inside, an answer is under way, for which ``stop`` waits."""
         with self.condition:
             self.active += 1
         try:
@@ -214,7 +214,7 @@ class Handler(socketserver.BaseRequestHandler):
         self.request.sendall(data)
 
     def _refuse(self, error: HttpError, method: str) -> None:
-        """Answers a request that was not read to its end, then lets the rest run into nothing."""
+        """Answers a request that was not read to its end, then reads and discards the rest."""
         model = self.server.model
         model.metrics.add(model.versions.name, Code.INVALID_ARGUMENT.name, "Predict", "REST", 0.0)
         answer = message(error.status, error_of(error.text), last=True, head=method == "HEAD")
@@ -258,7 +258,7 @@ def answer_json(outputs: Arrays, *, rows: bool) -> dict[str, Any]:
 
 
 def values_of(found: np.ndarray) -> Any:
-    """Lists. A float32 has its shortest decimals that read back as it."""
+    """Nested lists. A float32 has the fewest decimals that read back as the same number."""
     if found.dtype == np.float32:
         return found.astype(str).astype(np.float64).tolist()
     return found.tolist()

@@ -30,7 +30,7 @@ SHOWN = 1000  # characters of an error, which travels in a header
 
 
 class Model:
-    """What both doors, gRPC and REST, answer with."""
+    """The model behind both protocols, gRPC and REST."""
 
     def __init__(self, versions: Versions, limits: Limits, metrics: Metrics) -> None:
         self.versions, self.limits, self.metrics = versions, limits, metrics
@@ -127,9 +127,9 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
 class Guard(grpc.ServerInterceptor):
     """Between the wire and a service: parsing, refusals, metrics.
 
-    Without it gRPC answers a request that it cannot parse with INTERNAL; this is the caller's
-    fault, and here INVALID_ARGUMENT. One that is too large gRPC itself refuses, unread, with
-    RESOURCE_EXHAUSTED.
+    Without it gRPC would answer a request that it cannot parse with INTERNAL. Here the status is
+    INVALID_ARGUMENT, as the fault is the caller's. gRPC itself refuses a request that is too large,
+    unread, with RESOURCE_EXHAUSTED.
     """
 
     def __init__(self, model: Model) -> None:

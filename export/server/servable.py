@@ -1,6 +1,6 @@
 """One version of a model in a TF1-style session, as TensorFlow Serving holds it.
 
-No Keras and no Python function of ours takes part in an answer: the graph alone does.
+Only the graph computes an answer; neither Keras nor a Python function of the project takes part.
 """
 
 from __future__ import annotations
@@ -134,10 +134,10 @@ class Servable:
     def warm_up(self, folder: Path) -> int:
         """Replays the version's warm-up requests, one after the other; returns their number.
 
-        Whoever takes the version into service calls it first, with or without such a file.
+        It must be called before the version serves, with or without such a file.
 
-        A request that fails, a file that is no TFRecord of PredictionLog, and one of more than
-        1,000 records refuse the version.
+        Raises for a request that fails, a file that is no TFRecord of PredictionLog, and a file of
+        more than 1,000 records; the version is then not served.
         """
         file = folder / WARM_UP
         count = 0

@@ -1,8 +1,8 @@
 """A local PredictionService over an exported model: python -m export.server.serve --model=FOLDER
 
-gRPC and REST with TensorFlow Serving's official protos, paths, version rule and warm-up, over a
-TF1-style session. It stands in for TensorFlow Serving in tests and on a desk; what it cannot prove
-stands in docs/serving.md. SIGTERM and SIGINT stop it once the answers under way are out.
+It serves gRPC and REST with TensorFlow Serving's official protos, paths, version rule and warm-up,
+over a TF1-style session. It takes the place of TensorFlow Serving in tests and in development;
+docs/serving.md says what it cannot prove. SIGTERM and SIGINT stop it after the answers under way.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Requests as arrays: from REST's JSON and gRPC's TensorProto, refused in words where malformed.
+"""Requests as arrays, from REST's JSON and gRPC's TensorProto; a sentence refuses a malformed one.
 
-What is read and how is TensorFlow Serving's; where this is stricter, ``Limits`` says so.
+Requests are read as TensorFlow Serving reads them. `Limits` says where this is stricter.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class Limits:
 
     rows: of a batch, or candidates. history: behaviours (or values of one feature of a
     ``tf.Example``). Both bound the memory that an answer takes.
-    request_bytes: of one request. negative_ids: whether an int64 may be below -1, which stands for
-    a missing value; a log of signed keys needs that, any other has made an error.
+    request_bytes: of one request. negative_ids: whether an int64 may be below -1 (which stands for
+    a missing value). Only a log of signed keys needs that.
     """
 
     rows: int = 4096
@@ -256,7 +256,8 @@ def check(arrays: Arrays, inputs: Mapping[str, Spec], signature: str, limits: Li
 def check_shapes(
     shapes: Mapping[str, Shape], inputs: Mapping[str, Spec], signature: str, limits: Limits
 ) -> None:
-    """One row stands for all, a feature of no behaviours is missing, and so are no weights."""
+    """Refuses sizes that do not fit. One row stands for all rows; a feature without behaviours is
+    missing, and so are weights without values."""
     for name, spec in inputs.items():
         _check_shape(shapes[name], spec)
     past = [name for name in inputs if name.startswith(HISTORY)]
@@ -298,7 +299,8 @@ def _check_values(found: np.ndarray, spec: Spec, limits: Limits) -> None:
 
 
 def _check_numbers(found: np.ndarray, name: str, *, weighs: bool) -> None:
-    """NaN is a missing number, and as a weight 1."""
+    """Refuses infinite numbers and negative weights. NaN is a missing number; a missing weight is
+    1."""
     wrong = np.isinf(found) | (weighs & (found < 0))
     if wrong.any():
         what = "weights of at least 0" if weighs else "numbers"

@@ -1,8 +1,9 @@
 """Which version of a model is served: TensorFlow Serving's rule for a folder that it polls.
 
-The newest numeric folder is wanted. It is loaded and warmed up beside the version that serves.
-Then it takes its place, and the old one ends once its last answer is out. Deleting the newest rolls
-back. A load that fails is tried again as TensorFlow Serving does: six times, a minute apart.
+The folder with the largest number is the version to serve. It is loaded and warmed up while the
+version before it still serves, and then takes over; the old one ends once its last answer is out.
+Deleting the newest folder rolls back. A load that fails is tried again as TensorFlow Serving does:
+six times, a minute apart.
 
 This server is stricter in what it loads. A version is loaded when it is whole (``whole``), and its
 files are compared again after loading. A version whose files change later is loaded again.
@@ -176,7 +177,7 @@ class Versions:
         return found
 
     def _forget(self, found: dict[int, Path]) -> None:
-        """Ends versions whose folder is gone; what serves is ended by whoever replaces it."""
+        """Ends versions whose folder is gone. The one that serves ends when it is replaced."""
         self._watches = {v: w for v, w in self._watches.items() if v in found}
         with self._lock:
             for version, status in self._statuses.items():
@@ -222,7 +223,7 @@ class Versions:
         return None
 
     def _digests(self, folder: Path) -> Digests:
-        """Beside a version that answers, by a process that gives way to it."""
+        """The digests of a folder, computed by a process of low priority while a version serves."""
         return apart.read(folder) if self.serving is None else apart.digests(folder)
 
     def _loading(self, version: int, folder: Path, digests: Digests) -> Servable:
@@ -261,7 +262,7 @@ class Versions:
         self._waits(version, State.START, code.value[0], text)
 
     def _waits(self, version: int, state: int, code: int, text: str) -> None:
-        """Says why a version is not served; what serves already goes on as it was loaded."""
+        """Sets the status that says why a version is not served. The one that serves goes on."""
         if version == self.serving:
             text = f"{text}; what was loaded before goes on"
             state, code = State.AVAILABLE, 0

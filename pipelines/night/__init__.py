@@ -1,5 +1,6 @@
-"""A night: from yesterday's model and one more day of log to a better model, or the reason why not.
+"""A night: trains the live model on the log of a new day, and publishes it if it passes the gates.
 
-`chain` says what a chain of nights trains and by which rules it is judged, `attempt` what was done,
-`parents` what a night begins from, `steps` does the work between two stages, `job` walks them.
+`chain` holds what a chain of nights trains and the rules that judge it, `attempt` the record of a
+night, `parents` the model that a night begins from. `steps` does the work between two stages, and
+`job` runs the steps in order.
 """

@@ -1,4 +1,4 @@
-"""What is asked of a night, by flags."""
+"""The options of a night, as flags give them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Asked:
 
     cold: forget the parent's weights and ids, and train on the chain's `cold_days`. again: a new
     attempt of a date that has ended. bless, reason: publish what a gate held or refused. adopt:
-    take over flags that differ from the chain's. minutes: to wait for the log. metrics: Prometheus
-    textfile.
+    take over flags that differ from the chain's. minutes: how long to wait for the log. metrics:
+    path of the Prometheus textfile.
     """
 
     given: Given

@@ -1,4 +1,4 @@
-"""What was done in a night: one folder an attempt, whose ``run.json`` is old or new, never half."""
+"""The record of a night: a folder an attempt, whose ``run.json`` is old or new, never half."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PREDICTIONS = "predictions.npz"
 STAGES = ("PLANNED", "WAIT_DATA", "DATA_OK", "TRAINING", "TRAINED", "EXPORTED", "INFRA_OK",
           "EVALUATED", "BLESSED", "PUBLISHED")  # fmt: skip
 ENDS = ("REJECTED", "HOLD", "SKIPPED", "FAILED")
-FINAL = ("PUBLISHED", "REJECTED", "HOLD")  # is never taken up again by itself
+FINAL = ("PUBLISHED", "REJECTED", "HOLD")  # outcomes after which only --bless or --again goes on
 
 for _stage in (*STAGES, *ENDS):
     faults.declare(f"night.{_stage.lower()}.before", f"night.{_stage.lower()}.after")
@@ -127,8 +127,8 @@ class Attempt:
 
 
 def recorded(places: Places, entry: Entry) -> Path | None:
-    """The folder of the attempt that published a version; None where no night did, or where the
-    note, which a recovered ledger takes from the version's own folder, names anything else."""
+    """The folder of the attempt that published a version. None where no night did, and where the
+    ledger's entry names no attempt; a recovered ledger takes it from the version's own folder."""
     name = str(entry.facts.get("notes", {}).get("attempt"))
     return places.nights / name if NAME.fullmatch(name) else None
 

@@ -13,12 +13,12 @@ from pipelines.night.places import Places
 
 
 def backfill(places: Places, begin: date, end: date, asked: Asked) -> Result:
-    """A night a period, in order; what is done is passed over.
+    """Runs the night of each period, in order, and skips those that are done.
 
-    It stops where no later night could do better, with that night's exit code: at a failure, at a
-    day that is missing (but cold starts pass over it) or refused, as the nights after it read it
-    too, and where the first model waits to be blessed, which ``--bless --reason`` does. Otherwise
-    the highest exit code of all.
+    It stops where no later night could do better, with that night's exit code: at a failure; at a
+    day that is missing (which cold starts leave out) or refused, as the nights after it read that
+    day too; and where the first model waits to be blessed, which ``--bless --reason`` does.
+    Otherwise the exit code is the highest of all nights.
     """
     if end < begin:
         raise InputError(f"--end {end} lies before --begin {begin}; expected a range; swap them")

@@ -1,8 +1,8 @@
-"""What a chain of nights trains, and by which rules: a snapshot that no edit of a recipe changes.
+"""The settings of a chain of nights: a snapshot, which later edits of a recipe do not change.
 
-The first night writes ``registry/<model>/nightly.json``; every later one reads it. A flag that says
-something else is refused, unless ``--adopt --reason`` takes it over, which the file and the ledger
-remember. A recipe that reads otherwise today changes nothing.
+The first night writes ``registry/<model>/nightly.json``; every later one reads it. A flag of
+another value is refused, unless ``--adopt --reason`` takes it over, which the file and the ledger
+record.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Settings:
-    """Of a chain. asked: the flags that it was made of. data: the root of the day folders."""
+    """The settings of a chain. asked: the flags that they were made of. data: the root of the day
+    folders."""
 
     asked: Mapping[str, str]
     experiment: Experiment
@@ -49,7 +50,7 @@ class Settings:
 
     @property
     def cold_days(self) -> int:
-        """How many days, the latest, a cold start trains on; 0: all."""
+        """How many of the latest days a cold start trains on; 0: all."""
         return int(self.asked["cold_days"])
 
     @property
@@ -95,7 +96,7 @@ class Settings:
             ) from error
 
     def meaning(self) -> dict[str, Any]:
-        """What it comes to, however the flags were written."""
+        """The values by which two chains' settings are compared, however flags were written."""
         value = self.to_json()
         return {p: value[p] for p in PARTS} | {"data": _local(self.asked["data"]),
                                                "cold_days": self.cold_days,
@@ -111,7 +112,7 @@ PARTS = ("experiment", "periods", "data_gate", "model_gate")
 
 
 def made(given: Given) -> Settings:
-    """Of flags, None where one was not given; InputError for what no night can do."""
+    """The settings of flags, None where one was not given; InputError for what no night can do."""
     asked = {k: v if (v := given.get(k)) is not None else d for k, d in DEFAULTS.items()}
     asked["data"] = _local(asked["data"] or f"data/{asked['dataset']}")
     words = _words("set", asked["set"])
@@ -159,7 +160,7 @@ def _demand_still_nights(text: str) -> None:
 
 
 def _local(data: str) -> str:
-    """A folder below the current one without the latter, which another machine has elsewhere."""
+    """A folder below the current one as a relative path, which is the same on another machine."""
     path = Path(data)
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_absolute() and path.is_relative_to(here) else data
@@ -257,7 +258,7 @@ def _adopt(places: Places, new: Settings, what: str, reason: str) -> Settings:
 def _remember(
     places: Places, new: Settings, changes: Sequence[Mapping[str, Any]], facts: dict[str, str]
 ) -> None:
-    """Tells the ledger of a change, once, then writes it."""
+    """Records a change of the settings in the ledger, once, then writes the settings."""
     told = [e for e in places.ledger.entries(places.model) if "adopted" in e.facts]
     if not told or told[-1].facts != facts:  # none follows itself, but one that was cut short
         places.ledger.append(Entry("blessed", places.model, now(), None, facts))
@@ -271,7 +272,8 @@ def _write(places: Places, settings: Settings, changes: Sequence[Mapping[str, An
 
 
 def drifted(settings: Settings) -> str:
-    """How the recipe of the chain reads otherwise today, in words, or ""; it may be broken too."""
+    """How the recipe's file differs from the chain's settings today, in words, or ""; the file may
+    also be broken."""
     try:
         today = made(settings.asked)
     except InputError as error:

@@ -1,7 +1,7 @@
 """The days of a night: found, counted once, and accepted or refused before anything trains on them.
 
-``<runs>/<model>/stats/dt=D.json`` keeps a day's counts, its anomalies and whether it was accepted,
-for as long as its files are the same, and the settings that shape what is counted.
+``<runs>/<model>/stats/dt=D.json`` keeps a day's counts, its anomalies and whether it was accepted.
+It is used as long as the day's files, and the settings that counts depend on, stay the same.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from pipelines.night.places import Places
 log = logging.getLogger("at4ctr.nightly")
 
 PATIENCE = 60.0  # seconds between two looks for a day that is not there yet
-WEEKS = timedelta(weeks=4)  # before a day, whose counts are compared with: weekdays differ
+WEEKS = timedelta(weeks=4)  # before a day, whose counts it is compared with: weekdays differ
 Digests = dict[str, dict[str, str]]
 
 
 @dataclass(frozen=True)
 class Counted:
-    """A day's counts. counting: digest of the settings they depend on. accepted: None before
-    anybody asked. reason: of who accepted it by hand."""
+    """A day's counts. counting: digest of the settings they depend on. accepted: None before a gate
+    has judged the day. reason: of an operator who accepted it by hand."""
 
     day: date
     files: dict[str, str]
@@ -57,8 +57,8 @@ class Counted:
 
 
 def needed(settings: Settings, window: days_of.Window, *, cold: bool) -> tuple[date, ...]:
-    """The dates that a night reads: every one that its window touches; of a cold start those that
-    are there, and its last period in any case."""
+    """The dates that a night reads: all that its window touches. For a cold start they are those
+    whose log is there, and the last period in any case."""
     wanted = settings.periods.dates(window)
     if not cold:
         return wanted
@@ -71,7 +71,7 @@ def needed(settings: Settings, window: days_of.Window, *, cold: bool) -> tuple[d
 def found(
     settings: Settings, wanted: Sequence[date], minutes: float, sleep: Callable[[float], None]
 ) -> tuple[Day, ...]:
-    """The days, waited for up to so many minutes; then NoData."""
+    """The days; waits for them up to so many minutes, then raises NoData."""
     end = time.monotonic() + 60 * minutes
     while True:
         try:
@@ -87,7 +87,7 @@ def found(
 def passed_over(
     settings: Settings, window: days_of.Window, judged: Sequence[Counted]
 ) -> dict[str, str]:
-    """Date -> ``missing`` or ``refused``, of what a cold start goes without; none of its last
+    """Date -> ``missing`` or ``refused``, of days that a cold start leaves out; never of its last
     period."""
     wanted = settings.periods.dates(window)
     known = {c.day: "" if c.accepted else "refused" for c in judged}
@@ -100,14 +100,14 @@ def digests(found: Sequence[Day]) -> Digests:
 
 
 def digest_of(inputs: Digests) -> dict[str, Any]:
-    """What the ledger tells of a night's files, in a few bytes: run.json has the list."""
+    """A short entry for the ledger about a night's files; run.json has the list of them."""
     text = json.dumps(inputs, sort_keys=True)
     return {"days": len(inputs), "files": sum(map(len, inputs.values())),
             "sha256": hashlib.sha256(text.encode()).hexdigest()}  # fmt: skip
 
 
 def changed(settings: Settings, inputs: Digests) -> bool:
-    """Whether the files of a night are others now; not where they are gone."""
+    """Whether the files of a night have changed; False where they are gone."""
     try:
         return digests(days_of.find(settings.data, map(date.fromisoformat, inputs))) != inputs
     except InputError:
@@ -123,8 +123,9 @@ def checked(
 ) -> tuple[Counted, ...]:
     """Counts and judges the days in order, each against the accepted ones before it.
 
-    knowing: whose vocabulary tells unknown ids, of the days after those that it was trained on. A
-    day that was accepted, and whose files and way of counting are the same, is not asked again.
+    knowing: the version whose vocabulary decides which ids are unknown, on days after those that it
+    was trained on. A day that was accepted is not judged again while its files and the settings of
+    counting stay the same.
     """
     counting = counting_of(settings)
     before = {c.day: c for c in _before(places, settings, found[0].date)}
@@ -182,8 +183,8 @@ def keep(places: Places, counted: Counted) -> None:
 
 
 def _before(places: Places, settings: Settings, first: date) -> list[Counted]:
-    """What is known of the weeks before; the latest days of them are counted where they are there
-    and were not."""
+    """The counts of the weeks before. The latest of those days are counted now if their log is
+    there and was not counted before."""
     known, counting = [], counting_of(settings)
     there = days_of.dates(settings.data)
     earlier = [d for d in there if first - WEEKS <= d < first]
@@ -220,7 +221,7 @@ def counting_of(settings: Settings) -> str:
 
 
 def _kept(places: Places, counting: str, day: date, files: dict[str, str] | None) -> Counted | None:
-    """What is kept of a day; None where there is nothing, or of other files or settings."""
+    """The kept counts of a day; None where there are none, or only of other files or settings."""
     try:
         value = json.loads(path_of(places, day).read_text(encoding="utf-8"))
         if value["counting"] != counting or (files is not None and value["files"] != files):

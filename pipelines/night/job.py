@@ -1,4 +1,4 @@
-"""Walks a night through its stages, from wherever it stands."""
+"""Runs a night through its stages, from the last one that it reached."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from pipelines.night.report import build as nightly_report
 
 
 def run(places: Places, day: date, asked: Asked, *, only_first: bool = False) -> Result:
-    """The night of a date, or what became of it. only_first: bless a model only where it is held
-    for want of an incumbent."""
+    """Runs the night of a date, or reports how it ended. only_first: bless a model only where it is
+    held because there is no incumbent."""
     with reporting_errors(places, asked), places.locked():
         if places.versions.is_dir():
             publish.reconcile(places.versions, ledger=places.ledger, at=now())
@@ -91,7 +91,7 @@ def _attempt(
 
 
 def _anew(places: Places, settings: Settings, latest: Attempt, asked: Asked) -> bool:
-    """Whether a date needs another attempt: it was asked for, or its inputs are others now."""
+    """Whether a date needs another attempt: it was asked for, or the inputs have changed."""
     record, found = latest.record, latest.outcome or {}
     if asked.again and found:
         return True
@@ -119,7 +119,7 @@ def _anew(places: Places, settings: Settings, latest: Attempt, asked: Asked) -> 
 
 
 def _plan(places: Places, settings: Settings, day: date, *, cold: bool) -> dict[str, Any]:
-    """What a new attempt of a date is to do."""
+    """The record of a new attempt of a date: its window, parent and incumbent."""
     periods = settings.periods
     window = periods.window(day, 0)
     try:
@@ -142,7 +142,7 @@ def _plan(places: Places, settings: Settings, day: date, *, cold: bool) -> dict[
 
 
 def _walk(night: steps.Night) -> None:
-    """Step after step to the end, whatever it is; what stopped it is raised once it is recorded."""
+    """Runs step after step until the night ends. An exception is recorded and then raised."""
     attempt = night.attempt
     attempt.record["outcome"] = None
     stage = attempt.stage
@@ -189,7 +189,8 @@ def _blessable(attempt: Attempt, *, already: bool, only_first: bool) -> bool:
 def _bless(night: steps.Night, reason: str) -> None:
     """Records who overrules a gate and why, once, and takes the night up again.
 
-    The ledger first: killed after it, the same command goes on; nothing is accepted untold.
+    The ledger is written first: nothing is accepted without a record, and after a kill the same
+    command goes on.
     """
     attempt, places = night.attempt, night.places
     if not reason.strip():
@@ -246,7 +247,8 @@ def _result(places: Places, attempt: Attempt, *, already: bool) -> Result:
 
 
 def text(attempt: Attempt, value: Mapping[str, Any]) -> Iterator[str]:
-    """What a person reads: the report, what approves a night that a gate stopped, the verdict."""
+    """Lines for a person: the report's path, the command that approves a night which a gate
+    stopped, and the verdict."""
     if (page := attempt.folder / nightly_report.PAGE).is_file():
         yield f"report: {page}"
     if value["outcome"] in ("HOLD", "REJECTED"):

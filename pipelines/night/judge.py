@@ -33,13 +33,14 @@ def judge_night(
 ) -> Verdict:
     """Compares the models: writes ``metrics.json``, ``predictions.npz`` and ``gate.json``.
 
-    parent: the incumbent. One whose model cannot be asked any more is no incumbent, and the metrics
-    say why; the gate then holds. A fitted calibrator of the candidate's knows other users of this
-    very evening, the incumbent's those of an evening before: NE and PCOC favour the candidate by
-    what a day's drift costs a calibrator; AUC does not, as calibration reverses no order.
+    parent: the incumbent. If its model can no longer predict, there is no incumbent: the metrics
+    say why, and the gate holds. The candidate's calibrator was fitted to other users of this same
+    night, the incumbent's to those of an earlier night. So NE and PCOC favour the candidate by what
+    a day's drift costs a calibrator. AUC does not, as calibration reverses no order.
 
     Each label of ``model_gate.labels``, by default each that the version answers, is judged on the
-    rows where it is known. The checks of all but the first label have its name before their own.
+    rows where it is known. The names of the other labels' checks begin with the label, those of the
+    first label's do not.
     """
     e = settings.experiment
     model = learn.finished(e, store, ids, folder)
@@ -122,7 +123,7 @@ def _scores(found: Predictions) -> gate.Scores:
 
 
 def _keep(path: Path, measured: measure.Measured, incumbent: Predictions | None) -> None:
-    """What pictures are drawn of: labels, users and logits of both models, row by row."""
+    """Writes the data of the figures: labels, users and logits of both models, row by row."""
     found = measured.found
     columns: dict[str, Any] = {
         "labels": found.labels,

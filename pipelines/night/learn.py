@@ -33,7 +33,7 @@ from pipelines.night.parents import Parent
 
 log = logging.getLogger("at4ctr.nightly")
 
-TRAINED = "training.json"  # of an attempt: what training says of itself
+TRAINED = "training.json"  # of an attempt: the facts and curves of its training
 EXPORT = "export"
 
 
@@ -52,12 +52,12 @@ def train_night(
     *,
     expires: bool = False,
 ) -> None:
-    """Trains into ``folder/checkpoints``, or goes on with it, and fits the calibrator and, on the
-    same rows, the score weight.
+    """Trains into ``folder/checkpoints``, or resumes that training. Then it fits the calibrator and
+    chooses the score weight, on the same rows.
 
-    ids: the night's state. expires: it may lack ids of the parent's. Writes ``training.json``. No
-    choice by validation: the weights are those after the last step, whose optimizer state the next
-    night goes on from.
+    ids: the night's state. expires: whether it may lack ids of the parent's. Writes
+    ``training.json``. Weights are not chosen by validation: they are those after the last step,
+    whose optimizer state the next night goes on from.
     """
     vocabularies = state.vocabularies(ids)
     made = Assembly(e, store, rows(store.schema, vocabularies))
@@ -127,9 +127,9 @@ def _serving(e: Experiment, schema: Schema, ids: warm.Vocabularies) -> ServingMo
 class Incumbent:
     """The parent's model, asked about rows that are written in the night's ids.
 
-    An id is first turned into the parent's own id of the same raw value. What the parent has never
-    seen is unknown to it, as it is to its export. An id that expires in this night is unknown to it
-    here, though its export knows it: such rows favour neither model.
+    An id is first turned into the parent's own id of the same raw value. An id that the parent has
+    never seen is unknown to it, as in its export. An id that expires in this night is unknown to it
+    here, though its export knows that id. So such rows favour neither model.
     """
 
     def __init__(self, parent: Parent, ids: Path) -> None:
@@ -178,7 +178,7 @@ def exported(e: Experiment, store: Store, ids: Path, folder: Path, facts: dict[s
 def demand_verified(folder: Path) -> list[str]:
     """The lines of an export's checks, made by a fresh process.
 
-    Raises InputError where one fails, RetryError where the process did not live to answer.
+    Raises InputError where a check fails, RetryError where the process ended without an answer.
     """
     done = verify(folder)
     for line in done.lines:
@@ -200,5 +200,5 @@ def demand_verified(folder: Path) -> list[str]:
 def predicted(
     model: evaluation.Scored, e: Experiment, store: Store
 ) -> dict[str, evaluation.Predictions]:
-    """By label, of the rows that judge the night."""
+    """Label -> predictions of the rows that judge the night."""
     return Assembly(e, store).predictions(model, "test")

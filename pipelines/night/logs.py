@@ -1,4 +1,4 @@
-"""Where the log lines of a night go."""
+"""The log lines of a night, to a file and to the terminal."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _Lines(logging.Formatter):
 
 
 class _File(logging.FileHandler):
-    """A log that cannot be written fails no night: the terminal has its lines too."""
+    """A log file whose errors do not fail a night: the terminal has its lines too."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         del record
@@ -40,7 +40,7 @@ class _File(logging.FileHandler):
 
 
 class _Printed(io.TextIOBase):
-    """What is printed becomes log lines, a warning where it says so."""
+    """Turns printed lines into log lines; a line that says so is a warning."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,5 +1,5 @@
-"""What an operator asks beside running nights: status, compare, rollback, gc. None needs a model,
-so none waits for TensorFlow to load."""
+"""The operator's commands beside running nights: status, compare, rollback, gc. They need no model
+and do not load TensorFlow."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ METRIC_NAMES = ("rows", "positives", "auc", "gauc", "logloss", "normalized_entro
 
 
 def status(places: Places, last: int = 30) -> Result:
-    """The last nights, and what is live."""
+    """The last nights, and the live version."""
     live = publish.live(places.versions)
     try:
         retired, damaged = places.retired, ""
@@ -119,7 +119,7 @@ def _shown(value: Any) -> str:
 
 
 def compare(places: Places, one: str, other: str) -> Result:
-    """Two nights' models side by side, each on the rows of its own evening."""
+    """Two nights' models side by side, each on the rows that judged it."""
     sides = [_named(places, text) for text in (one, other)]
     value: dict[str, Any] = {"exit": 0, "nights": [], "metrics": {}}
     found = []
@@ -143,7 +143,7 @@ def compare(places: Places, one: str, other: str) -> Result:
         if a is not None and b is not None:
             value["metrics"][name] = {"values": [a, b], "difference": b - a}
             lines.append(f"{name:20s} {_shown(a):>12s} {_shown(b):>12s}   {b - a:+.4f}")
-    lines.append("Each on the evening that judged it: a difference between dates is of both.")
+    lines.append("Each on the rows that judged it: a difference between dates is of both.")
     return Result(0, value, "\n".join(lines))
 
 
@@ -171,9 +171,10 @@ def _named(places: Places, text: str) -> Attempt:
 
 
 def rollback(places: Places, to: int | None, reason: str) -> Result:
-    """Makes a version live: takes the newer ones out of service, or puts it back into service.
+    """Makes a version live by taking newer ones out of service. A version that was rolled back is
+    put back into service first.
 
-    It does not wait for a night at work.
+    It does not wait for a running night.
     """
     done = publish.rollback(
         places.versions, ledger=places.ledger, at=now(), reason=reason, by=who(), to=to
@@ -191,11 +192,11 @@ def _listed(versions: tuple[int, ...]) -> str:
 
 
 def gc(places: Places, *, keep: int, dry_run: bool) -> Result:
-    """Deletes versions that nobody needs and the large files of attempts that nobody goes on from.
+    """Deletes old versions, and the large files of attempts that no night goes on from.
 
-    Kept are the attempts of the versions that are kept, those of the newest dates, and what is not
-    finished of the live version's date or a later one; of all others the records, metrics and
-    reports stay.
+    The attempts of the kept versions, those of the newest dates, and unfinished ones of the live
+    version's date or a later one stay whole. Of all other attempts the records, metrics and reports
+    stay.
     """
     with places.locked():
         versions = partial(publish.gc, places.versions, ledger=places.ledger, at=now(), keep=keep)

@@ -30,7 +30,7 @@ PASSING_OPS = (
 
 @dataclass(frozen=True)
 class Result:
-    """Of a command. value: what --json prints. text: what a person reads."""
+    """The result of a command. value: what --json prints. text: the lines for a person."""
 
     exit: int
     value: dict[str, Any]
@@ -46,11 +46,11 @@ class End(Exception):  # noqa: N818  (no error: how a night ends that does not p
 
 
 class Stopped(BaseException):
-    """SIGTERM arrived: stop where the night can be taken up again."""
+    """SIGTERM arrived: the night stops where it can be resumed."""
 
 
 def passing(error: BaseException) -> bool:
-    """Whether the same command may succeed later, with nothing corrected."""
+    """Whether the same command may succeed later without any correction."""
     kinds: tuple[type[BaseException], ...] = (
         Stopped, KeyboardInterrupt, RetryError, NoRoomError, MemoryError, *_passing_ops()
     )  # fmt: skip
@@ -73,7 +73,8 @@ def _passing_ops() -> tuple[type[BaseException], ...]:
 
 
 def code_of(error: BaseException) -> int:
-    """Of a command that an error ended: 75 what may pass, 2 what must be corrected, 1 a defect."""
+    """The exit code of an error: 75 if it may pass by itself, 2 if something must be corrected, 1
+    for a defect of the program."""
     if passing(error):
         return RETRY
     return CONFIGURATION if isinstance(error, (InputError, OSError)) else BROKEN

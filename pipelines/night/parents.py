@@ -1,4 +1,5 @@
-"""What a night begins from, and is compared with: a published version and its night's files."""
+"""Parents: published versions, with their nights' files, that a night begins from and is compared
+with."""
 
 from __future__ import annotations
 
@@ -49,7 +50,7 @@ class Parent:
         warm.served(self.checkpoints)
 
     def demand_servable(self) -> None:
-        """Raises InputError unless its predictions can be made again."""
+        """Raises InputError unless the files for its predictions are there."""
         if not self.folder.is_dir():
             raise _gone(self, f"{self.folder} is missing")
         self.settings()
@@ -80,8 +81,8 @@ def of_record(places: Places, record: dict[str, Any] | None) -> Parent | None:
 def choose(places: Places, cutoff: int) -> Parent | None:
     """The newest version in service whose own cutoff lies before ``cutoff``, in epoch seconds.
 
-    For a night after the live version that is the live one. None before the first. Raises
-    InputError for a version that no night made, which nobody can go on from.
+    For a night after the live version's it is the live version. None before the first version.
+    Raises InputError for a version that no night made, from which no night can train on.
     """
     known = places.ledger.entries(places.model)
     retired = places.retired

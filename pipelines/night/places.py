@@ -1,4 +1,4 @@
-"""Where a chain of nights keeps what."""
+"""The folders and files of a chain of nights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 def now() -> str:
-    """The moment, for records alone: nothing is ever decided by it."""
+    """The current time, for records only: nothing is decided by it."""
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
@@ -39,7 +39,7 @@ def who() -> str:
 
 @dataclass(frozen=True)
 class Places:
-    """Of one model; runs, serving and registry are the folders of all models.
+    """The places of one model; runs, serving and registry are the folders of all models.
 
     Raises InputError for a name that could lead elsewhere.
     """
@@ -89,7 +89,7 @@ class Places:
         return self.nights / f"dt={day}"
 
     def dates(self) -> tuple[date, ...]:
-        """Of which there is a night, in order; a folder of no day of the calendar is no night's."""
+        """The dates of nights, in order; a folder whose name is no date is ignored."""
         days = []
         for found in (FOLDER.fullmatch(p.name) for p in self.nights.glob("dt=*")):
             with suppress(ValueError):
@@ -122,7 +122,7 @@ class Places:
     def busy(self) -> bool:
         """Whether a job of this model is at work; a killed one left its lock and does not hold it.
 
-        Who may not look is told that one is.
+        True as well where permissions forbid to look.
         """
         if not (self.nights / LOCK).exists():
             return False

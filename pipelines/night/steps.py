@@ -1,5 +1,5 @@
-"""The work between two stages of a night. Each step may be repeated after a crash and then leaves
-the same, as all that it needs lies in files; it returns what ``run.json`` shall know of it."""
+"""The work between two stages of a night. A step may be repeated after a crash and gives the same
+result, as all that it needs lies in files. It returns its entries for ``run.json``."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SPARE = 64 << 20  # bytes, for the small files of a night
 
 @dataclass
 class Night:
-    """One attempt at work. minutes: to wait for the day's log."""
+    """A running attempt. minutes: how long to wait for the day's log."""
 
     places: Places
     settings: Settings
@@ -44,13 +44,14 @@ class Night:
 
     @cached_property
     def parent(self) -> parents.Parent | None:
-        """What it trains on from; None of a cold start."""
+        """The version that it trains on from; None for a cold start."""
         record = self.attempt.record
         return None if record["cold"] else parents.of_record(self.places, record["parent"])
 
     @cached_property
     def incumbent(self) -> parents.Parent | None:
-        """What it is compared with: the parent, or a version of the same date that it replaces."""
+        """The version that it is compared with: the parent, or that of the same date which it
+        replaces."""
         record = self.attempt.record
         return parents.of_record(self.places, record.get("incumbent", record["parent"]))
 
@@ -61,7 +62,7 @@ class Night:
 
 
 def wait(night: Night) -> dict[str, Any]:
-    """The day's log is there, complete, and like the days before it."""
+    """Waits for the day's log and checks that it is complete and like the days before it."""
     attempt, settings = night.attempt, night.settings
     wanted = days.needed(settings, attempt.window, cold=night.parent is None)
     try:
@@ -101,7 +102,8 @@ def wait(night: Night) -> dict[str, Any]:
 
 
 def _knowing(night: Night) -> parents.Parent | None:
-    """Whose vocabulary tells unknown ids: the parent's, or of a cold start the incumbent's."""
+    """The version whose vocabulary decides which ids are unknown: the parent, or for a cold start
+    the incumbent."""
     other = night.incumbent
     if night.parent is not None or other is None:
         return night.parent
@@ -116,7 +118,7 @@ def _knowing(night: Night) -> parents.Parent | None:
 
 
 def _hole(night: Night, wanted: Sequence[date]) -> str:
-    """What to do besides, where an earlier day than those of the last period is missing."""
+    """What else to do, where a day before the last period is missing."""
     there = dates(night.settings.data)
     hole = any(d not in there for d in wanted[: -night.settings.periods.days])
     return "; --cold_start passes over a day that never comes" if hole and night.parent else ""
@@ -187,7 +189,7 @@ def evaluate(night: Night) -> dict[str, Any]:
 
 
 def bless(night: Night) -> dict[str, Any]:
-    """Passes only what the gate passed, or an operator did."""
+    """Goes on only if the gate passed the candidate, or an operator blessed it."""
     verdict = Verdict.from_json(night.attempt.read(GATE))
     if verdict.decision == "BLESS":
         return {}
@@ -247,9 +249,10 @@ STEPS: dict[str, Callable[[Night], dict[str, Any]]] = {
 
 
 def overruled(night: Night, reason: str, by: str) -> tuple[str, Callable[[], None]]:
-    """The stage at which a night goes on whose gate is overruled, and what overrules it.
+    """The stage at which a night goes on when its gate is overruled, and a function that overrules
+    it.
 
-    Writes nothing itself. Raises InputError where nothing may overrule the gate.
+    Writes nothing itself. Raises InputError where the gate may not be overruled.
     """
     attempt = night.attempt
     assert attempt.outcome is not None

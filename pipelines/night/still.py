@@ -22,10 +22,10 @@ NEAR = timedelta(31)  # between two groups of dates there is more
 
 @dataclass(frozen=True)
 class Still:
-    """The latest nights, one after another, that left no version in service.
+    """The latest consecutive nights that left no version in service.
 
     nights: how many. outcomes: how they ended. since: the last date that has a version, if any.
-    limit: from how many on the chain is said to stand still; 0: never.
+    limit: the number of such nights from which on the chain stands still; 0: never.
     """
 
     nights: int
@@ -56,9 +56,9 @@ def of(places: Places) -> Still:
 
 
 def count(records: Iterable[Mapping[str, Any]], retired: set[int | None], limit: int) -> Still:
-    """records: ``run.json`` of each date's latest attempt, or of the one whose version was not
-    rolled back, newest first. One that has not ended is
-    no night yet. retired: versions that were rolled back."""
+    """Counts those nights. records: ``run.json`` of each date's latest attempt, or of the one whose
+    version was not rolled back, newest first; an unfinished attempt does not count. retired:
+    versions that were rolled back."""
     outcomes = Counter[str]()
     for record in records:
         version = record.get("version")
@@ -80,11 +80,12 @@ def asked(places: Places) -> Mapping[str, str]:
 
 
 def mistyped(places: Places, settings: Mapping[str, str]) -> set[date]:
-    """Dates of nights that found no log, as there is none near them, nor any other kind of night.
+    """Dates that were probably mistyped: their nights found no log, and no day of the log and no
+    other kind of night is near them.
 
-    Days of the log and dates of nights are put in groups, between which more than `NEAR` lies; such
-    dates are groups of their own. settings: the flags of the chain. Nothing is mistyped where the
-    folder of the log has no day.
+    Days of the log and dates of nights are put in groups that lie more than `NEAR` apart. A group
+    of nights without a log alone is mistyped. settings: the flags of the chain. No date is mistyped
+    where the folder of the log has no day.
     """
     try:
         logs = set(days.dates(Path(settings["data"])))

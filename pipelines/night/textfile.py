@@ -1,4 +1,4 @@
-"""What Prometheus reads of a model's nights: node_exporter's textfile, old or new, never half."""
+"""Prometheus metrics of a model's nights: node_exporter's textfile, old or new, never half."""
 
 from __future__ import annotations
 

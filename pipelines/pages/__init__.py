@@ -1,1 +1,1 @@
-"""The pages that a run ends with, and what all pages are written with."""
+"""The page of a run, and the HTML and ROC curves that all pages share."""

@@ -66,7 +66,7 @@ def table(
 
 
 def picture(path: Path, said: str) -> Html:
-    """A PNG inside the page, no wider than it is. said: what it shows, for who cannot see it."""
+    """A PNG inside the page, no wider than its own pixels. said: its description (alt text)."""
     png = path.read_bytes()
     width = int.from_bytes(png[16:20], "big")  # of its IHDR, which comes first
     data = base64.b64encode(png).decode()
@@ -75,7 +75,7 @@ def picture(path: Path, said: str) -> Html:
 
 
 def folded(summary: str, inside: Html) -> Html:
-    """What is shown when asked for; nothing where it is nothing."""
+    """A part of the page that is folded until the reader opens it; nothing where it is empty."""
     return element("details", element("summary", summary), inside) if inside else Html("")
 
 

@@ -87,8 +87,8 @@ def write(folder: Path, store: Store, metrics: Json) -> Path:
 
 
 def verdict(metrics: Json, label: str) -> Verdict:
-    """Of a label's log loss on the test rows against both baselines. A difference counts where its
-    95 % interval, in which rows of one user belong together, excludes 0."""
+    """The verdict on a label: its log loss on the test rows against both baselines. A difference
+    counts where its 95 % interval, clustered by user, excludes 0."""
     compared = metrics.get("baselines", {}).get(label)
     if not compared:
         return Verdict(
@@ -251,7 +251,7 @@ def _segments(metrics: Json, folder: Path) -> Html:
 
 
 def _log(manifest: Json) -> Html:
-    """What was read, and what preparation noted."""
+    """The log that was read, and preparation's notes on it."""
     notes = element("ul", *(element("li", note) for note in manifest["notes"]))
     folds = folded("Notes of preparation", notes if manifest["notes"] else Html(""))
     files = [(f["name"], f"{f['bytes']:,}", f["sha256"][:12]) for f in manifest["inputs"]]

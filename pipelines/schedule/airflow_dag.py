@@ -1,4 +1,4 @@
-"""Airflow: the night of the interval that has just ended. Copy it into the folder of DAGs."""
+"""Airflow: runs the night of the interval that has just ended. Copy it into the folder of DAGs."""
 
 import os
 from datetime import datetime, timedelta
@@ -18,7 +18,7 @@ with DAG(
     night = BashOperator(
         task_id="night",
         cwd=HOME,
-        # The run of a Monday is the night of a Sunday: it begins anew, as drift must end somewhere.
+        # Monday's run is the night of Sunday. It is a cold start, so that no drift outlives a week.
         bash_command=(
             "{% set now = data_interval_end or logical_date %}"
             ".venv/bin/python -m pipelines.nightly "
@@ -26,14 +26,14 @@ with DAG(
             "{{ '--cold_start' if now.isoweekday() == 1 else '' }} "
             "--wait_minutes 30 --json"
         ),
-        # 75 is what the repetitions are for, and 10, no data, is asked again by them too. To all
-        # others they say the same at once. Then the task has failed, to be read at nine: what did
-        # not publish is never green.
+        # Retries are for exit codes 75 (try again) and 10 (no data yet). With any other code a
+        # retry ends at once in the same way. Then the task has failed: a night that did not publish
+        # is never green.
         retries=4,
         retry_delay=timedelta(minutes=20),
         execution_timeout=timedelta(hours=5),  # of a try: one that hangs would hold the lock
     )
-    night >> BashOperator(  # after exit 0 alone: what no night needs any more, or the disk fills
+    night >> BashOperator(  # after exit code 0 alone: deletes old versions and files
         task_id="gc",
         cwd=HOME,
         bash_command=".venv/bin/python -m pipelines.nightly gc --json",

@@ -70,7 +70,7 @@ def _moment(folder: Path) -> tuple[str, int, str]:
 
 
 def held(path: Path) -> bool:
-    """Whether a process holds the lock of a file; the look itself is in no other look's way."""
+    """Whether a process holds the lock of a file. Several processes may ask at the same time."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -109,7 +109,7 @@ class Claims:
         return handle
 
     def sign(self, handle: int, pid: int, label: str) -> None:
-        """Writes into a claim who trains what for whom."""
+        """Writes the training process, what it trains and its queue into a claim."""
         said = {"dataset": self.dataset, "queue": os.getpid(), "pid": pid, "label": label}
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps(said).encode(), 0)

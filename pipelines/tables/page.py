@@ -1,4 +1,4 @@
-"""What every body of a report needs: the plan, its stores, where the pictures go."""
+"""The inputs of every body of a report: the plan, its stores, the folder of the pictures."""
 
 from __future__ import annotations
 

@@ -47,10 +47,11 @@ class Cell:
 class Plan:
     """What one command compares. kind: how the report is written (``pipelines.tables.reports``).
 
-    pairs: further (label, base) to compare. champion: compared with the best other row.
-    notes: sentences of the report. defaults: overrides of every cell that the user's own may
-    change, where those of a cell stand. metric, chosen: by what trials are compared, and where
-    the best of them are written down. axis: of the cells' x, in the plan's picture.
+    pairs: further (label, base) to compare. champion: label of the row that is compared with the
+    best other row. notes: sentences of the report. defaults: overrides of every cell, which the
+    user's own may change; those of a single cell may not be changed. metric, chosen: the metric by
+    which trials are compared, and the place where the best of them are written down. axis: label of
+    the cells' x, in the plan's picture.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Numbers that papers print, for what ``pipelines/tables/plans.py`` compares.
+"""Numbers that papers print, for the comparisons of ``pipelines/tables/plans.py``.
 
 AT4CTR: Tables 2 to 4 on its full Taobao log; Table 5 on its Industry log, which is not public. Its
 *Logloss* is half the log loss (docs/results/README.md).

@@ -1,4 +1,4 @@
-"""A queue of training runs: processes, so many at a time, each run once, whoever asks for it."""
+"""A queue of training runs: processes, a limited number at a time, each run once."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ class Running:
 class Queue:
     """Runs jobs in order, ``parallel`` at a time; a failing one does not stop the others.
 
-    Finished runs are reused, jobs of one identity run once. What another command trains just now
-    is left for later and then reused: a claim, held by the training process, keeps two queues from
-    starting the same run. A killed queue is taken up by the same command; of a killed process
-    ``pipelines.train`` resumes the checkpoint. Processes that a killed queue left behind go on, and
-    take up places until they end.
+    Finished runs are reused, and jobs of one identity run once. A run that another command trains
+    at the moment is left for later and then reused: a claim, held by the training process, keeps
+    two queues from starting the same run. The same command resumes a killed queue, and
+    ``pipelines.train`` resumes a killed process from its checkpoint. Processes that a killed queue
+    left behind go on, and occupy places until they end.
     """
 
     def __init__(self, root: Path, dataset: str, parallel: int = 1) -> None:
@@ -166,7 +166,7 @@ class Queue:
             )
 
     def _start(self, waiting: list[Job]) -> None:
-        """Fills the free places with the next jobs that nobody else is running."""
+        """Fills the free places with the next jobs that no other command is running."""
         self._orphans = [o for o in self._orphans if held(o.claim)]
         for job in list(waiting):
             if len(self._running) + len(self._orphans) >= self.parallel:
@@ -284,7 +284,7 @@ def shares(parallel: int) -> dict[str, str]:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """A polite kill ends like Ctrl-C."""
+    """Inside, SIGTERM ends the command as Ctrl-C does."""
 
     def interrupt(*_: object) -> NoReturn:
         raise KeyboardInterrupt

@@ -1,1 +1,1 @@
-"""What ``make tune`` and ``make search`` stand on: search spaces, studies, pages, recipe files."""
+"""Parts of ``make tune`` and ``make search``: search spaces, studies, pages, recipe files."""

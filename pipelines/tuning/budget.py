@@ -1,4 +1,4 @@
-"""The time of a search: what fits in it, and what was spent of it before a kill."""
+"""The time budget of a search: the plan that fits, and a clock that survives a kill."""
 
 from __future__ import annotations
 
@@ -45,9 +45,10 @@ class Plan:
 def plan(seconds: float, base: float, tasks: int, seeds: int, parallel: int) -> Plan:
     """The best plan that fits in the seconds left.
 
-    All tasks in the comparison and `GOOD_TRIALS` trials come first, then fewer tasks, then fewer
-    trials, then fewer seeds. The least plan is one trial, one finalist and two seeds, whether it
-    fits or not. What is left goes to trials, up to `MOST_TRIALS`.
+    The first choice is all tasks in the comparison and `GOOD_TRIALS` trials. If that does not fit,
+    there are fewer tasks, then fewer trials, then fewer seeds. The least plan is one trial, one
+    finalist and two seeds, whether it fits or not. Time that is left goes to trials, up to
+    `MOST_TRIALS`.
     """
     choices = [Plan(GOOD_TRIALS, f, seeds, base) for f in range(tasks, 0, -1)]
     choices += [Plan(n, 1, seeds, base) for n in range(GOOD_TRIALS - 1, 0, -1)]

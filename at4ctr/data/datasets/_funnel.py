@@ -5,9 +5,9 @@ of an impression is every earlier event of its user, whatever its type.
 
 What to know of such labels: a training row's label looks as far ahead as its window, so that the
 labels of the last training rows were not yet known at the first second of validation. Rows whose
-click window does not end within the log are left out. A conversion whose window does not is open,
-even where it has happened or nothing was clicked, as all known ones there would be positive or
-all rows of the composed label negative.
+click window does not end within the log are left out. A conversion whose window does not end within
+the log is `OPEN`, even where it has happened or nothing was clicked. Otherwise all known
+conversions of that time would be positive, and all rows of the composed label negative.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LABELS = (Label("click", sampled=True), Label("conversion", within="click"))
 class Funnel(Options):
     """Options of a funnel.
 
-    click_hours: a view is clicked if its user does so with the item within so many hours after it.
+    click_hours: a view is clicked if its user clicks the item within so many hours after it.
     conversion_days: a clicked view converts if its user buys the item within so many days after
         the view; otherwise it does not. It is unknown of a view without a click, and open in one
         whose window does not end within the log.

@@ -3,7 +3,7 @@
 R. He, J. McAuley, "Ups and downs: modeling the visual evolution of fashion trends with one-class
 collaborative filtering", WWW 2016. Split as AQCL §5.1: each user's last interaction is test, the
 one before validation, the rest training; Table 1's counts are 22,363 users, 12,101 items, 198,502
-samples. A negative is drawn, a positive is that the user did review the item.
+samples. A review is a positive. Negatives are drawn.
 
 What to know of the log:
 

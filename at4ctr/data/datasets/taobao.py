@@ -64,7 +64,7 @@ class Config(Options):
         only a user's last behaviour is a row, the others are its history; a tenth of the users,
         by a keyed hash, is test, a tenth of the others validation, which CAN does not have.
     holdout: of ``last_10``.
-    types: tell a model each behaviour's type too (``Embedded.extras``).
+    types: whether each behaviour's type is a feature too (``Embedded.extras``).
     simulate_rows: size of the log that is simulated where there is no real one.
     """
 

@@ -5,7 +5,8 @@ impression is a page view. A *click* is a cart or favourite of the same user and
 hours after it, a *conversion* a purchase within `conversion_days`. The log has nine days, so
 a conversion's window is two by default: it is unknown of what is clicked in the last two days.
 
-A simulated log draws each behaviour's type by itself, so that nothing there says who buys what.
+A simulated log draws each behaviour's type independently, so a model cannot learn there who buys
+what.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ What to know of the log:
   public sample), yet is a behaviour. References that are no item (``unknown``) are no behaviours.
 - steps of a session can share a second; none of the clickout's own second is in its history.
 - prices are whole euros of a night, 5 to 9,999: here in quarters of an octave, 19 % wide.
-- users hardly come back (1.15 sessions each in the sample's two days), so a user's id would only be
-  learnt by heart: `by` is ``session`` and the model is told no id.
+- users hardly come back (1.15 sessions each in the sample's two days), so a model would only
+  memorise a user's id: `by` is ``session``, and the model has no id of the user or session.
 """
 
 from __future__ import annotations
@@ -44,9 +44,10 @@ class Config(Mapped):
     """trivago.
 
     raw: the folder of ``train.csv`` or ``train.csv.gz``, or that file.
-    by: whose actions so far are the history: the ``session``'s, whose id the model is not told, or
-        the ``user``'s, over all sessions, whose id is a feature.
-    properties: tell a model the item's properties, from ``item_metadata.csv`` in the same folder.
+    by: whose earlier actions are the history: the ``session``'s, whose id is no feature, or the
+        ``user``'s, over all sessions, whose id is a feature.
+    properties: whether the item's properties, from ``item_metadata.csv`` in the same folder, are
+        features.
     test_share, validation_share: a public sample has two days only, of which 30 hours are training,
         6 validation and 12 test; of the challenge's own six days, 90, 18 and 36 hours.
     """

@@ -2,9 +2,9 @@
 
 The steps are written in the SQL that both have: standard statements, and ``::`` casts, ``min_by``
 over a row of values, ``FILTER (WHERE …)``, ``IS NOT DISTINCT FROM``, ``GROUP BY ALL``, ``STRING``
-for text and double quotes for names; ``* EXCLUDE (…)`` is put into Spark's word. Statements begin
+for text and double quotes for names; ``* EXCLUDE (…)`` is translated for Spark. Statements begin
 with ``CREATE TABLE t AS``, ``CREATE VIEW t AS``, ``INSERT INTO t``, ``DROP TABLE t``, ``DROP VIEW
-t`` or ``ALTER TABLE a RENAME TO b``. What engines put otherwise is a method of `Engine`.
+t`` or ``ALTER TABLE a RENAME TO b``. Where the engines' SQL differs, `Engine` has a method.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Engine(ABC):
         self.execute(f"ALTER TABLE replaced RENAME TO {table}")
 
     def linked(self, path: Path) -> Path:
-        """A link to a file in the folder, as readers do not take every sign in a file's name."""
+        """A link to a file, in the folder: readers do not accept every character in a name."""
         link = self.folder / f"file-{len(list(self.folder.glob('file-*')))}{path.suffix}"
         link.symlink_to(path.resolve())
         return link
@@ -91,7 +91,7 @@ class Engine(ABC):
     @property
     @abstractmethod
     def failures(self) -> tuple[type[Exception], ...]:
-        """What a statement raises that the engine refuses."""
+        """The exceptions of a statement that the engine refuses."""
 
     @abstractmethod
     def close(self) -> None:
@@ -166,7 +166,7 @@ class Engine(ABC):
         """Makes ``table`` with typed ``columns`` and `order`, the 0-based row order of the file.
 
         order: a name that no column has. empty: whether a file may have a header and no row.
-        path: a ``.csv`` or ``.csv.gz``; no sign in its name is a pattern. columns: name -> BIGINT
+        path: a ``.csv`` or ``.csv.gz``; its name is never a glob. columns: name -> BIGINT
             or STRING, in the order of the file. header: whether the first line must be, or must
             not be, the names.
         Every row must have every column; an empty field is only legal in a STRING, and a BIGINT
@@ -218,17 +218,17 @@ class Engine(ABC):
     @staticmethod
     @abstractmethod
     def texts(sql: str, kind: str, missing: Sequence[str] = ("",)) -> str:
-        """SQL of a list's elements that are none of some texts, as BIGINT or STRING."""
+        """SQL of a list's elements but for the ``missing`` texts, as BIGINT or STRING."""
 
     @staticmethod
     @abstractmethod
     def mapped(sql: str, value: Callable[[str], str]) -> str:
-        """SQL of a list in which an SQL of each element stands in the element's place."""
+        """SQL of the list of the values of an SQL expression, one of each element."""
 
     @staticmethod
     @abstractmethod
     def some(sql: str, holds: Callable[[str], str]) -> str:
-        """SQL of whether an SQL of an element holds for one of a list's."""
+        """SQL of whether an SQL condition holds for any element of a list."""
 
     @staticmethod
     @abstractmethod
@@ -241,7 +241,7 @@ class Engine(ABC):
     @staticmethod
     @abstractmethod
     def failing(sql: str) -> str:
-        """SQL of whether an expression cannot be computed, where an engine has a word for it."""
+        """SQL of whether an expression cannot be computed, where an engine's SQL can say so."""
 
     @staticmethod
     @abstractmethod
@@ -264,7 +264,8 @@ class Engine(ABC):
     def zoned_seconds(text: str, zone: str) -> str:
         """SQL of such a text as seconds, given an SQL of its zone's name; NULL of unknown zones.
 
-        Of an hour that comes twice it is the first; times that are left out go on from before.
+        Where clocks are set back, a time that occurs twice is the first one. Where they are set
+        forward, a time that is skipped is taken as if the clocks had not been set.
         """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Raw logs as CSV: what is checked before the engine reads one, and whose fault an error is."""
+"""Raw logs as CSV: checks before the engine reads one, and its errors with file and line."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def check_file(path: Path) -> None:
 
 
 class _Bounded(io.RawIOBase):
-    """The bytes that a gzip file gives; InputError where they are too many for its size."""
+    """The decompressed bytes of a gzip file; InputError where they are too many for its size."""
 
     def __init__(self, path: Path, packed: IO[bytes]) -> None:
         self.path, self.size = path, path.stat().st_size
@@ -64,7 +64,8 @@ class _Bounded(io.RawIOBase):
 
 
 def inflated(path: Path, packed: IO[bytes]) -> io.BufferedReader:
-    """The text of a gzip file that is open, as bytes; InputError where it grows without measure."""
+    """The text of an open gzip file, as bytes. Raises InputError where it is too long for the
+    file's size, as a decompression bomb's."""
     return io.BufferedReader(_Bounded(path, packed), CHUNK)
 
 
@@ -107,8 +108,8 @@ def demand_rows(path: Path, read: int, held: int) -> None:
 def rows_held(path: Path, *, header: bool) -> tuple[int, bool]:
     """How many rows a text file has at most, and whether it has exactly so many.
 
-    These are its lines that are not blank; a quoted field may have line breaks in it. Raises
-    InputError for a gzip file that is damaged, or that grows without measure.
+    It counts the lines that are not blank; a quoted field may have line breaks in it. Raises
+    InputError for a gzip file that is damaged, or too long when it is decompressed.
     """
     count, quoted, after_break = -int(header), False, True
     with readable(path), open_bytes(path) as file:
@@ -124,7 +125,8 @@ def rows_held(path: Path, *, header: bool) -> tuple[int, bool]:
 def check_first_line(
     path: Path, columns: Mapping[str, str], delimiter: str, header: bool, quote: str
 ) -> None:
-    """Raises InputError where the first line has not the columns, or is or is no header."""
+    """Raises InputError where the first line has other columns, is a header that should be none, or
+    is no header where one is expected."""
     line = _first_line(path)
     if quote:
         found = next(csv.reader([line], delimiter=delimiter, quotechar=quote), [])
@@ -168,7 +170,7 @@ def _first_line(path: Path) -> str:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """What reading a file raises, in one sentence."""
+    """Inside, an error of reading the file becomes an InputError, which is one sentence."""
     try:
         yield
     except (OSError, EOFError, zlib.error) as error:

@@ -37,7 +37,7 @@ UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 CGROUP = Path("/sys/fs/cgroup/memory.max")
 ROW = "file_row_number"  # DuckDB's name of the number of a Parquet file's row
 FULL = re.compile("could not write|no space left|temp_directory_size", re.IGNORECASE)
-WORDS = (  # of Spark's, for the SQL of a mapping
+WORDS = (  # functions of Spark's SQL that a mapping may use
     "CREATE MACRO array_size(list) AS len(list)",
 )
 
@@ -45,8 +45,8 @@ WORDS = (  # of Spark's, for the SQL of a mapping
 def memory() -> int:
     """Bytes that DuckDB may hold; beyond that it spills to disk.
 
-    What ``AT4CTR_MEMORY`` says, as 6GB or 512MiB, or else a quarter of the machine's memory or,
-    where that is less, of its control group's.
+    It is the value of ``AT4CTR_MEMORY``, such as 6GB or 512MiB. Without one it is a quarter of the
+    machine's memory or, where that is less, of its control group's.
 
     Raises InputError for a text that is no size, or one below 16 MiB.
     """
@@ -66,8 +66,8 @@ def memory() -> int:
 
 
 def ask_memory(size: str) -> None:
-    """Sets ``AT4CTR_MEMORY`` for the preparations of this process; '' leaves it. Refuses as
-    `memory` does."""
+    """Sets ``AT4CTR_MEMORY`` for the preparations of this process; '' leaves it as it is. Raises
+    InputError as `memory` does."""
     if size:
         os.environ[MEMORY] = size
     memory()
@@ -357,7 +357,7 @@ class Engine(engine.Engine):
 
 
 def literal(path: Path) -> str:
-    """A file's name for between single quotes in DuckDB's SQL, where no sign is a pattern."""
+    """A file's name for between single quotes in DuckDB's SQL, with glob characters escaped."""
     return quoted(re.sub(r"[*?\[]", r"[\g<0>]", str(path.absolute())))
 
 

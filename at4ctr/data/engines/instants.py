@@ -3,9 +3,9 @@
 A text is an ISO date, or one with a time, an offset or the name of a zone: ``2018-10-20``,
 ``2018-10-20 09:57:43``, ``2018-10-20T01:57:43.5Z``, ``2018-10-20 09:57:43+08:00``,
 ``2018-10-20 09:57:43 Asia/Shanghai``. ``20181020`` and ``20181020095743`` are dates too.
-Abbreviations such as CST name several zones and are refused. Where clocks are set back, an hour
-comes twice: it is the first. Where they are set forward, an hour is left out: its times are taken
-as if the clocks had not been set.
+Abbreviations such as CST name several zones and are refused. Where clocks are set back, a time that
+occurs twice is taken as the first one. Where they are set forward, a skipped time is taken as if
+the clocks had not been set.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Spark as the engine of preparation: the same SQL on a cluster, or in one process without one.
 
 Every table is written once, as Parquet under the scratch folder, which all nodes must see under the
-same path; the parts of the store are written by the executors, each where its users' rows have been
-brought together. The driver keeps a number of each user and the model id of each user and item.
+same path. The executors write the parts of the store, each part where its users' rows were
+collected. The driver keeps a number for each user and the model id of each user and item.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""CSV by Spark, with the strictness and the sentences of `duck`, but for two.
+"""CSV by Spark, with the checks and the error messages of `duck`, but for two.
 
-Bytes that are no UTF-8 are found by what Spark puts in their place, so text that has U+FFFD in it
-is refused too; a file whose lines end in two ways is read.
+Bytes that are no UTF-8 are found by U+FFFD, which Spark puts in their place. So text that has
+U+FFFD in it is refused too. And a file with two kinds of line ends is read.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ FUNCTIONS = (  # DuckDB's, for the SQL of a mapping
 
 
 def session() -> tuple[bool, SparkSession]:
-    """Whether Spark was started here, and a session of our own settings."""
+    """Whether this call started Spark, and a session with this module's settings."""
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # of local executors
     try:
         with warnings.catch_warnings():

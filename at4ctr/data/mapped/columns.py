@@ -1,4 +1,4 @@
-"""What a mapping of a log must give, and the relations that all mappings together make."""
+"""The columns that the mappings of a log must give, and the relations made of all mappings."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A base for a log of one's own: a schema and a mapping of CSV or Parquet columns, nothing else.
 
-A subclass named ``Config`` in ``configs/<name>.py`` is the dataset ``<name>``. `Config.impressions`
-says where what was shown lies, `Config.behaviours` what users did; attributes may lie in files of
-their own. The instances are split by time. `trivago` is an example.
+A subclass named ``Config`` in ``configs/<name>.py`` is the dataset ``<name>``. Its method
+`impressions` maps the files of impressions, and `behaviours` those of users' behaviours. Attributes
+may lie in files of their own. The instances are split by time. `trivago` is an example.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 class Mapped(Options):
     """A log of impressions that a mapping describes.
 
-    raw: the folder of the files; where all rows come from one, that file will do.
-    min_behaviours, min_history: 0, so that nobody is left out: who only met impressions is real.
+    raw: the folder of the files; where all rows come from one file, it may be that file.
+    min_behaviours, min_history: 0, so that users who have impressions alone are kept too.
     test_share, validation_share: of the time from the first impression to the last, the end is
         test and what lies before it is validation.
     test_from, validation_from: dates or times, such as ``2018-11-08`` or ``2018-11-08T18:00``, in
@@ -96,10 +96,10 @@ class Mapped(Options):
 
     @abstractmethod
     def impressions(self) -> Rows:
-        """What was shown: columns for the ids of user and item and for every context feature."""
+        """The impressions: columns for the ids of user and item and for every context feature."""
 
     def behaviours(self) -> Rows | tuple[Rows, ...] | None:
-        """What users did: columns for both ids and every behaviour feature. None: not known.
+        """The behaviours: columns for both ids and every behaviour feature. None: there are none.
 
         Several mappings, as of clicks and of orders in files of their own, make one history. A
         behaviour feature such as ``"event": "'buy'"`` says which mapping a behaviour is of.
@@ -123,7 +123,7 @@ class Mapped(Options):
         return super().preparation() | {"mapping": hashlib.sha256(said.encode()).hexdigest()[:12]}
 
     def sources(self) -> dict[str, Rows]:
-        """The mappings that there are, by their method; several of one as `columns.numbered`."""
+        """The mappings by their method; several of one method are named as `columns.numbered`."""
         behaviours = self.behaviours()
         each = behaviours if isinstance(behaviours, tuple) else (behaviours,)
         every = dict(zip(numbered(), each, strict=False))

@@ -1,4 +1,4 @@
-"""Rows of CSV or Parquet files as SQL expressions: how each column is made, and what is refused."""
+"""A mapping of CSV or Parquet files: SQL expressions for columns, and checks of their values."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ LONGEST = 1 << 16  # elements of a list, so that row and place make one number
 
 @dataclass(frozen=True)
 class Rows:
-    """Which rows of which files, and what they say.
+    """Which rows of which files are read, and an SQL expression for each column.
 
-    An expression is SQL of the engine over the file's columns, most often a column's name. What
-    `engine` calls common, ``string_split(text, mark)`` and ``list_contains(list, value)`` mean the
-    same on DuckDB and Spark. All columns of a CSV file are text, an empty one ``''``; those of
+    An expression is SQL of the engine over the file's columns, most often a column's name. The SQL
+    that `engines.base` lists, ``string_split(text, mark)`` and ``list_contains(list, value)`` mean
+    the same on DuckDB and Spark. All columns of a CSV file are text, an empty one ``''``; those of
     Parquet have their own types.
 
     files: name of a file in the raw folder, or, where no file has that name, a glob such as
@@ -72,8 +72,8 @@ class Rows:
         Fractions of a second are cut off: what happened in one second has no order in the store.
         Of `Mapped.users` and `Mapped.items`: from when on a value is known; without, always.
     zone: of a ``datetime`` that names none: ``Asia/Shanghai``, ``+08:00`` or the like.
-    labels: of impressions, label -> what is 1, 1.0 or true where there is such a response, 0, 0.0
-        or false where there is none, and missing where it is not known.
+    labels: of impressions, label -> an expression that is 1, 1.0 or true where there is such a
+        response, 0, 0.0 or false where there is none, and missing where that is not known.
     reported: of impressions, label -> when it was reported, as `time` in its unit, and missing
         where it was not. Preparation then waits for late reports (`preparation.waits`).
     weight: of impressions, a row's weight in training, where the schema is weighted.
@@ -119,8 +119,9 @@ class Rows:
 
 
 class Term(NamedTuple):
-    """A column to be made. said: the expression as it was written. text: SQL of what to show of it
-    in an error. sql: its value. wrong: holds for a row that is refused. optional: it may be NULL.
+    """A column to be made. said: the expression as it was written. text: SQL of the value as an
+    error shows it. sql: SQL of the value. wrong: SQL condition of rows that are refused. optional:
+    whether it may be NULL.
     """
 
     column: str
@@ -133,7 +134,7 @@ class Term(NamedTuple):
 
 
 def _sql(said: str, columns: Collection[str]) -> str:
-    """An expression as it can stand anywhere; a column's bare name may be a word of SQL's own."""
+    """An expression in parentheses; a bare column name is quoted, as it may be an SQL keyword."""
     return name(said) if said in columns else f"({said})"
 
 
@@ -223,7 +224,7 @@ def _timed(
 
 
 def _unix(engine: Engine, unit: Unit, text: str) -> tuple[str, str, str]:
-    """SQL of the seconds of a Unix time, SQL of whether it is none, and what is expected."""
+    """SQL of the seconds of a Unix time, SQL of whether it is invalid, and what is expected."""
     low, high = RANGE[unit]
     whole = engine.whole(text)
     wrong = f"{whole} IS NULL OR {whole} NOT BETWEEN {low} AND {high - 1}"

@@ -1,1 +1,1 @@
-"""The log of a night: the state of earlier days and the rows of new ones."""
+"""The log of a night: the state of earlier days and the rows of new days."""

@@ -1,26 +1,27 @@
-"""A night's store and state, from the parent's state and the log since: a day costs a day.
+"""A night's store and state, from the parent's state and the log since then.
 
-The night's log is each active user's latest behaviours of the parent's state, which are history
-alone, and the rows of the window. The ordinary preparation (`build`) makes the store of it, so all
-that is true of a store is true here. What differs from a preparation of the whole log at once:
+So a night's work grows with the new days and not with the whole log. The night's log is each active
+user's latest behaviours of the parent's state, which are history alone, and the rows of the window.
+The ordinary preparation (`preparation.build`) makes the store of it, so all that is true of a store
+is true here. What differs from a preparation of the whole log at once:
 
 - rows are split by time: those in [begin, cutoff) train, those in [cutoff, end) are evaluated.
 - an instance sees the behaviours of its user with a smaller timestamp: neither itself nor what else
   happened in the same second, whatever the dataset's own `cut` says.
 - a user's sequence begins with the latest `keep` behaviours before the window, which is
   ``max(history, min_history)``: no model sees more.
-- `min_behaviours` is not asked: who has few today may have many tomorrow, and a count that includes
-  later rows would let the future choose what is trained on. `min_history` asks the same of each
-  row's own past.
-- an id that the parent knows stays, and what this window's training rows and their histories add
-  follows, by falling frequency, ties by the raw id. Rows at or after the cutoff add nothing. Where
-  ids expire, those leave that training has not seen for so long, and the others move up.
+- `min_behaviours` does not apply: a user with few behaviours today may have many tomorrow, and a
+  count that includes later rows would let the future choose what is trained on. `min_history`
+  demands the same of each row's own past.
+- an id that the parent knows stays. New ids of this window's training rows and their histories
+  follow, by falling frequency, ties by the raw id. Rows at or after the cutoff add no id. Where ids
+  expire, ids that training has not seen for so long leave, and the others move up.
 - a table with a least count (`schema.Table.least`) adds an id on the night on which its count over
   all nights reaches that: a row or a behaviour counts on the night in whose window it lies, and of
   a night without a parent also what its rows see of the time before.
 - attributes of users and items are those of the parent's state where it knows them, each from its
-  own time on: no row has a value that was logged after it, so no training row one from after the
-  cutoff.
+  own time on. No row has a value that was logged after it, so no training row has a value from
+  after the cutoff.
 - negatives are drawn from the window's own rows: a training row's from training rows, an
   evaluation row's from evaluation rows.
 
@@ -90,13 +91,13 @@ def build(
 
     base: the dataset's options, of which `load` reads the days' files; where a dataset asks
         `Options.raw` instead, that is the day's folder.
-    days: every day that the window touches, in order; without a parent also what lies before it,
-        which is then history. Rows outside the window are otherwise passed over.
+    days: every day that the window touches, in order; without a parent also days before it, which
+        are then history. Other rows outside the window are left out.
     window: begins at the parent's cutoff.
     parent: the parent's state, or None.
     halves: a keyed half of the users of evaluation rows is validation, which fits a calibrator,
         and the other half test; otherwise all are test.
-    expire_days: an id leaves the vocabularies whose last training row, or last behaviour that a
+    expire_days: an id leaves the vocabularies when its last training row, or last behaviour that a
         training row sees, is older than so many days before the cutoff; 0 keeps all.
     The folder is renamed into place when it is whole. Raises NoData for a window without training
     or evaluation rows; InputError for days out of order, another schema, options or cutoff than the
@@ -189,7 +190,7 @@ def _key(
     past: State | None,
     night: Mapping[str, int],
 ) -> str:
-    """Changes with all that a night is made of."""
+    """A digest of all that a night is made of."""
     inputs = [[str(d.date), d.simulated, [(f.name, digest(f)) for f in d.files]] for d in days]
     options = [base.name, base.schema().to_json(), base.preparation(), base.history]
     parts = [FORMAT, STORE_FORMAT, options, inputs, window, past and past.digest]

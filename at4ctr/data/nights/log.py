@@ -1,4 +1,4 @@
-"""The log of a night: what is read of its days, and what preparation is given of it."""
+"""The log of a night: reads the rows of its days, and composes the log that preparation reads."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Protocol(Options):
 
     base: the dataset's own. halves: a keyed half of the users of evaluation rows is the validation
     split, which fits a calibrator, and the other half the test split; otherwise all are test.
-    follows: it has a parent, which has counted the rows before the window.
+    follows: whether the night has a parent, which has counted the rows before the window.
     expire_days: how many days before the cutoff training must have seen an id that stays; 0 keeps
     every id.
     """
@@ -68,7 +68,8 @@ class Protocol(Options):
         return self.base.schema()
 
     def labels_of_both_classes(self) -> tuple[Label, ...]:
-        """The first alone: an evening may lack a rare one, of which the model gate then says so."""
+        """The first label alone: a night may lack positives of a rare one, which the model gate
+        reports."""
         return self.schema().labels[:1]
 
     def acquire(self) -> Source:

@@ -1,6 +1,6 @@
-"""What a night hands to the next: each user's latest behaviours, attributes, and vocabularies.
+"""The state that a night leaves for the next: users' latest behaviours, attributes, vocabularies.
 
-A state is as of a cutoff, and knows no row at or after it. Its folder holds
+A state is as of a cutoff: it contains nothing of rows at or after it. Its folder holds
 
 - ``behaviours.parquet``: one row a user (``raw``) with the lists ``timestamp``, ``item`` and
   ``f_<behaviour feature>`` of the latest `keep` behaviours, oldest first;
@@ -9,9 +9,9 @@ A state is as of a cutoff, and knows no row at or after it. Its folder holds
 - ``items.parquet``: ``raw`` and the attributes likewise;
 - ``vocabulary/<table>.parquet``: ``raw``, ``id``, and where ids expire ``last``, the second at
   which training last saw each; an id stays as it is until one before it expires;
-- ``pending/<table>.parquet`` of a table with a least count: ``raw``, ``n``, how often the chain has
-  seen each id that it has not given a row yet, and ``last`` likewise;
-- ``state.json``: what it is a state of, and the SHA-256 of the other files.
+- ``pending/<table>.parquet`` of a table with a least count, for each id without a row so far:
+  ``raw``, ``n``, how often the chain has seen it, and ``last`` likewise;
+- ``state.json``: the options, schema and cutoff of the state, and the SHA-256 of the other files.
 
 Its size is bounded by users × keep, items and raw ids, not by the length of the log. The SQL
 is DuckDB's.
@@ -46,14 +46,14 @@ RELATIONS = ("users", "items", "behaviours")
 
 @dataclass(frozen=True)
 class State:
-    """A state that was opened, so whole. facts: its ``state.json``."""
+    """A state that was opened and verified. facts: its ``state.json``."""
 
     path: Path
     facts: Mapping[str, Any]
 
     @property
     def cutoff(self) -> int:
-        """It knows the rows before this second."""
+        """The second before which all rows are in the state."""
         return int(self.facts["cutoff"])
 
     @property
@@ -167,11 +167,11 @@ def _named(value: Any) -> Any:
 
 
 def attach(engine: Engine, schema: Schema, state: State | None, *, expires: bool = False) -> None:
-    """Makes ``past_<relation>``, which are empty without a state, and of a state ``known_<table>``
-    and ``pending_<table>``.
+    """Makes ``past_<relation>``, which are empty without a state, and with a state also
+    ``known_<table>`` and ``pending_<table>``.
 
-    expires: with ``last``. Where the state was made without it, every id was last seen at the end
-    of what the state knows.
+    expires: whether these have ``last``. Where the state was made without it, every id counts as
+    last seen at the state's end.
     """
     for relation, columns in _columns(schema).items():
         if state is None:

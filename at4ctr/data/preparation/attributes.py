@@ -1,7 +1,7 @@
 """Attributes of users and items in time: a value is known from its own time on, and missing before.
 
-Of an attribute with several values the first is kept, and a note says so. Its time is that of the
-first row that carries it. Which rows know it:
+If an attribute has several values in time, the first is kept, and a note says so. Its time is that
+of the first row that carries it. Which rows know it:
 
 - the row that carries it, and rows with a larger timestamp;
 - behaviours of the same second too. Impressions of that second do not: a click that is logged as a
@@ -92,7 +92,8 @@ def firsts(attributes: Sequence[Attribute]) -> str:
 
 
 def firsts_of_log(attributes: Sequence[Attribute]) -> str:
-    """As `firsts`, and `severals`; the time only where a row does not carry a value by then."""
+    """As `firsts` with `severals`. The time is NULL unless a row without the value comes before it,
+    or in the same second."""
     late = (f"CASE WHEN {_time(f, 'NULL')} <= {_time(f)} THEN {_time(f)} END" for f in attributes)
     return severals(attributes) + "".join(
         f"{_first(f)}, {time} AS {since(f)}" for f, time in zip(attributes, late, strict=True)
@@ -161,7 +162,7 @@ def number(engine: Engine, late: Late, tables: Sequence[str]) -> tuple[Late, lis
     """Makes ``user_rows`` and ``item_rows``, which are the rows of ``dims``, with the versions.
 
     tables: made with the terms of `hidden`, in whose place they get the columns of `Late.row`.
-    Returns the attributes that are late indeed, and notes of them.
+    Returns the attributes that some rows do not know yet, and notes on them.
     """
     found, notes = dict[str, tuple[Attribute, ...]](), list[str]()
     for group, features in late._asdict().items():

@@ -44,12 +44,12 @@ def build(
     pretrained: Mapping[str, Path] = NONE,
     model: Store | None = None,
 ) -> dict[str, Any]:
-    """Writes all of a store but its manifest; returns what it knows of that.
+    """Writes all of a store but its manifest; returns the manifest's entries that follow from it.
 
     pretrained: name of `Schema.vectors` -> its file.
     model: the store of a model, whose vocabularies and vectors are taken as they are.
-    Raises InputError when no user is left; NoData, which is one, when a split has no rows, or rows
-    of one class of a label only.
+    Raises InputError when no user is left. Raises NoData, a subclass of it, when a split has no
+    rows, or rows of one class of a label only.
     """
     schema = config.schema()
     shown = engine.columns("impressions")

@@ -1,4 +1,4 @@
-"""What ``log`` and ``impressions`` hold beside ids: labels, weights and numbers, checked and typed.
+"""Columns of ``log`` and ``impressions`` beside ids: labels, weights and numbers, checked and cast.
 
 A label is known only where the label that it is known within is 1: elsewhere it becomes NULL, or
 stays `OPEN`. A number that is NaN is missing.
@@ -68,7 +68,8 @@ def check_and_cast(engine: Engine, config: Options) -> None:
 
 
 def _demand_drawn(config: Options) -> None:
-    """Raises InputError for what a log without impressions, whose negatives are drawn, has not."""
+    """Raises InputError for a schema that a log without impressions, whose negatives are drawn,
+    cannot have."""
     schema = config.schema()
     found = ""
     if len(schema.labels) > 1:

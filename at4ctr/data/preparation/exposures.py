@@ -15,16 +15,15 @@ rate. Both multiply a weight that the log gives. The sums are over the training 
 
     w_debias = Σ (1 − y) · w_rep / Σ (1 − y)
 
-The mean of predictions over rows without weights does not stay by itself. The odds of a row
-change by w_debias over the mean of w_rep at what the model knows of the row, and the mean of that
-factor is above 1 where the model tells repeated rows from others. A calibrator, which is fitted
-to validation rows without weights (``calibrator=platt``), takes the difference away and changes
-no order of ads.
+The mean prediction over rows without weights does change. The odds of a row change by the factor
+w_debias / E[w_rep | features], whose mean is above 1 where the model can tell repeated rows from
+others. A calibrator fitted to validation rows without weights (``calibrator=platt``) corrects this
+and changes no order of ads.
 
-Deviations from the paper: it calls the gap in days w_recency, which would grow the longer ago the
-ad was shown; here it decays. Its w_rep is not at least 1, as it demands; here 1 is added. It
-counts all exposures; here those without a click, whose label is taken as known at the next
-exposure.
+Deviations from the paper: w_recency is the gap in days there, which would grow the longer ago the
+ad was shown; here it decays. The paper demands w_rep of at least 1, which its equation does not
+give; here 1 is added. It counts all exposures; here only those without a click count, and the label
+of an exposure is taken as known at the next one.
 
 A night has the impressions of its own window, so E(i) begins with the window.
 """
@@ -50,7 +49,7 @@ def add_repeats(engine: Engine, config: Options) -> None:
     """Adds `REPEATED` to ``impressions``: w_rep of each row, rounded to six digits.
 
     Does nothing where `Options.repeat_weight` is 0. Raises InputError for a log without
-    impressions, a schema without weights, a feature that is no ad, or too short a half-life.
+    impressions, a schema without weights, an unknown `Options.repeat_by`, or too short a half-life.
     """
     if not config.repeat_weight:
         return

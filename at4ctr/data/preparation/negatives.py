@@ -1,4 +1,4 @@
-"""Drawn negatives: each is the item of a row of a pool, popularity-proportional by default.
+"""Drawn negatives: each is the item of a row of a pool, by default in proportion to popularity.
 
 The pool holds numbered rows, so one draw is a keyed hash modulo the pool's size and a join. Under
 ``strict`` a split draws from its own positives: its negatives then have the distribution of its
@@ -8,25 +8,26 @@ separates them. Under ``paper`` every split draws from all behaviours of all use
 ``draw="uniform"``: the pool holds each of those items once. Positives still follow popularity, so
 popularity alone separates them from negatives.
 
-A negative has the item as the pool's row has it, with the attributes known there (`attributes`),
-not those known at the time of its positive: a draw may take an item that the log has not met by
-then, and a missing attribute would separate it from a positive. So positives and negatives have one
-law of item and attributes. Under ``draw="uniform"`` it is one row's of the split, picked by a hash.
+A negative has the item's attributes as the pool's row knows them (`attributes`), not as they were
+known at the time of its positive. A draw may take an item that the log has not met by then, and a
+missing attribute would separate it from a positive. So item and attributes have the same joint
+distribution in positives and negatives. Under ``draw="uniform"`` the attributes are those of one
+row of the split, picked by a hash.
 
 A draw that is rejected is repeated, at most `ATTEMPTS` times in all, then given up. ``reject``:
 
 - ``own``: the positive's own item. Rejection makes frequent items rarer among the negatives: an
   item of share p by a factor of about 1 - p + Σ p², which moves an AUC by at most Σ p² / 2. Where
   users rarely meet an item twice, a candidate that the history holds is a negative.
-- ``history``: the negative of a positive that the history holds is another behaviour of that
-  history; that of another positive is an item that the history does not hold. The weights of
-  `repetition` keep the popularity of the second kind alone.
+- ``history``: if the history holds the positive, its negative is another behaviour of that history.
+  Otherwise the negative is an item that the history does not hold; the weights of `repetition` keep
+  the popularity of these negatives equal to their positives'.
 - ``seen``: every item that the user has anywhere in the log, before the row or after. Published
   baselines are often measured so. Frequent items are rejected most; an item of the user's history
   is never a negative; and which items are never a user's training negatives depends on what that
   user does in the test split.
 
-`shortcuts` measures what of this a model could learn.
+`shortcuts` measures how much of these differences a model could learn.
 """
 
 from __future__ import annotations

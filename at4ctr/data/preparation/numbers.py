@@ -1,4 +1,4 @@
-"""What the training rows hold of each number, for encodings, and the arrays of attributes."""
+"""Statistics of each number over the training rows, for encodings, and the arrays of attributes."""
 
 from __future__ import annotations
 

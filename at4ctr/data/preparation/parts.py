@@ -115,7 +115,7 @@ def instances(
 
 @dataclass(frozen=True)
 class Writer:
-    """Writes parts; picklable, to be sent where the rows of a part are.
+    """Writes parts; picklable, so that Spark can send it to the executors.
 
     folder: of the parts. ranges: their first and last users.
     ids: model ids of every feature by dims row, as in `vocabulary.ids`.

@@ -1,9 +1,10 @@
 """From a raw log to a store: runs the steps, writes the files, and the manifest last.
 
-A store is built in a hidden folder beside its place and renamed when it is whole, so a store that
-can be seen is complete. A lock file beside it is held from before the last look for a finished
-store to the rename: a second process waits, and uses what the first has made. A preparation that
-was killed leaves a hidden folder whose lock is free; the next one deletes it and begins again.
+A store is built in a hidden folder beside its final place and renamed when it is whole, so a store
+under its name is complete. A lock file beside it is held from before the last check for a finished
+store until after the rename, so a second process waits and uses the first one's store. A
+preparation that was killed leaves a hidden folder whose lock is free; the next one deletes it and
+begins again.
 """
 
 from __future__ import annotations
@@ -50,11 +51,12 @@ def prepare(
         see it under this path.
     engine: ``duckdb``, on this machine, or ``spark``; they make the same store.
     model: the store of a model that is to read this log. Its vocabularies and vectors are taken as
-        they are: an id has the model's id, and one that they lack is unknown.
-    again: prints the summary of a store that is there already; of a new one it is printed anyway.
-    Raises InputError for a rate of negatives at which a label could not be corrected, a bad log,
-    one that changes meanwhile, a log that gives no training or
-    test rows, and a disk that is too small or may not be written.
+        they are: a raw id has the model's id, and one that the vocabularies lack is unknown.
+    again: whether to print the summary of a store that is there already; that of a new store is
+        always printed.
+    Raises InputError for a rate of negatives at which a label could not be corrected, for a bad
+    log, for one that changes meanwhile or gives no training or test rows, and for a disk that is
+    too small or may not be written.
     """
     stores = Path(root) / "store" / config.name
     if config.negative_rate < 1:

@@ -1,4 +1,5 @@
-"""Negatives that repeat as often as positives do, and are as popular: ``reject="history"``.
+"""``reject="history"``: negatives that repeat the history as often as positives do, and are as
+popular.
 
 A log in which users never meet an item twice has no positive that its own history holds. A negative
 drawn by popularity alone is in the history of an active user often, which gives it away. So a
@@ -12,8 +13,9 @@ With H(s) the items of instance s that are no candidates (history and own item),
     w(i) · Σ over s without i in H(s) of 1 / Z(s) = positives of item i
     Z(s) = Σ over j not in H(s) of w(j)
 
-`ROUNDS` steps of fixed-point iteration come close. A weight is at most `MOST` times what popularity
-alone gives: an item that nearly every history holds stays a little rarer than among positives.
+`ROUNDS` steps of fixed-point iteration solve them approximately. A weight is at most `MOST` times
+what popularity alone gives, so an item that nearly every history holds stays a little rarer than
+among positives.
 Weights are integers and quotients of exact doubles, so that both engines find the same.
 """
 

@@ -5,8 +5,9 @@
   ``paper`` no row of the log has it: never).
 - ``repetition``: whether the history that the row sees holds the item.
 
-Real impressions may differ in all of them. Drawn negatives should not: a model that learns such a
-difference predicts how negatives were drawn. 0.5 is no difference; below 0.5, negatives have more.
+Classes of real impressions may differ in all of them. Drawn negatives should not differ from
+positives: a model that learns such a difference predicts how negatives were drawn. 0.5 is no
+difference; below 0.5 negatives have larger values.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ AUCs = dict[str, dict[str, float]]
 
 
 def measure(engine: Engine) -> tuple[AUCs, AUCs]:
-    """By split and measure, the AUC and its standard error had both classes the same law.
+    """By split and measure, the AUC, and its standard error if both classes had one distribution.
 
     Needs ``behaviours``, ``negatives`` and ``count_item``. A split without both classes is left
     out.

@@ -1,7 +1,7 @@
-"""What a log holds, counted while its tables are there, so that a wrong join or unit shows at once.
+"""Counts of a log's tables, made during preparation, so that a wrong join or unit shows at once.
 
-The rows of a log of impressions are the impressions. Of another log they are the positives, as its
-negatives are drawn from them.
+The rows of a log of impressions are the impressions. The rows of another log are the positives, as
+its negatives are drawn from them.
 """
 
 from __future__ import annotations

@@ -14,11 +14,10 @@ variance of what is missing plus its squared bias. The wait of k is the least of
 v_k(w) ≤ `Options.wait_tolerance`². An advertiser with fewer than `LEAST` conversions has the wait
 of all rows together, and L is the wait where these have none.
 
-A second is known at a cutoff where it is smaller. A row at second t is ripe at the cutoff T where
-t + w_k < T: then its label is 1 where the conversion was reported before T and at most L after t,
-and otherwise 0. A row that is not ripe is `schema.OPEN`, whether it has a conversion or a click
-or not, as what is known of such rows is known of positives alone. Waits are chosen at the
-earliest cutoff.
+A report is known at a cutoff T if its second is before T. A row at second t is ripe at T if
+t + w_k < T. Then its label is 1 if the conversion was reported before T and at most L after t, and
+otherwise 0. The label of a row that is not ripe is `schema.OPEN`, with or without a conversion or a
+click, because of such rows only positives can be known. Waits are chosen at the earliest cutoff.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ def candidates(longest: int) -> list[int]:
 
 
 def mark_open(engine: Engine, config: Options) -> list[str]:
-    """Puts the labels of ``impressions`` that have a column `reported` as each cutoff knows them.
+    """Replaces labels of ``impressions`` that have a column `reported` by what each cutoff knows.
 
     The column is dropped. Returns notes; [] and no change where there is no such column. Raises
     InputError for a label that no other one holds, a report before its row, an unknown
@@ -99,7 +98,8 @@ def choose(
 def as_known(
     engine: Engine, label: Label, within: str, by: str, until: str, longest: int, pooled: int
 ) -> None:
-    """Puts a label of ``impressions`` as it is known before the second `until` (SQL), by ``waits``.
+    """Replaces a label of ``impressions`` by what is known before the second `until` (SQL), by
+    ``waits``.
 
     pooled: the wait of a row whose advertiser has none there.
     """

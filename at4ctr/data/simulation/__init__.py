@@ -1,1 +1,1 @@
-"""A simulated world of users and items, and the logs written of it."""
+"""A simulated world of users and items, and logs that are written from it."""

@@ -1,7 +1,7 @@
 """A night on one page: ``report.html``, which needs nothing beside it, and its pictures.
 
-What was decided and what to do come first; then the gate, both models, the last nights, the log,
-and where everything comes from. All of it is read from run folders.
+The decision and the next command come first; then the gate, both models, the last nights, the log,
+and the origin of data and model. All of it is read from run folders.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def write(folder: Path, chain: Sequence[Path] | None = None) -> Path:
     deleted.
 
     Args:
-        folder: an attempt's. Whatever it lacks the page leaves out, but for ``run.json``:
+        folder: an attempt's, with ``run.json``. The page leaves out what the folder lacks of
             config.json, stats.json, anomalies.json, metrics.json, gate.json and predictions.npz
             (labels, users, lengths, candidate; incumbent and uncalibrated where there are such,
             [N] each).

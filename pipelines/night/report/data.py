@@ -21,7 +21,7 @@ PASSED = 20  # days that a cold start passed over, that are listed
 
 
 def anomalies(night: Night) -> Html:
-    """What the data gate found, what rejects first."""
+    """The anomalies that the data gate found, those that reject the day first."""
     found = [(day, a) for day, some in sorted(night.anomalies.items()) for a in some]
     if not night.stats:
         return Html("")
@@ -41,7 +41,7 @@ def anomalies(night: Night) -> Html:
 
 
 def drift(night: Night, before: Sequence[Night | None]) -> Html:
-    """How far every feature lies from the days before, and the ids that nobody knew."""
+    """How far every feature lies from the days before, and the share of unknown ids."""
     today = night.today
     if today is None or not today.relations:
         return Html("")
@@ -186,7 +186,7 @@ def _shown(value: Any) -> str:
 
 
 def _configured(night: Night) -> Html:
-    """What the configuration has that the parent's has not, and the other way round."""
+    """The differences between the configuration and the parent's."""
     attempt = (night.record.get("parent") or {}).get("attempt")
     parts = Path(str(attempt)).parts if attempt else ()
     if len(parts) != 2 or ".." in parts or Path(str(attempt)).is_absolute():

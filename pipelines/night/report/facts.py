@@ -1,4 +1,5 @@
-"""What an attempt's folder tells of a night: read leniently, as a night may end anywhere."""
+"""The facts of a night, from its attempt's folder; missing files are no error, as a night may end
+at any stage."""
 
 from __future__ import annotations
 
@@ -96,7 +97,7 @@ class Night:
 
     @property
     def period(self) -> list[Relation]:
-        """What the rows that matter look like, on each day of the period."""
+        """The statistics of the labelled rows (`main`), of each day of the period."""
         days = [self.stats[d] for d in sorted(self.stats)[-self.days :]]
         return [found for s in days if (found := main(s)) is not None]
 
@@ -183,8 +184,8 @@ def trend(night: Night, chain: Iterable[Path]) -> list[Night | None]:
 
 
 def standing(nights: list[Night | None]) -> str:
-    """For how many of `trend`'s nights the chain has stood still, or "". What was rolled back
-    since counts as published, as a page tells its own night."""
+    """A sentence on how many of `trend`'s nights published nothing, or "". A version that was
+    rolled back since counts as published, because a page describes its own night's state."""
     last = nights[-1]
     assert last is not None
     asked = last.settings.get("asked") or {}

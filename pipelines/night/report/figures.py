@@ -1,4 +1,4 @@
-"""Pictures of a night's page: ROC curves, and what thirty nights looked like."""
+"""Pictures of a night's page: ROC curves, and trends over thirty nights."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _frame(axis: Any, days: Sequence[float], nights: Sequence[Night | None],
 
 
 def trends(nights: Sequence[Night | None], folder: Path, *, simulated: bool) -> dict[str, str]:
-    """The panels that have anything to show: file name -> what it shows."""
+    """Draws the panels that have a value: file name -> its description."""
     note = " (simulated log)" if simulated else ""
     last = nights[-1]
     loss = last.verdict.thresholds.auc_loss if last and last.verdict else None

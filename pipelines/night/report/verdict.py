@@ -1,4 +1,4 @@
-"""The top of a night's page: what happened, and what the operator does next."""
+"""The top of a night's page: the outcome, and the operator's next step."""
 
 from __future__ import annotations
 
