@@ -43,6 +43,11 @@ class Estimate(NamedTuple):
     p: float | None
     seeds: int
 
+    @property
+    def halved(self) -> Estimate:
+        """Of half the metric."""
+        return self._replace(mean=self.mean / 2, half=None if self.half is None else self.half / 2)
+
 
 def read(path: Path) -> dict[str, Scores]:
     """Label -> the scores of a run's ``predictions.parquet``. InputError where it is missing."""
@@ -62,10 +67,10 @@ def read(path: Path) -> dict[str, Scores]:
 
 
 def differences(
-    ours: Mapping[int, Scores], base: Mapping[int, Scores], seed: int = 0
+    ours: Mapping[int, Scores], base: Mapping[int, Scores], seed: int = 0, *, loss: bool = False
 ) -> dict[str, Estimate]:
-    """ours − base of ``auc`` and ``gauc`` (equal weight for each user), over the seeds that both
-    have.
+    """ours − base of ``auc``, ``gauc`` (equal weight for each user) and, with ``loss``,
+    ``logloss``, over the seeds that both have.
 
     half² = (t_(S−1) s / √S)² + (t_(U−1) b)², t the 97.5 % quantiles of Student's law (Howe 1974).
     Here s is the standard deviation of the S seeds' differences, b that of the mean difference over
@@ -97,9 +102,15 @@ def differences(
         ]
     )
     has = ~np.isnan(areas[0])
-    drawn_auc, drawn_gauc = [], []
+    rows = np.bincount(owner)
+    losses = np.array(
+        [np.bincount(owner, _loss(a) - _loss(b), names.size) for a, b in (pairs if loss else ())]
+    )
+    drawn_auc, drawn_gauc, drawn_loss = [], [], []
     for weights in draws(names.size, REPLICATES, seed):
         drawn_auc.append(np.mean([a.areas(weights) - b.areas(weights) for a, b in ranked], 0))
+        if loss:
+            drawn_loss.append(losses.mean(0) @ weights / (rows @ weights))
         if has.any():
             total = weights[has].sum(0)
             sums = areas[:, has].mean(0) @ weights[has]
@@ -110,7 +121,16 @@ def differences(
     if has.any():
         of_seed = areas[:, has].mean(1)
         found["gauc"] = _estimate(of_seed, np.concatenate(drawn_gauc), int(has.sum()))
+    if loss:
+        of_seed = losses.sum(1) / rows.sum()
+        found["logloss"] = _estimate(of_seed, np.concatenate(drawn_loss), names.size)
     return found
+
+
+def _loss(of: Scores) -> npt.NDArray[np.floating]:
+    """−ln of the probability of each row's response; scores are logits. [N] float64."""
+    z = of.scores.astype(np.float64)
+    return np.logaddexp(0.0, np.where(of.responses > 0, -z, z))
 
 
 def _estimate(

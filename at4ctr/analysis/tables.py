@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from at4ctr.metrics.intervals import holm
-
 NONE = "–"
 METRICS = {
     "auc": "AUC",
     "gauc": "GAUC",
     "logloss": "log loss",
     "logloss_half": "½ log loss",
+    "normalized_entropy": "NE",
     "pcoc": "PCOC",
     "validation.auc": "validation AUC",
     "seconds": "s a run",
@@ -122,44 +121,9 @@ def count(runs: int, seeds: int) -> str:
     return str(runs) if runs == seeds else f"**{runs} of {seeds}**"
 
 
-def differences(pairs: Sequence[tuple[Row, Row]]) -> list[str]:
-    """Paired differences of AUC, GAUC and log loss; the paper's beside those that it prints.
-
-    p is printed twice: of each test alone, and adjusted for all tests of the table (``holm``).
-    """
-    paper = any(row.paper and base.paper for row, base in pairs)
-    metrics = ("auc", "gauc", "logloss_half" if paper else "logloss")
-    found = [(r, b, m, difference(r, b, m)) for r, b in pairs for m in metrics]
-    tests = [d.p for *_, d in found if d is not None and d.p is not None]
-    adjusted = iter(holm(tests))
-    lines = []
-    for row, base, metric, d in found:
-        all_tests = next(adjusted) if d is not None and d.p is not None else None
-        cells = [f"{row.label} − {base.label}", METRICS[metric], *_shown(d, all_tests)]
-        lines.append([*cells, _printed(row, base, metric)] if paper else cells)
-    header = ["difference", "metric", "mean", "95 % interval", "p", "p (Holm)", "pairs"]
-    note = (
-        f"{len(tests)} tests in this table. p is of each alone; p (Holm) is adjusted for all of "
-        "them; the intervals are not."
-    )
-    return [*markdown([*header, "paper's"] if paper else header, lines), "", note]
-
-
-def _shown(d: Difference | None, adjusted: float | None) -> list[str]:
-    if d is None:
-        return [NONE, NONE, NONE, NONE, "0"]
-    interval, p, all_tests = NONE, NONE, NONE
-    if d.half is not None and d.p is not None and adjusted is not None:
-        interval = f"{d.mean - d.half:+.4f} … {d.mean + d.half:+.4f}"
-        p, all_tests = f"{d.p:.2g}", f"{adjusted:.2g}"
-    return [f"{d.mean:+.4f}", interval, p, all_tests, str(d.pairs)]
-
-
-def _printed(row: Row, base: Row, metric: str) -> str:
-    if metric not in PAPER or row.paper is None or base.paper is None:
-        return NONE
-    at = PAPER.index(metric)
-    return f"{row.paper[at] - base.paper[at]:+.4f}"
+def printed(row: Row) -> dict[str, float]:
+    """What the paper prints of a row, by metric."""
+    return {} if row.paper is None else dict(zip(PAPER, row.paper, strict=True))
 
 
 def best(rows: Sequence[Row], metric: str = "auc") -> Row | None:

@@ -58,27 +58,34 @@ EXTERNAL_NOTE = (
 )
 
 
-def results(page: Page, rows: Sequence[Row], _: Folders) -> list[str]:
+def results(page: Page, rows: Sequence[Row], folders: Folders) -> list[str]:
+    """Metrics of the first label, and differences over seeds and users."""
     by_label = {row.label: row for row in rows}
     pairs = [(r, by_label[r.base]) for r in rows if r.base in by_label and r.base != r.label]
     pairs += [(by_label[a], by_label[b]) for a, b in page.plan.pairs]
-    lines = tables.results(rows, page.seeds)
-    champion = by_label.get(page.plan.champion or "")
-    if champion:
-        others = [row for row in rows if row is not champion and page.whole([row])]
-        best = tables.best(others, "validation.auc")
-        said = "No other row has all its seeds yet."
-        if best:
-            said = f"The best of the other rows by validation AUC is {best.label}"
-            said += "." if len(others) == len(rows) - 1 else " (of those with all their seeds)."
-            pairs += [(champion, best)] * ((champion, best) not in pairs)
+    worse = [r.label for r in rows if (r.mean("normalized_entropy") or 0.0) > 1]
+    lines = [*tables.results(rows, page.seeds), ""]
+    lines.append(CONSTANT_NOTE.format(rows=", ".join(worse) or "None of the rows"))
+    if page.plan.champion in by_label:
+        said, rival = best_other(page, rows, by_label[page.plan.champion])
+        pairs += [p for p in rival if p not in pairs]
         lines += ["", said]
-    if pairs:
-        lines += ["", "Differences are paired by seed (Student's t).", ""]
-        lines += tables.differences(pairs)
+    first = page.store.schema.labels[0].name
+    lines += ["", *_differences(page, pairs, [first], folders, loss=True)]
     if any(row.paper for row in rows):
         lines += ["", PAPER_NOTE]
     return lines
+
+
+def best_other(page: Page, rows: Sequence[Row], champion: Row) -> tuple[str, list[tuple[Row, Row]]]:
+    """The row of the highest validation AUC among the others that have all their seeds: what is
+    said of it, and the champion beside it."""
+    others = [row for row in rows if row is not champion and page.whole([row])]
+    best = tables.best(others, "validation.auc")
+    if best is None:
+        return "No other row has all its seeds yet.", []
+    end = "." if len(others) == len(rows) - 1 else " (of those with all their seeds)."
+    return f"The best of the other rows by validation AUC is {best.label}{end}", [(champion, best)]
 
 
 def labels(page: Page, rows: Sequence[Row], folders: Folders) -> list[str]:
@@ -223,8 +230,14 @@ def _by_label(page: Page, rows: Sequence[Row], names: Sequence[str]) -> dict[str
 
 
 def _differences(
-    page: Page, pairs: Sequence[tuple[Row, Row]], names: Sequence[str], folders: Folders
+    page: Page,
+    pairs: Sequence[tuple[Row, Row]],
+    names: Sequence[str],
+    folders: Folders,
+    *,
+    loss: bool = False,
 ) -> list[str]:
+    """loss: of log loss too, halved where the paper prints half of it."""
     cells = {cell.label: cell for cell in page.plan.cells}
     scores = {row.label: _scores(folders[row.label]) for pair in pairs for row in pair}
     found = []
@@ -238,20 +251,23 @@ def _differences(
                 }
                 for r in (row, base)
             )
-            for metric, estimate in comparison.differences(ours, theirs).items():
-                found.append((row, base, name, metric, estimate))
+            for metric, e in comparison.differences(ours, theirs, loss=loss).items():
+                half = metric == "logloss" and any(r.paper for r, _ in pairs)
+                shown = ("logloss_half", e.halved) if half else (metric, e)
+                found.append((row, base, name, *shown))
     if not found:
         return []
     tests = [e.p for *_, e in found if e.p is not None]
     adjusted = iter(intervals.holm(tests))
-    printed = any(cell.printed for cell in page.plan.cells)
+    papers = {r.label: tables.printed(r) | dict(cells[r.label].printed) for p in pairs for r in p}
+    printed = any(papers.values())
     lines = []
     for row, base, name, metric, e in found:
         interval = NONE if e.half is None else f"{e.mean - e.half:+.4f} … {e.mean + e.half:+.4f}"
         p, holm = (NONE, NONE) if e.p is None else (f"{e.p:.2g}", f"{next(adjusted):.2g}")
         keys = (f"{name}.{metric}", metric)
         both = [next((p[k] for k in keys if k in p), None)
-                for p in (cells[r.label].printed for r in (row, base))]  # fmt: skip
+                for p in (papers[r.label] for r in (row, base))]  # fmt: skip
         paper = NONE if None in both else f"{both[0] - both[1]:+.4f}"  # type: ignore[operator]
         lines.append([
             f"{row.label} − {base.label}", name, METRICS[metric], f"{e.mean:+.4f}", interval, p,

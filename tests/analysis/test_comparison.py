@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.metrics import roc_auc_score
+from scipy.special import expit
+from sklearn.metrics import log_loss, roc_auc_score
 
 from at4ctr.analysis import comparison
 from at4ctr.analysis.comparison import Scores, differences
@@ -38,6 +39,33 @@ def test_the_means_are_scikit_learns():
     assert found["auc"].mean == pytest.approx(np.mean(each), abs=1e-12)
     assert found["gauc"].mean == pytest.approx(np.mean(of_users), abs=1e-12)
     assert found["auc"].seeds == 3
+
+
+def test_the_log_loss_is_scikit_learns_and_its_interval_a_bootstraps(monkeypatch):
+    monkeypatch.setattr(comparison, "REPLICATES", 1600)
+    ours, base = drawn()
+    assert "logloss" not in differences(ours, base)
+    found = differences(ours, base, loss=True)["logloss"]
+    y, users, _ = ours[1]
+
+    def mean(rows):
+        return [
+            log_loss(y[rows], expit(ours[s].scores[rows]))
+            - log_loss(y[rows], expit(base[s].scores[rows])) for s in ours
+        ]  # fmt: skip
+
+    each, rng, replicates = mean(np.arange(len(y))), np.random.default_rng(1), []
+    for _ in range(200):
+        chosen = rng.choice(np.unique(users), len(np.unique(users)))
+        rows = np.concatenate([np.flatnonzero(users == u) for u in chosen])
+        replicates.append(np.mean(mean(rows)))
+    assert found.mean == pytest.approx(np.mean(each), abs=1e-12)
+    seeds = stats.t.ppf(0.975, 2) * np.std(each, ddof=1) / np.sqrt(3)
+    of_users = stats.t.ppf(0.975, len(np.unique(users)) - 1) * np.std(replicates, ddof=1)
+    assert found.half == pytest.approx(np.hypot(seeds, of_users), rel=0.15)
+    assert found.half is not None
+    assert found.halved[:2] == pytest.approx((found.mean / 2, found.half / 2))
+    assert found.halved.p == found.p
 
 
 def test_the_interval_holds_the_spread_of_seeds_and_of_users(monkeypatch):

@@ -97,19 +97,6 @@ def test_without_the_paper_no_column_of_it():
     assert not any("paper" in line for line in lines)
 
 
-def test_differences_beside_the_papers():
-    lines = tables.differences([(OURS, BASE)])
-    auc, gauc, half = map(cells, lines[2:5])
-    assert auc[:3] == ["ours − base", "AUC", "+0.0200"]
-    d = stats.ttest_rel([0.71, 0.75], [0.70, 0.72])
-    assert float(auc[4]) == pytest.approx(d.pvalue, rel=0.05)
-    assert float(auc[5]) == pytest.approx(2 * d.pvalue, rel=0.05)  # AUC and GAUC are tested
-    assert auc[6:] == ["2", "+0.0100"]
-    assert gauc[4:6] == auc[4:6]
-    assert half[4:] == [tables.NONE, tables.NONE, "2", "-0.0100"]
-    assert lines[-1].startswith("2 tests in this table.")
-
-
 def test_holm_by_hand():
     assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
     assert holm([0.9, 0.8]) == [1.0, 1.0]

@@ -80,11 +80,13 @@ def test_the_report_says_how_it_was_made(job):
     assert text.startswith("# taobao (simulated log): widedeep, widedeep+uim\n")
     assert f'`make reproduce DATASET=taobao SEEDS=2 RECIPES=widedeep,widedeep+uim SET="{SMALL}"`' \
         in text  # fmt: skip
-    assert "widedeep+uim − widedeep | AUC" in text
+    assert "widedeep+uim − widedeep | click | AUC" in text
+    assert "widedeep+uim − widedeep | click | log loss" in text
+    assert "over seeds and users" in text
     assert "Not complete" not in text
     assert "## Missing" not in text
     assert "the split and the negatives are fixed" in text
-    assert "3 tests in this table" in text
+    assert "the 3 tests of this table" in text
     seeds = {json.loads(p.with_name("config.json").read_text())["experiment"]["seed"]
              for p in finished(folder)}  # fmt: skip
     assert seeds == {1, 2}
@@ -220,9 +222,9 @@ def test_the_champion_meets_the_best_on_validation_of_those_with_every_seed():
         Row(name, {s: {"auc": test, "validation": {"auc": val}} for s in (1, 2)[: 1 + (val < 0.9)]})
         for name, (val, test) in scores.items()
     ]
-    lines = "\n".join(bodies.results(Page(plan, {}, 2, Path("out")), rows, {}))
-    assert "by validation AUC is best (of those with all their seeds)." in lines
-    assert "champion − best | AUC | +0.2000" in lines
+    said, pairs = bodies.best_other(Page(plan, {}, 2, Path("out")), rows, rows[0])
+    assert said.endswith("by validation AUC is best (of those with all their seeds).")
+    assert pairs == [(rows[0], rows[1])]
 
 
 @slow
