@@ -9,8 +9,8 @@ from typing import ClassVar
 import tensorflow as tf
 
 from at4ctr.contracts import BackboneConfig, Embedded, Encoded, Part
+from at4ctr.layers import pairs
 from at4ctr.layers.attention import TargetAttention
-from at4ctr.layers.pairs import by_row
 from at4ctr.layers.shape import Shape, each, history_required, part, product, total
 
 
@@ -47,8 +47,10 @@ class DIN(tf.Module):
             keys, mask = each(x, x.history), each(x, x.mask)
             interest = self.attention.dense(x.item, keys, mask, training=training)
         else:
-            behaviours = by_row(x, training=training)
-            interest = self.attention(x.item, behaviours, training=training, one_user=x.one_user)
+            shared = pairs.of(x)
+            interest = self.attention(
+                x.item, x.packed, training=training, one_user=x.one_user, pairs=shared
+            )
         parts = [part(x, x.profile), x.context, x.item, pooled, interest]
         if self.product:
             parts.append(product(x, pooled))

@@ -7,6 +7,7 @@ import tensorflow as tf
 from at4ctr.contracts import Packed, Tensor
 from at4ctr.errors import InputError
 from at4ctr.layers.mlp import MLP, Dense, product
+from at4ctr.layers.pairs import Pairs
 from at4ctr.layers.segments import spread, sums
 
 MASKED = -1e9  # a logit whose exponential is 0
@@ -38,14 +39,25 @@ class TargetAttention(tf.Module):
         )
 
     def __call__(
-        self, query: Tensor, history: Packed, *, training: bool, one_user: bool = False
+        self,
+        query: Tensor,
+        history: Packed,
+        *,
+        training: bool,
+        one_user: bool = False,
+        pairs: Pairs | None = None,
     ) -> Tensor:
         """query [B, Q], R behaviours of width J -> [B, J]. one_user: all behaviours are one
-        user's (``cross``)."""
+        user's (``cross``). pairs: the rows of a user share its behaviours."""
         keys, rows, _ = history
+        query = self.project(query)
         if one_user:
-            return pool_all(self.cross(self.project(query), keys, training=training), keys)
-        scores = self.scores(self.project(query), keys, rows, training=training, ordered=True)
+            return pool_all(self.cross(query, keys, training=training), keys)
+        if pairs is None:
+            scores = self.scores(query, keys, rows, training=training, ordered=True)
+        else:
+            scores, keys = self.of_pairs(query, keys, pairs, training=training)
+            rows = pairs.rows
         return pool(scores, keys, rows, tf.shape(query)[0])
 
     def dense(self, query: Tensor, keys: Tensor, mask: Tensor, *, training: bool) -> Tensor:
@@ -81,6 +93,21 @@ class TargetAttention(tf.Module):
         pair = tf.concat([keys, query * keys], -1)  # [R, 2J]
         hidden = product(pair, tf.concat([b - c, d], 0)) + once
         return tf.squeeze(self.rest(tf.sigmoid(hidden), training=training), -1)
+
+    def of_pairs(
+        self, query: Tensor, keys: Tensor, pairs: Pairs, *, training: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Projected query [B, J], keys [R, J] -> the scores [P] and keys [P, J] of P pairs.
+
+        (B − C) k is computed once for each behaviour and not for each pair.
+        """
+        a, b, c, d = tf.split(self.first.kernel, 4)
+        once = tf.linalg.matmul(query, a + c) + self.first.bias  # [B, H]
+        copy = spread if training else tf.gather  # a SavedModel takes no gradient
+        of_key = pairs.copy(product(keys, b - c), training=training)
+        keys = pairs.copy(keys, training=training)
+        hidden = product(copy(query, pairs.rows) * keys, d) + of_key + copy(once, pairs.rows)
+        return tf.squeeze(self.rest(tf.sigmoid(hidden), training=training), -1), keys
 
     def cross(self, query: Tensor, keys: Tensor, *, training: bool) -> Tensor:
         """Scores of all pairs of keys [R, J] and projected queries [N, J] -> [R, N].

@@ -66,10 +66,15 @@ class Pairs(NamedTuple):
         return tf.math.invert_permutation(place)
 
 
+def of(x: Embedded) -> Pairs | None:
+    """Those of rows that share users; None where each row has its own, or all have one."""
+    return None if x.owner is None or x.one_user else Pairs.of(lengths(x), x.owner)
+
+
 def by_row(x: Embedded, *, training: bool) -> Packed:
     """The behaviours of each row's user, row after row; those of the one user where H is 1."""
-    if x.owner is None or x.one_user:
+    pairs = of(x)
+    if pairs is None:
         return x.packed
-    pairs = Pairs.of(lengths(x), x.owner)
     values = pairs.copy(x.packed.values, training=training)
     return Packed(values, pairs.rows, pairs.positions)

@@ -10,6 +10,7 @@ from at4ctr.layers.attention import (
     TargetAttention,
     segment_softmax,
 )
+from at4ctr.layers.pairs import Pairs
 from tests.model.toys import jitter, layer, layers
 from tests.oracles import models as oracle
 
@@ -51,6 +52,36 @@ def test_target_attention_equals_the_literal_unit(lengths, seed):
     found = made(tf.constant(query), pack(history, real), training=False).numpy()
     expected = literal(made, query, [h[:n] for h, n in zip(history, real, strict=True)])
     np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 7), st.integers(1, 4)), min_size=1, max_size=5),
+       st.booleans())  # fmt: skip
+def test_rows_that_share_users_equal_rows_with_copies(users, training):
+    """users: behaviours and rows of each."""
+    lengths, rows = (np.array(v) for v in zip(*users, strict=True))
+    rng, made = np.random.default_rng(len(users)), unit(3)
+    owner = np.repeat(np.arange(len(users)), rows)
+    query = tf.constant(rng.normal(size=(len(owner), Q)), tf.float32)
+    history = rng.normal(size=(len(users), 7, J)).astype(np.float32)
+    packed = pack(history, lengths)
+    pairs = Pairs.of(tf.constant(lengths, tf.int32), tf.constant(owner, tf.int32))
+    found = made(query, packed, training=training, pairs=pairs).numpy()
+    expected = literal(made, query.numpy(), [history[u, : lengths[u]] for u in owner])
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6)
+    if not training:
+        return
+    copies = pack(history[owner], lengths[owner])
+    weights, gradients = made.trainable_variables, []
+    for of, shared in ((packed, pairs), (copies, None)):
+        with tf.GradientTape() as tape:
+            tape.watch([query, of.values])
+            loss = tf.reduce_sum(made(query, of, training=True, pairs=shared) ** 3)
+        gradients.append(tape.gradient(loss, [*weights, query, of.values]))
+    summed = np.zeros_like(packed.values)
+    np.add.at(summed, pairs.index, gradients[1].pop())
+    for a, b in zip(gradients[0], [*gradients[1], summed], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_an_empty_history_gives_zero_and_a_single_behaviour_itself():
