@@ -61,7 +61,7 @@ class Embedded(NamedTuple):
     packed: Packed  # the same behaviours without padding
     extras: Mapping[str, Tensor]  # other behaviour features by name, [H, T, D]
     linear: Tensor  # [B, F] first-order weight of each field; [B, 0] where none were asked for
-    output: Tensor  # [B, D] the candidate's row of the output table; [B, 0] likewise
+    output: Tensor  # [B, D] the candidate's row of the output table; [B, 0] without one
     owner: Tensor | None = None  # [B] int32
     ages: Tensor | None = None  # [R] float32, seconds; None where no backbone asks for them
     dense: bool = False  # the layout: T is static, and ``packed`` has all H · T positions, 0 padded
@@ -133,7 +133,7 @@ class View:
     lookup: Callable[[str, Tensor], Tensor]  # (table, ids) -> rows of the first space
     space_of: Mapping[str, str]  # expert -> the space that it reads
     encode: Callable[[Embedded, str], Encoded]  # second pass of an expert, without dropout
-    decode: Callable[[Mapping[str, Encoded]], Outputs]  # second pass of the head, likewise
+    decode: Callable[[Mapping[str, Encoded]], Outputs]  # second pass of the head, without dropout
 
     @property
     def embedded(self) -> Embedded:
@@ -208,7 +208,8 @@ class AuxiliaryConfig(Protocol):
 
     @abstractmethod
     def build(self, schema: Any, shape: Any, seed: int) -> Auxiliary:
-        """schema: ``schema.Schema``. shape: ``layers.shape.Shape``. Raises InputError likewise."""
+        """schema: ``schema.Schema``. shape: ``layers.shape.Shape``. Raises InputError
+        for options that make no sense."""
 
 
 class PerturbationConfig(Protocol):
@@ -237,7 +238,8 @@ class HeadConfig(Protocol):
 
     @abstractmethod
     def build(self, experts: Mapping[str, Interface], labels: tuple[str, ...], seed: int) -> Head:
-        """experts: what each expert gives. labels: one tower each. Raises InputError likewise."""
+        """experts: what each expert gives. labels: one tower each. Raises InputError
+        for options that make no sense."""
 
 
 class Numbers(NamedTuple):

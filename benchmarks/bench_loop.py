@@ -57,9 +57,13 @@ def main() -> None:
         path = args.store or made_store(Path(folder) / "store", Sizes(), args.request)
         store = Store.open(path, schema=SCHEMA)
         trainer = trainer_of(experiment(args), store, Path(folder) / "run", dict)
+        steps = trainer.feed.steps(0)
+        if steps <= args.steps:
+            parser.error(f"--steps is {args.steps}; expected less than the store's {steps} batches")
         trainer.resume()  # makes the optimizer's slots
         first = trainer.feed(0, 0)
         ready = [next(first) for _ in range(args.steps + 1)]
+        del first
 
         def train(batch: Any) -> None:
             trainer._step(batch).numpy()

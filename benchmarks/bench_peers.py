@@ -281,8 +281,7 @@ def place(result: Mapping[str, Any]) -> tuple[int, str, str]:
 def missing(
     results: Sequence[Mapping[str, Any]], rounds: int, settings: Sequence[Setting], loads: list[str]
 ) -> Iterator[tuple[int, str, Setting]]:
-    """The settings without a result beside which no other process used the CPU, in the order of
-    measuring."""
+    """The settings that have no undisturbed result yet, in the order of measuring."""
     done = {place(r) for r in results if not busy(r)}
     for number in range(rounds):
         run_now = [s for s in settings if number == 0 or s.kind not in ONCE]

@@ -84,7 +84,13 @@ def flag_values() -> flags.FlagValues:
     ):
         flags.DEFINE_string(name, default, text, flag_values=f)
     flags.DEFINE_list("absent", [], "inputs without a column: all missing", flag_values=f)
-    flags.DEFINE_enum("nulls", "refuse", ["refuse", "missing"], "nulls in RAW", flag_values=f)
+    flags.DEFINE_enum(
+        "nulls",
+        "refuse",
+        ["refuse", "missing"],
+        "a null in RAW: refuse it, or take it as missing",
+        flag_values=f,
+    )
     flags.DEFINE_integer("batch", 4096, "rows that are answered at once", 1, flag_values=f)
     flags.DEFINE_boolean("help", False, "this text", flag_values=f)
     return f

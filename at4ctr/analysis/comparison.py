@@ -7,7 +7,7 @@ users are drawn and not rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,10 +18,11 @@ from scipy import optimize, stats
 
 from at4ctr.errors import InputError
 from at4ctr.gates.resampling import Ranking, draws
+from at4ctr.metrics.probability import losses
 from at4ctr.metrics.ranking import group_areas
 
 REPLICATES = 320  # draws of the users
-SMALLEST = 1e-12  # p: a smaller one counts as 0
+SMALLEST = 1e-12  # p: smaller ones are given as this
 
 
 class Scores(NamedTuple):
@@ -35,7 +36,7 @@ class Scores(NamedTuple):
 class Estimate(NamedTuple):
     """A mean difference, the half width of its 95 % interval, and the two-sided p of no difference.
 
-    half, p: None with a single seed, which has no spread.
+    half, p: None where no spread can be estimated, as with a single seed.
     """
 
     mean: float
@@ -45,7 +46,7 @@ class Estimate(NamedTuple):
 
     @property
     def halved(self) -> Estimate:
-        """Of half the metric."""
+        """The estimate of half the metric."""
         return self._replace(mean=self.mean / 2, half=None if self.half is None else self.half / 2)
 
 
@@ -79,14 +80,19 @@ def differences(
     the sum of both variances (Satterthwaite 1946) is shorter, but with three seeds its small p come
     hundreds of times too often, as s is then small by chance.
 
+    Test rows of one class alone have no difference: {}.
+
     Args:
-        ours, base: seed -> scores of the same rows in the same order.
+        ours, base: seed -> scores, logits where ``loss`` is asked for, of the same rows in the same
+            order; InputError otherwise.
         seed: of the draws.
     """
     seeds = sorted(ours.keys() & base.keys())
     if not seeds:
         return {}
     first = ours[seeds[0]]
+    for s in seeds:
+        _demand_same(first, s, (ours[s], base[s]))
     clicked = first.responses > 0
     if not clicked.any() or clicked.all():
         return {}
@@ -103,14 +109,13 @@ def differences(
     )
     has = ~np.isnan(areas[0])
     rows = np.bincount(owner)
-    losses = np.array(
-        [np.bincount(owner, _loss(a) - _loss(b), names.size) for a, b in (pairs if loss else ())]
-    )
+    gains = [losses(a[0], a.scores) - losses(b[0], b.scores) for a, b in (pairs if loss else ())]
+    lost = np.array([np.bincount(owner, gain, names.size) for gain in gains])  # [S, U]
     drawn_auc, drawn_gauc, drawn_loss = [], [], []
     for weights in draws(names.size, REPLICATES, seed):
         drawn_auc.append(np.mean([a.areas(weights) - b.areas(weights) for a, b in ranked], 0))
         if loss:
-            drawn_loss.append(losses.mean(0) @ weights / (rows @ weights))
+            drawn_loss.append(lost.mean(0) @ weights / (rows @ weights))
         if has.any():
             total = weights[has].sum(0)
             sums = areas[:, has].mean(0) @ weights[has]
@@ -122,15 +127,20 @@ def differences(
         of_seed = areas[:, has].mean(1)
         found["gauc"] = _estimate(of_seed, np.concatenate(drawn_gauc), int(has.sum()))
     if loss:
-        of_seed = losses.sum(1) / rows.sum()
+        of_seed = lost.sum(1) / rows.sum()
         found["logloss"] = _estimate(of_seed, np.concatenate(drawn_loss), names.size)
     return found
 
 
-def _loss(of: Scores) -> npt.NDArray[np.floating]:
-    """−ln of the probability of each row's response; scores are logits. [N] float64."""
-    z = of.scores.astype(np.float64)
-    return np.logaddexp(0.0, np.where(of.responses > 0, -z, z))
+def _demand_same(first: Scores, seed: int, every: Iterable[Scores]) -> None:
+    for of in every:
+        if not (np.array_equal(of.users, first.users)
+                and np.array_equal(of.responses, first.responses)):  # fmt: skip
+            raise InputError(
+                f"the runs of seed {seed} were tested on {len(of.users):,} rows that are not the "
+                f"{len(first.users):,} of the others; expected the same rows in the same order; "
+                "compare runs of one store"
+            )
 
 
 def _estimate(

@@ -20,6 +20,8 @@ from at4ctr.metrics.intervals import Trust
 from at4ctr.metrics.probability import sigmoid
 from at4ctr.metrics.ranking import Curve
 
+mpl.rcParams["text.parse_math"] = False  # a category's name may have dollar signs
+
 BINS = 20
 SAMPLE = MappingProxyType({"marker": "d", "linestyle": "--", "color": "0.45",
                            "label": "validation, sample"})  # fmt: skip

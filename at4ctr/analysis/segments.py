@@ -11,19 +11,21 @@ import numpy as np
 from at4ctr.data.store import Store
 from at4ctr.evaluation import Predictions
 from at4ctr.metrics.intervals import Trust, by_segment
-from at4ctr.schema import UNKNOWN, Schema
+from at4ctr.schema import PADDING, UNKNOWN, Schema
 
 LENGTHS = (0, 1, 5, 20, 50)  # where the bands of history length begin
 CLICKS = (0, 1, 5, 20, 100)  # where the bands of an item's clicks begin
 CATEGORIES, OTHERS = 10, "other"  # how many, the largest ones; all others together
 WIDEST = 30  # characters of a category's name
 
+_NAMED = {PADDING: "missing", UNKNOWN: "unknown"}
+
 Families = dict[str, dict[str, np.ndarray]]
 Names = Callable[[Collection[int]], Mapping[int, str]]  # model ids -> the log's values
 
 
 def category_names(store: Store) -> Names:
-    """Of the category that `ids` takes; none where its ids are hashed."""
+    """Gives the log's values of the category that `ids` takes; none where its ids are hashed."""
     feature = _category(store.schema)
     return nameless if feature is None else partial(store.raw_ids, feature)
 
@@ -55,8 +57,8 @@ def masks(
 
     ids: some of ``user``, ``item``, ``category`` -> model ids [N]. An unknown id is one that
     training did not see. ``item_clicks`` -> how many clicks the candidate has in the training rows
-    [N]. names: `category_names`; a category without one, or with one that another segment has, is
-    named by its model id.
+    [N]. names: `category_names`. A category without a name, or with the name of another segment, is
+    ``#`` and its model id.
     """
     families: Families = {"all": {"all": np.ones(found.labels.size, bool)}}
     for name in ("item", "user"):
@@ -139,14 +141,18 @@ def _largest(values: np.ndarray, names: Names) -> dict[str, np.ndarray]:
     raw = names({int(every[i]) for i in first})
     for i in first:
         model_id = int(every[i])
-        name = "unknown" if model_id == UNKNOWN else _shown(raw.get(model_id, ""))
-        taken = name in ("", OTHERS, *found) or (name == "unknown" and model_id != UNKNOWN)
-        found[str(model_id) if taken else name] = code == i
+        name = _NAMED.get(model_id) or _shown(raw.get(model_id, ""))
+        if model_id not in _NAMED and name in ("", OTHERS, *_NAMED.values(), *found):
+            name = f"#{model_id}"
+        while name in found:
+            name += "'"
+        found[name] = code == i
     rest = ~np.isin(code, first)
     return found | ({OTHERS: rest} if rest.any() else {})
 
 
 def _shown(value: str) -> str:
     """A value of the log as the name of a segment, which stands in one cell of a table."""
-    name = " ".join(value.replace("|", "/").split())
+    printable = "".join(c if c.isprintable() else " " for c in value.replace("|", "/"))
+    name = " ".join(printable.split())
     return name if len(name) <= WIDEST else name[: WIDEST - 1] + "…"

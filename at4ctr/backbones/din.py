@@ -9,8 +9,8 @@ from typing import ClassVar
 import tensorflow as tf
 
 from at4ctr.contracts import BackboneConfig, Embedded, Encoded, Part
-from at4ctr.layers import pairs
 from at4ctr.layers.attention import TargetAttention
+from at4ctr.layers.pairs import shared_pairs
 from at4ctr.layers.shape import Shape, each, history_required, part, product, total
 
 
@@ -47,9 +47,9 @@ class DIN(tf.Module):
             keys, mask = each(x, x.history), each(x, x.mask)
             interest = self.attention.dense(x.item, keys, mask, training=training)
         else:
-            shared = pairs.of(x)
+            pairs = shared_pairs(x)
             interest = self.attention(
-                x.item, x.packed, training=training, one_user=x.one_user, pairs=shared
+                x.item, x.packed, training=training, one_user=x.one_user, pairs=pairs
             )
         parts = [part(x, x.profile), x.context, x.item, pooled, interest]
         if self.product:

@@ -17,7 +17,7 @@ from at4ctr.layers.segments import spread
 from at4ctr.layers.shape import Shape, history_required, lengths, part, recency
 
 TIMES = ("position", "interval", "both")
-_SCALE = 0.05  # temporal rows start uniform in ±_SCALE
+_SCALE = 0.05  # temporal rows start uniform in ±_SCALE, as the embedder's do by default
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ class TIN(tf.Module):
     linear layer where its features are not the behaviours' own; no batch normalisation and dense
     layer between pooling and product, which the public code has and Eq. 1 has not. u is a product
     of two embeddings, so that it begins some twenty times smaller than they are. In place of that
-    normalisation the scale γ of the head's input of u starts at 1 / 0.05.
+    normalisation the scale γ of the head's input of u starts at 1 / 0.05, which suits tables that
+    start uniform in ±0.05 (``spaces.<name>.scale``).
     """
 
     def __init__(self, config: Config, shape: Shape, seed: int) -> None:

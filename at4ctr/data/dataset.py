@@ -64,7 +64,7 @@ class Options(ABC):
     negatives: drawn negatives per positive (ignored where the log has real ones).
     draw: the distribution of a negative's item. ``popularity``: in proportion to the item's share
         of the rows drawn from. ``uniform``: the same for every distinct item among them. Many
-        published baselines were measured so, and popularity alone then separates the classes.
+        published baselines were measured so, and popularity alone then tells much of the class.
     reject: which items a negative cannot be. ``own``: the positive's item. ``history``: also the
         items of the row's history, unless the positive's item is one of them; then the negative
         is another item of the history. So repetition alone never separates the classes. ``seen``:

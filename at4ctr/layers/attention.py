@@ -48,7 +48,7 @@ class TargetAttention(tf.Module):
         pairs: Pairs | None = None,
     ) -> Tensor:
         """query [B, Q], R behaviours of width J -> [B, J]. one_user: all behaviours are one
-        user's (``cross``). pairs: the rows of a user share its behaviours."""
+        user's (``cross``). pairs: of rows that share their users' behaviours (`shared_pairs`)."""
         keys, rows, _ = history
         query = self.project(query)
         if one_user:

@@ -66,14 +66,14 @@ class Pairs(NamedTuple):
         return tf.math.invert_permutation(place)
 
 
-def of(x: Embedded) -> Pairs | None:
-    """Those of rows that share users; None where each row has its own, or all have one."""
+def shared_pairs(x: Embedded) -> Pairs | None:
+    """The pairs of rows that share users; None where each row has its own user, or all have one."""
     return None if x.owner is None or x.one_user else Pairs.of(lengths(x), x.owner)
 
 
 def by_row(x: Embedded, *, training: bool) -> Packed:
     """The behaviours of each row's user, row after row; those of the one user where H is 1."""
-    pairs = of(x)
+    pairs = shared_pairs(x)
     if pairs is None:
         return x.packed
     values = pairs.copy(x.packed.values, training=training)

@@ -1,4 +1,4 @@
-"""Quantises the tables of a serving model for the length of a ``with`` block."""
+"""Quantises the tables of a serving model inside a ``with`` block."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests as arrays, from REST's JSON and gRPC's TensorProto; a sentence refuses a malformed one.
+"""Requests as arrays, from REST's JSON and gRPC's TensorProto. Malformed ones are refused.
 
 Requests are read as TensorFlow Serving reads them. `Limits` says where this is stricter.
 """

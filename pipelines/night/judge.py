@@ -34,9 +34,10 @@ def judge_night(
     """Compares the models: writes ``metrics.json``, ``predictions.npz`` and ``gate.json``.
 
     parent: the incumbent. If its model can no longer predict, there is no incumbent: the metrics
-    say why, and the gate holds. The candidate's calibrator was fitted to other users of this same
-    night, the incumbent's to those of an earlier night. So NE and PCOC favour the candidate by what
-    a day's drift costs a calibrator. AUC does not, as calibration reverses no order.
+    say why, and the gate holds. Where a calibrator is fitted, the candidate's was fitted to other
+    users of this same night, and the incumbent's to those of an earlier night. So NE and PCOC
+    favour the candidate by what a day's drift costs a calibrator. AUC does not, as calibration
+    reverses no order.
 
     Each label of ``model_gate.labels``, by default each that the version answers, is judged on the
     rows where it is known. The names of the other labels' checks begin with the label, those of the

@@ -100,9 +100,9 @@ SWEEPS = {
 }
 DMR_NOTE = (
     "DMR is the whole model with its own auxiliary loss, where the paper adds the loss to DIN: the "
-    "loss reads DMR's own states. AQCL's columns are of its own negatives, which it does not "
-    "describe."
+    "loss reads DMR's own states."
 )
+NEGATIVES_NOTE = "AQCL's columns are of its own negatives, which it does not describe."
 ORDER_NOTE = (
     "Beauty's reviews of one day are not in the order of the official file here, which may be a "
     "part of the distance to the paper."
@@ -119,13 +119,13 @@ def _chosen(dataset: str, method: str) -> tuple[str, ...]:
 
 def _plan(dataset: str, name: str, title: str, cells: list[Cell], *protocol: str) -> Plan:
     said = (
-        "Settings were chosen on validation by six trials of `make tune` for each method, on "
-        f"{TRIED[dataset]} of the users and a seed that no row has (`CHOSEN` in "
+        "Settings were chosen on validation by six trials of `make tune` for each method, with "
+        f"uniform negatives, {TRIED[dataset]} of the users and a seed that no row has (`CHOSEN` in "
         "`pipelines/tables/aqcl.py`)."
     )
-    if not CHOSEN.get(dataset):
-        said = "No setting was tuned for this dataset: every method has its defaults."
-    notes = (DMR_NOTE, ORDER_NOTE) if dataset == "amazon_beauty" else (DMR_NOTE,)
+    notes = [DMR_NOTE] * any(c.label == "DMR" for c in cells)
+    notes += [NEGATIVES_NOTE] * any(c.printed for c in cells)
+    notes += [ORDER_NOTE] * (dataset == "amazon_beauty")
     return Plan(
         name, "activeness", title, tuple(cells), notes=(said, *notes),
         defaults=(*DEFAULTS[dataset], *protocol),
@@ -167,7 +167,7 @@ def table3(dataset: str) -> Plan:
         cells.append(Cell(ours, f"{recipe}+aqcl", setting, name, printed={"auc": with_it}))
     title = "AQCL's Table 3, AQCL on three backbones"
     plan = _plan(dataset, "aqcl3", title, cells, *PAPER)
-    return replace(plan, notes=(*plan.notes, RATES_OF_TABLE3)) if CHOSEN.get(dataset) else plan
+    return replace(plan, notes=(*plan.notes, RATES_OF_TABLE3))
 
 
 def sweep(dataset: str, figure: str) -> Plan:

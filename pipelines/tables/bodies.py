@@ -63,23 +63,18 @@ def results(page: Page, rows: Sequence[Row], folders: Folders) -> list[str]:
     by_label = {row.label: row for row in rows}
     pairs = [(r, by_label[r.base]) for r in rows if r.base in by_label and r.base != r.label]
     pairs += [(by_label[a], by_label[b]) for a, b in page.plan.pairs]
-    worse = [r.label for r in rows if (r.mean("normalized_entropy") or 0.0) > 1]
-    lines = [*tables.results(rows, page.seeds), ""]
-    lines.append(CONSTANT_NOTE.format(rows=", ".join(worse) or "None of the rows"))
+    lines = [*tables.results(rows, page.seeds), "", *_constant(rows, {"": "normalized_entropy"})]
     if page.plan.champion in by_label:
         said, rival = best_other(page, rows, by_label[page.plan.champion])
         pairs += [p for p in rival if p not in pairs]
-        lines += ["", said]
-    first = page.store.schema.labels[0].name
-    lines += ["", *_differences(page, pairs, [first], folders, loss=True)]
-    if any(row.paper for row in rows):
-        lines += ["", PAPER_NOTE]
-    return lines
+        lines += [said, ""]
+    lines += _differences(page, pairs, [], folders, loss=True)
+    return [*lines, *(["", PAPER_NOTE] if any(row.paper for row in rows) else [])]
 
 
 def best_other(page: Page, rows: Sequence[Row], champion: Row) -> tuple[str, list[tuple[Row, Row]]]:
-    """The row of the highest validation AUC among the others that have all their seeds: what is
-    said of it, and the champion beside it."""
+    """Names the row of the highest validation AUC among the others that have all their seeds, and
+    pairs the champion with it."""
     others = [row for row in rows if row is not champion and page.whole([row])]
     best = tables.best(others, "validation.auc")
     if best is None:
@@ -164,9 +159,7 @@ def activeness(page: Page, rows: Sequence[Row], folders: Folders) -> list[str]:
     for key, name in groups.items():
         header += [f"{name}: AUC", "RelaImpr", *(["paper's AUC"] if key in printed else [])]
     header += ["GAUC", "NE", "PCOC", "s a run"]
-    worse = [r.label for r in rows if (r.mean("normalized_entropy") or 0.0) > 1]
-    constant = CONSTANT_NOTE.format(rows=", ".join(worse) or "None of the rows")
-    found = [*markdown(header, lines), "", constant, ""]
+    found = [*markdown(header, lines), "", *_constant(rows, {"": "normalized_entropy"})]
     if page.plan.axis:
         drawn = [Line(g or "AQCL", [(c.x or 0.0, list(r.values("auc").values())) for r, c in m])
                  for g, m in page.groups(rows).items()]  # fmt: skip
@@ -201,18 +194,22 @@ def _label(row: Row, label: str, metric: str) -> str:
 
 def _constants(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
     """What stands below the table: who is worse than a constant, and what could be reached."""
-    worse = [
-        f"{row.label} ({name})"
-        for row in rows
-        for name in names
-        if (row.mean(f"labels.{name}.normalized_entropy") or 0.0) > 1
-    ]
-    lines = [CONSTANT_NOTE.format(rows=", ".join(worse) or "None of the rows")]
+    lines = _constant(rows, {f" ({k})": f"labels.{k}.normalized_entropy" for k in names})
     best = {name: rows[0].mean(f"labels.{name}.bayes_auc") for name in names}
     known = [f"{name} {value:.4f}" for name, value in best.items() if value is not None]
     if known:
         lines.append(f"The best AUC that the true probabilities reach: {', '.join(known)}.")
-    return [*lines, ""]
+    return [*lines, ""] if known else lines
+
+
+def _constant(rows: Sequence[Row], metrics: Mapping[str, str]) -> list[str]:
+    """Names the rows that are worse than a constant. metrics: what follows a row's name -> the
+    path of its NE. Nothing where no run has one."""
+    found = {row.label + after: row.mean(path) for row in rows for after, path in metrics.items()}
+    if not any(found.values()):
+        return []
+    worse = [name for name, value in found.items() if (value or 0.0) > 1]
+    return [CONSTANT_NOTE.format(rows=", ".join(worse) or "None of the rows"), ""]
 
 
 def _by_label(page: Page, rows: Sequence[Row], names: Sequence[str]) -> dict[str, list[Line]]:
@@ -237,10 +234,15 @@ def _differences(
     *,
     loss: bool = False,
 ) -> list[str]:
-    """loss: of log loss too, halved where the paper prints half of it."""
+    """The table of differences. names: of labels; of the first one that all runs serve where there
+    is none. loss: has log loss too, or half of it where the paper prints that."""
     cells = {cell.label: cell for cell in page.plan.cells}
-    scores = {row.label: _scores(folders[row.label]) for pair in pairs for row in pair}
-    found = []
+    every = {row.label for pair in pairs for row in pair}
+    scores = {label: _scores(folders[label]) for label in sorted(every)}
+    served = [list(of_run) for of_seed in scores.values() for of_run in of_seed.values()]
+    names = names or [k for k in (served or [[]])[0] if all(k in one for one in served)][:1]
+    found: list[tuple[Row, Row, str, str, comparison.Estimate]] = []
+    missing = []
     for row, base in pairs:
         for name in names:
             ours, theirs = (
@@ -251,12 +253,15 @@ def _differences(
                 }
                 for r in (row, base)
             )
-            for metric, e in comparison.differences(ours, theirs, loss=loss).items():
+            estimates = comparison.differences(ours, theirs, loss=loss)
+            missing += [] if estimates else [f"{row.label} − {base.label} ({name})"]
+            for metric, e in estimates.items():
                 half = metric == "logloss" and any(r.paper for r, _ in pairs)
                 shown = ("logloss_half", e.halved) if half else (metric, e)
                 found.append((row, base, name, *shown))
+    none = [f"No difference, as no seed has test rows of both: {', '.join(missing)}."]
     if not found:
-        return []
+        return none if missing else []
     tests = [e.p for *_, e in found if e.p is not None]
     adjusted = iter(intervals.holm(tests))
     papers = {r.label: tables.printed(r) | dict(cells[r.label].printed) for p in pairs for r in p}
@@ -275,7 +280,8 @@ def _differences(
         ])  # fmt: skip
     header = ["difference", "label", "metric", "mean", "95 % interval", "p", "p (Holm)", "seeds",
               *(["paper's"] if printed else [])]  # fmt: skip
-    return [*markdown(header, lines), "", DIFFERENCES_NOTE.format(tests=len(tests))]
+    note = DIFFERENCES_NOTE.format(tests=len(tests))
+    return [*markdown(header, lines), "", note, *(["", *none] if missing else [])]
 
 
 def _scores(runs_of: Mapping[int, Path]) -> dict[int, dict[str, comparison.Scores]]:

@@ -68,6 +68,17 @@ def test_the_log_loss_is_scikit_learns_and_its_interval_a_bootstraps(monkeypatch
     assert found.halved.p == found.p
 
 
+def test_other_rows_are_refused_and_one_class_has_no_difference():
+    ours, base = drawn()
+    other = {s: Scores(v.responses, v.users + 1, v.scores) for s, v in base.items()}
+    short = {s: Scores(*(column[:-1] for column in v)) for s, v in base.items()}
+    for wrong in (other, short):
+        with pytest.raises(InputError, match="expected the same rows in the same order"):
+            differences(ours, wrong)
+    none = {s: Scores(0 * v.responses, v.users, v.scores) for s, v in ours.items()}
+    assert differences(none, none, loss=True) == {}
+
+
 def test_the_interval_holds_the_spread_of_seeds_and_of_users(monkeypatch):
     """The hypotenuse of both half widths; the users' from a bootstrap of its own draws."""
     monkeypatch.setattr(comparison, "REPLICATES", 1600)

@@ -51,8 +51,8 @@ def test_every_family_holds_every_row_once():
 
 def test_a_category_is_named_by_the_logs_value_where_that_names_it_alone():
     found, ids = predictions()
-    ids["category"] = np.resize([1, 2, 3, 4, 5, 6, 7, 8], found.labels.size)
-    values = {2: "shoes", 3: "a|b", 4: "", 5: "other", 6: " shoes ", 7: "unknown", 8: "x" * 40}
+    ids["category"] = np.resize(range(10), found.labels.size)
+    values = {2: "shoes", 3: "#4", 4: "", 5: "other", 6: " shoes ", 7: "a|b", 8: "x" * 40, 9: "0"}
     asked: list[set[int]] = []
 
     def names(wanted):
@@ -60,10 +60,12 @@ def test_a_category_is_named_by_the_logs_value_where_that_names_it_alone():
         return values
 
     group = segments.masks(found, ids, names)["category"]
-    assert set(group) == {"unknown", "shoes", "a/b", "4", "5", "6", "7", "x" * 29 + "…"}
+    assert set(group) == {
+        "missing", "unknown", "shoes", "#4", "#4'", "#5", "#6", "a/b", "x" * 29 + "…", "0",
+    }  # fmt: skip
     np.testing.assert_array_equal(np.stack(list(group.values())).sum(0), 1)
     np.testing.assert_array_equal(group["shoes"], ids["category"] == 2)
-    assert asked == [set(range(1, 9))]
+    assert asked == [set(range(10))]
 
 
 def test_rows_lie_in_the_band_of_their_candidates_clicks():
@@ -116,6 +118,16 @@ def test_the_table_shows_and_marks_small_and_empty_segments():
     assert len({line.count("|") for line in lines}) == 1
     assert "| item unknown * | 0 | 0 | 0 | – | – | – | – |" in lines
     assert lines[2].startswith("| all | 300 |")
+
+
+def test_a_value_that_looks_like_mathematics_is_drawn_as_it_is(tmp_path):
+    found, ids = predictions(300)
+    names = dict.fromkeys(range(2, 31), r"gifts $\under $20")
+    report = segments.report(found, ids, lambda _: names)
+    for width in (8, 5):
+        path = tmp_path / f"{width}.png"
+        plots.segments(report, path, simulated=False, width=width)
+        assert path.stat().st_size > 5_000
 
 
 @pytest.mark.parametrize("rows", [1, 40, 3_000])

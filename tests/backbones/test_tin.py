@@ -77,12 +77,13 @@ def test_all_of_it_equals_the_oracle(name, training):
     np.testing.assert_allclose(correlation, flat, rtol=1e-4, atol=1e-6)
 
 
-def test_a_head_reads_the_interest_as_large_as_an_embedding_at_the_start():
+@pytest.mark.parametrize(("length", "least", "most"), [(1, 0.5, 2), (6, 0.2, 1.5)])
+def test_a_head_reads_the_interest_about_as_large_as_an_embedding_at_the_start(length, least, most):
     config, schema = CASES["both"]
     model = toys.serving(config, schema, embedding=embedder.Config(dimension=toys.D))
-    found = toys.encoded(model, made(schema, lengths=[1] * 50), training=True)
+    found = toys.encoded(model, made(schema, lengths=[length] * 50), training=True)
     scaled = [p.scale * np.std(v) for p, v in zip(model.backbone.parts, found.parts, strict=True)]
-    assert 0.5 < scaled[-1] / scaled[2] < 2
+    assert least < scaled[-1] / scaled[2] < most
 
 
 @pytest.mark.parametrize("name", ["both", "unalike"])

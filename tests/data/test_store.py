@@ -44,6 +44,13 @@ def test_answers_what_the_manifest_and_the_files_hold(toy):
         assert store.ids(name).dtype == np.int32
 
 
+def test_raw_ids_are_the_vocabularys_lines_and_hashed_ids_have_none(toy):
+    store = Store.open(toy.path)
+    assert store.raw_ids("category") == {i + 2: str(100 + i) for i in range(5)}
+    assert store.raw_ids("category", {1, 4, 99}) == {4: "102"}
+    assert store.raw_ids("city") == {}
+
+
 def test_the_mean_number_of_behaviours_is_that_of_the_training_rows(toy):
     cuts = [row["cut"] for _, row in toy.rows("train")]
     assert Store.open(toy.path).mean_behaviours() == pytest.approx(np.mean(cuts), rel=1e-12)

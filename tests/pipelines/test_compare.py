@@ -91,10 +91,10 @@ def test_the_page_shows_what_differs_and_the_verdict_says_it(job, capsys):
         assert better["auc"]["value"] - better["auc"]["half_width"] > 0
         assert better["auc"]["p"] <= better["auc"]["p_holm"]
         assert all(e == {"value": 0.0} for e in twin.values())
-        assert (
-            sum(s["rows"] for s in one["segments"]["better"] if s["family"] == "user")
-            == one["rows"]
-        )
+        for family in ("user", "category"):
+            parts = [s for s in one["segments"]["better"] if s["family"] == family]
+            assert sum(s["rows"] for s in parts) == one["rows"]
+        assert {s["segment"] for s in parts} <= {"missing", "unknown", *map(str, range(100, 105))}
     first = cells(page, "| better − plain | AUC")[0]
     value = data["labels"]["click"]["differences"]["better"]["auc"]
     assert first[2] == f"{value['value']:+.4f}"

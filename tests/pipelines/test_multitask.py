@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import expit
+from sklearn.metrics import log_loss
 
 import configs
 from at4ctr import config
+from at4ctr.analysis import comparison
 from at4ctr.analysis.tables import Row
 from at4ctr.data.datasets import aliccp, retailrocket
 from at4ctr.errors import InputError
@@ -111,6 +114,46 @@ def test_the_report_of_two_labels(tmp_path):
     assert float(p) < 0.05
     assert (seeds, printed) == ("2", "+0.0250")
     assert [p.name for p in folder.iterdir()] == ["predictions.parquet"]
+
+
+@pytest.mark.parametrize("printed", [True, False])
+def test_results_have_the_log_loss_of_the_first_label_that_all_serve(
+    tmp_path, monkeypatch, printed
+):
+    """Half of it beside a paper that prints half of it. A row without a run has no difference."""
+    monkeypatch.setattr(comparison, "REPLICATES", 64)
+    rng, users = np.random.default_rng(3), np.arange(400) % 25
+    y, kept, rows = (rng.random(400) < 0.5).astype(np.int8), {}, []
+    folders: dict[str, dict[int, Path]] = {"none": {}}
+    for label, gain in (("plain", 0.2), ("better", 2.0)):
+        folders[label], metrics = {}, {"auc": 0.6, "normalized_entropy": 1.5 - gain / 2}
+        for seed in (1, 2):
+            logit = gain * (y - 0.5) + rng.normal(size=len(y))
+            kept[label, seed] = log_loss(y, expit(logit))
+            labels = ("click", "conversion") if label == "plain" else ("conversion",)
+            found = {k: SimpleNamespace(found=Predictions(y, logit, users, users, None))
+                     for k in labels}  # fmt: skip
+            folder = folders[label][seed] = tmp_path / f"{label}{seed}"
+            folder.mkdir()
+            measure.keep(found, folder)  # type: ignore[arg-type]
+        paper = (0.7, 0.3 - gain / 100) if printed else None
+        base = "plain" if label == "better" else None
+        rows.append(Row(label, {1: metrics, 2: metrics}, base, paper))
+    rows.append(Row("none", {}, "plain"))
+    cells = tuple(Cell(row.label, "dnn", base=row.base) for row in rows)
+    page = Page(Plan("t", "results", "T", cells), {}, 2, tmp_path)
+    lines = bodies.results(page, rows, folders)
+    text = "\n".join(lines)
+    assert "Worse than a constant: plain." in text
+    assert "as no seed has test rows of both: none − plain (conversion)." in text
+    name = "½ log loss" if printed else "log loss"
+    (line,) = [x for x in lines if x.startswith(f"| better − plain | conversion | {name}")]
+    mean, interval, *_, last = [c.strip() for c in line.split("|")[4:-1]]
+    gain = np.mean([kept["better", s] - kept["plain", s] for s in (1, 2)]) / (1 + printed)
+    assert float(mean) == pytest.approx(gain, abs=6e-5)
+    low, high = map(float, interval.split(" … "))
+    assert (low + high) / 2 == pytest.approx(gain, abs=1e-4)
+    assert last == ("-0.0180" if printed else "2")
 
 
 def test_a_row_that_serves_one_label_has_its_columns(tmp_path):

@@ -88,6 +88,8 @@ def test_windows_follow_each_other_and_judge_later_rows(chain):
     metrics = json.loads((record(chain.root, SECOND)[0] / "metrics.json").read_text())
     assert metrics["candidate"]["rows"] == metrics["incumbent"]["rows"]
     assert metrics["candidate"]["rows"] - metrics["candidate"]["positives"] == negatives
+    for model in ("candidate", "incumbent"):  # named as in the log, not by ids 2 and 3
+        assert set(metrics[model]["segments"]["category"]) == {"1", "2"}
 
 
 def test_the_incumbent_answers_as_its_export_does(chain):

@@ -107,7 +107,8 @@ class Config(Options):
         ``liked``: the same, but a row sees only the movies of four stars or more, all that come
         before it in the order of time and movie. Rows begin with a user's sixth rating. The
         features are the ids and a movie's first genre, as in public DIN code.
-        A history says which movies were rated, and not with how many stars.
+        Under ``rating`` and ``implicit`` a history says which movies were rated, and not with how
+        many stars.
     """
 
     min_behaviours: int = 1

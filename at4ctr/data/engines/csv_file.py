@@ -64,8 +64,8 @@ class _Bounded(io.RawIOBase):
 
 
 def inflated(path: Path, packed: IO[bytes]) -> io.BufferedReader:
-    """The text of an open gzip file, as bytes. Raises InputError where it is too long for the
-    file's size, as a decompression bomb's."""
+    """The text of an open gzip file, as bytes. Raises InputError where it is longer than a file of
+    that size can honestly hold."""
     return io.BufferedReader(_Bounded(path, packed), CHUNK)
 
 

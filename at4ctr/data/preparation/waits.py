@@ -17,7 +17,7 @@ of all rows together, and L is the wait where these have none.
 A report is known at a cutoff T if its second is before T. A row at second t is ripe at T if
 t + w_k < T. Then its label is 1 if the conversion was reported before T and at most L after t, and
 otherwise 0. The label of a row that is not ripe is `schema.OPEN`, with or without a conversion or a
-click, because of such rows only positives can be known. Waits are chosen at the earliest cutoff.
+click, because only positives of such rows can be known. Waits are chosen at the earliest cutoff.
 """
 
 from __future__ import annotations
