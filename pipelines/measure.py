@@ -41,7 +41,7 @@ REMEDIES = {
     "validation": "fit a calibrator (calibrator=platt); where the training rows are near their "
     "rate, the model overfits or the rate drifts: stop earlier (fit.patience) or train on later "
     "rows",
-    "test": "the click rate may have drifted after the training rows, which only training on later "
+    "test": "the rate may have drifted after the training rows, which only training on later "
     "rows mends; where the validation rows are far from their rate too, fit a calibrator "
     "(calibrator=platt)",
 }

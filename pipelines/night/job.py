@@ -182,7 +182,8 @@ def _blessable(attempt: Attempt, *, already: bool, only_first: bool) -> bool:
     if found is None or found["name"] not in ("HOLD", "REJECTED"):
         return False
     if only_first:
-        return found.get("checks") == ["incumbent"]
+        checks = found.get("checks") or []  # of several labels: "incumbent", "<label> incumbent", …
+        return bool(checks) and all(c.split()[-1] == "incumbent" for c in checks)
     return already
 
 

@@ -26,12 +26,13 @@ def test_a_mean_prediction_far_from_the_rate_is_a_warning_with_a_remedy(
 ):
     found = predictions(shift)
     with caplog.at_level(logging.WARNING, "at4ctr"):
-        measure.warn_if_far(split, "click", evaluation.report(found))
+        measure.warn_if_far(split, "order", evaluation.report(found))
     said = [r.getMessage() for r in caplog.records]
     assert len(said) == (ratio is not None)
     for text in said:
         assert f"rows is {found.probability.mean():.4f}" in text
-        assert f"click rate {found.labels.mean():.4f}" in text
+        assert f"order rate {found.labels.mean():.4f}" in text
+        assert "click" not in text
         assert f"it is {found.probability.sum() / found.labels.sum():.2f} times it" in text
         assert found.probability.sum() / found.labels.sum() == pytest.approx(ratio, rel=0.15)
         assert measure.REMEDIES[split] in text

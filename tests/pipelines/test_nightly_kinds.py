@@ -188,7 +188,7 @@ def hashed(tmp_path, monkeypatch):
     sys.modules.pop("configs.hashedlog")
 
 
-def shop(root, number, rows=600):
+def shop(root, number, rows=900):
     """A day of impressions and behaviours, more likely to be clicked where user and item are both
     even or both odd."""
     rng, folder = np.random.default_rng([7, number]), root / f"dt={dated(number)}"
@@ -227,7 +227,9 @@ def test_a_mapped_log_with_two_labels_hashed_ids_and_texts(hashed, monkeypatch, 
     chain["dataset"] = "hashedlog"
     code, value = call(capsys, flags(hashed, FIRST, data=str(hashed / "data"), **chain))
     assert (code, value["outcome"]) == (12, "HOLD")
-    assert call(capsys, flags(hashed, FIRST, bless=True, reason="the first"))[0] == 0
+    dates = [f"--{name}={dated(FIRST)}" for name in ("begin", "end")]
+    blessing = flags(hashed, bless=True, reason="the first")
+    assert call(capsys, ["backfill", *dates, *blessing])[0] == 0  # each label lacks an incumbent
     cut(monkeypatch, capsys, flags(hashed, SECOND), "night.training.after")
     (before, first), (folder, _) = record(hashed, FIRST), record(hashed, SECOND)
     parent = parents.Parent(first["version"], before, first["window"][1])
