@@ -50,6 +50,10 @@ DIFFERENCES_NOTE = (
     "(`at4ctr/analysis/comparison.py`). p is of each test alone; p (Holm) is adjusted for the "
     "{tests} tests of this table; the intervals are not."
 )
+BANDS_NOTE = (
+    "The differences by clicks of the candidate are paired by seed, and their 95 % intervals and p "
+    "(Student's t) are over seeds alone. No p of them is adjusted."
+)
 EXTERNAL_NOTE = (
     "Ours, in brackets ours − AQCL's; distance: the sum of the absolute differences, smallest "
     "first. AQCL (§5.2, Table 3) states neither the number nor the law of its negatives. Training "
@@ -129,10 +133,23 @@ def item_clicks(page: Page, rows: Sequence[Row], folders: Folders) -> list[str]:
         keys = ["auc", *(f"item_clicks.{band}.auc" for band in ordered)]
         cells = [spread(row.values(key).values()) for key in (*keys, "gauc", "normalized_entropy")]
         lines.append([row.label, tables.count(len(row.runs), page.seeds), *cells])
-    header = ["model", "runs", "AUC", *(f"{band} clicks: AUC" for band in ordered), "GAUC", "NE"]
+    top = ["model", "runs", "AUC", *(f"{band} clicks: AUC" for band in ordered), "GAUC", "NE"]
     by_label = {row.label: row for row in rows}
     pairs = [(r, by_label[r.base]) for r in rows if r.base in by_label]
-    return [*markdown(header, lines), "", *_differences(page, pairs, ["click"], folders)]
+    by_band = [
+        [f"{row.label} − {base.label}"]
+        + [_over_seeds(tables.difference(row, base, f"item_clicks.{b}.auc")) for b in ordered]
+        for row, base in pairs
+    ]
+    header = ["difference in AUC", *(f"{band} clicks" for band in ordered)]
+    found = [*markdown(top, lines), "", *_differences(page, pairs, ["click"], folders), ""]
+    return [*found, *markdown(header, by_band), "", BANDS_NOTE]
+
+
+def _over_seeds(d: tables.Difference | None) -> str:
+    if d is None or d.half is None or d.p is None:
+        return NONE if d is None else f"{d.mean:+.4f}"
+    return f"{d.mean:+.4f} ({d.mean - d.half:+.4f} … {d.mean + d.half:+.4f}, p {d.p:.2g})"
 
 
 def activeness(page: Page, rows: Sequence[Row], folders: Folders) -> list[str]:
