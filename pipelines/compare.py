@@ -108,7 +108,7 @@ def compare(every: Sequence[Run], made: Assembly) -> list[Compared]:
             continue
         ids = segments.ids(made.store.schema, here.ids)
         ids["item_clicks"] = clicks[ids["item"]]
-        families = segments.masks(here, ids, segments.category_names(made.store))
+        families = segments.masks(here, ids, segments.Category.of(made.store))
         base, *others = [run.scores[label] for run in every]
         names = [run.name for run in every[1:]]
         _say(f"{label}: {here.labels.size:,} rows")

@@ -142,9 +142,9 @@ def measure(model: ServingModel, test: Reader, trained: Store | None = None) -> 
     trained: the store that the model learned from, where the rows are of another one.
     """
     found, known = evaluation.Predictor(model)(test), trained or test.store
-    clicks, names = known.item_clicks(), segments.category_names(known)
+    clicks, category = known.item_clicks(), segments.Category.of(known)
     return {
-        label: measured(model, label, rows, test.schema, clicks, test.split, names)
+        label: measured(model, label, rows, test.schema, clicks, test.split, category)
         for label, rows in found.items()
     }
 
@@ -169,13 +169,13 @@ def measured(
     schema: Schema,
     clicks: np.ndarray | None = None,
     split: Split = "test",
-    names: segments.Names = segments.nameless,
+    category: segments.Category = segments.UNNAMED,
 ) -> Measured:
     """Every metric of a label, and the calibration of segments.
 
     clicks: of each item id in the training rows (`Store.item_clicks`). The metrics then have
     ``item_clicks``: band of clicks -> the metrics of candidates with so many. split: of the rows,
-    for warnings. names: of categories, by model id (`segments.category_names`).
+    for warnings. category: of the rows' store (`segments.Category`).
 
     The metrics have ``segments`` and, where there is a fitted calibrator, ``uncalibrated``: the
     same metrics after the sampling correction alone. A mean prediction far from the label's rate is
@@ -193,7 +193,7 @@ def measured(
         ids["item_clicks"] = clicks[ids["item"]]
         groups = segments.bands(ids["item_clicks"], segments.CLICKS)
         metrics["item_clicks"] = evaluation.by_group(found, groups)
-    parts = segments.report(found, ids, names)
+    parts = segments.report(found, ids, category)
     metrics["segments"] = segments.to_json(parts)
     before = None
     if model.calibrators:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,22 +18,33 @@ CLICKS = (0, 1, 5, 20, 100)  # where the bands of an item's clicks begin
 CATEGORIES, OTHERS = 10, "other"  # how many, the largest ones; all others together
 WIDEST = 30  # characters of a category's name
 
+_FAMILIES = ("all", "item", "user", "item clicks", "activeness", "history")
 _NAMED = {PADDING: "missing", UNKNOWN: "unknown"}
 
 Families = dict[str, dict[str, np.ndarray]]
-Names = Callable[[Collection[int]], Mapping[int, str]]  # model ids -> the log's values
 
 
-def category_names(store: Store) -> Names:
-    """Gives the log's values of the category that `ids` takes; none where its ids are hashed."""
-    feature = _category(store.schema)
-    return nameless if feature is None else partial(store.raw_ids, feature)
+class Category(NamedTuple):
+    """The item feature whose largest values are segments, and what the log calls them.
+
+    family: the feature's name, which the family has. values: model ids -> the log's values of those
+    that have one.
+    """
+
+    family: str = "category"
+    values: Callable[[Collection[int]], Mapping[int, str]] = lambda _: {}
+
+    @classmethod
+    def of(cls, store: Store) -> Category:
+        """The category that `ids` takes. Its values have no names where they are hashed."""
+        feature = _category(store.schema)
+        if feature is None:
+            return cls()
+        family = "category" if feature in _FAMILIES else feature
+        return cls(family, partial(store.raw_ids, feature))
 
 
-def nameless(wanted: Collection[int]) -> Mapping[int, str]:
-    """No names."""
-    del wanted
-    return {}
+UNNAMED = Category()
 
 
 def ids(schema: Schema, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -51,14 +62,14 @@ def ids(schema: Schema, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
 def masks(
     found: Predictions,
     ids: Mapping[str, np.ndarray],
-    names: Names = nameless,
+    category: Category = UNNAMED,
 ) -> Families:
     """Family -> segment -> rows [N]; the segments of a family hold every row once.
 
     ids: some of ``user``, ``item``, ``category`` -> model ids [N]. An unknown id is one that
     training did not see. ``item_clicks`` -> how many clicks the candidate has in the training rows
-    [N]. names: `category_names`. A category without a name, or with the name of another segment, is
-    ``#`` and its model id.
+    [N]. A value of ``category`` without a name, or with that of another segment, is ``#`` and its
+    model id.
     """
     families: Families = {"all": {"all": np.ones(found.labels.size, bool)}}
     for name in ("item", "user"):
@@ -70,17 +81,17 @@ def masks(
     families["activeness"] = found.activeness
     families["history"] = bands(found.lengths, LENGTHS)
     if "category" in ids:
-        families["category"] = _largest(np.asarray(ids["category"]), names)
+        families[category.family] = _largest(np.asarray(ids["category"]), category)
     return families
 
 
 def report(
     found: Predictions,
     ids: Mapping[str, np.ndarray],
-    names: Names = nameless,
+    category: Category = UNNAMED,
 ) -> dict[str, dict[str, Trust]]:
     """PCOC and ECE with 95 % intervals of every segment of `masks`, by family."""
-    families = masks(found, ids, names)
+    families = masks(found, ids, category)
     flat = {(f, name): mask for f, segments in families.items() for name, mask in segments.items()}
     keyed = {"\t".join(key): mask for key, mask in flat.items()}
     values = by_segment(found.labels, found.probability, found.users, keyed)
@@ -133,12 +144,12 @@ def _category(schema: Schema) -> str | None:
     return next((f.name for f in schema.group("item")[1:] if f.length is None), None)
 
 
-def _largest(values: np.ndarray, names: Names) -> dict[str, np.ndarray]:
+def _largest(values: np.ndarray, category: Category) -> dict[str, np.ndarray]:
     """Rows of each of the most frequent ids, and all others."""
     every, code, rows = np.unique(values, return_inverse=True, return_counts=True)
     first = np.argsort(-rows, kind="stable")[:CATEGORIES]
     found: dict[str, np.ndarray] = {}
-    raw = names({int(every[i]) for i in first})
+    raw = category.values({int(every[i]) for i in first})
     for i in first:
         model_id = int(every[i])
         name = _NAMED.get(model_id) or _shown(raw.get(model_id, ""))

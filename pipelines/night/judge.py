@@ -57,8 +57,8 @@ def judge_night(
     first = next(iter(candidate))
     answered = [k for k in candidate if k in model.served or k not in model.towers]
     asked = [k for k in candidate if k in (settings.model_gate.labels or answered)]
-    names = segments.category_names(store)
-    verdicts = {label: _verdict(settings, store.schema, names, candidate[label],
+    category = segments.Category.of(store)
+    verdicts = {label: _verdict(settings, store.schema, category, candidate[label],
                                 (incumbent or {}).get(label), len(asked))
                 for label in asked}  # fmt: skip
     verdict = together(verdicts)
@@ -66,10 +66,12 @@ def judge_night(
     before: dict[str, dict[str, Any]] = {}
     for label, rows in candidate.items():
         if finite(rows):  # otherwise no metric is defined
-            measured[label] = measure.measured(model, label, rows, store.schema, names=names)
+            measured[label] = measure.measured(model, label, rows, store.schema, category=category)
     for label, rows in (incumbent or {}).items():
         if label in candidate and finite(rows) and rows.labels.size:
-            parts = segments.report(rows, segments.ids(store.schema, candidate[label].ids), names)
+            parts = segments.report(
+                rows, segments.ids(store.schema, candidate[label].ids), category
+            )
             before[label] = evaluation.report(rows) | {"segments": segments.to_json(parts)}
     told = json.loads((folder / learn.TRAINED).read_text(encoding="utf-8"))
     training = {k: v for k, v in told.items() if k != "curves"}
@@ -93,7 +95,7 @@ def finite(found: Predictions) -> bool:
 def _verdict(
     settings: Settings,
     schema: Schema,
-    names: segments.Names,
+    category: segments.Category,
     candidate: Predictions,
     incumbent: Predictions | None,
     labels: int,
@@ -101,7 +103,7 @@ def _verdict(
     if not candidate.labels.size:
         none = Check("rows", "hold", "no row tells the label; leave it out of model_gate.labels")
         return Verdict("HOLD", (none,), 0, 0, 0, settings.model_gate)
-    masks = segments.masks(candidate, segments.ids(schema, candidate.ids), names)
+    masks = segments.masks(candidate, segments.ids(schema, candidate.ids), category)
     other = None if incumbent is None else _scores(incumbent)
     return gate.judge(_scores(candidate), other, settings.model_gate, segments=masks, labels=labels)
 

@@ -59,13 +59,14 @@ def test_a_category_is_named_by_the_logs_value_where_that_names_it_alone():
         asked.append(set(wanted))
         return values
 
-    group = segments.masks(found, ids, names)["category"]
+    group = segments.masks(found, ids, segments.Category("shop", names))["shop"]
     assert set(group) == {
         "missing", "unknown", "shoes", "#4", "#4'", "#5", "#6", "a/b", "x" * 29 + "…", "0",
     }  # fmt: skip
     np.testing.assert_array_equal(np.stack(list(group.values())).sum(0), 1)
     np.testing.assert_array_equal(group["shoes"], ids["category"] == 2)
     assert asked == [set(range(10))]
+    assert "category" not in segments.masks(found, ids, segments.Category("shop", names))
 
 
 def test_rows_lie_in_the_band_of_their_candidates_clicks():
@@ -123,7 +124,7 @@ def test_the_table_shows_and_marks_small_and_empty_segments():
 def test_a_value_that_looks_like_mathematics_is_drawn_as_it_is(tmp_path):
     found, ids = predictions(300)
     names = dict.fromkeys(range(2, 31), r"gifts $\under $20")
-    report = segments.report(found, ids, lambda _: names)
+    report = segments.report(found, ids, segments.Category(values=lambda _: names))
     for width in (8, 5):
         path = tmp_path / f"{width}.png"
         plots.segments(report, path, simulated=False, width=width)
