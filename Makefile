@@ -1,4 +1,8 @@
 # Every target sets up what it needs. README.md shows the two that matter.
+override known := ARGS BACKBONE CONFIG DATA DATASET DATE ENGINE EXPORT FIG IMAGE JOBS MEMORY MINUTES MODEL OUT PORT PYTHON \
+	RAW REASON RECIPES REST REST_PORT RUN RUNS SAVE SEEDS SERVER SET SPLIT TABLE TASKS TO TRIALS TUNE
+$(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$(if $(filter $v,$(known)),,\
+	$(error unknown variable $v; expected one of $(known); make help says what each is for))))
 # A recipe's shell reads a variable from its environment, as "$$NAME". No recipe holds $(NAME), which
 # would run what a value holds. make expands a variable of the command line before it exports it, so
 # its text is fixed here. Where none is given the program's default holds.

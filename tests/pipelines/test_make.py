@@ -112,6 +112,17 @@ def test_every_variable_reaches_its_program_unchanged(folder, target):
             assert len(found) == count + ("ARGS" in names)
 
 
+def test_a_variable_that_no_target_reads_is_refused(folder):
+    done = make(folder, "train", "DATSET=mylog")
+    assert done.returncode == 2
+    assert "unknown variable DATSET; expected one of ARGS BACKBONE" in done.stderr
+    assert not (folder / "argv").exists()
+    known = re.search(r"override known := ((?:.*\\\n)*.*)", TEXT)
+    assert known
+    read = {name for target in TARGETS for name in reads(folder, target)}
+    assert read - {"PATH", "HOME"} <= {*known[1].replace("\\\n", " ").split()}
+
+
 def test_every_variable_is_in_the_help_and_none_is_in_a_recipe_but_through_the_shell(folder):
     used = {name for target in TARGETS for name in reads(folder, target)}
     assert used | {"PYTHON"} == {*re.findall(r"([A-Z_]+)=", make(folder, "help").stdout)}
@@ -122,9 +133,13 @@ def test_every_variable_is_in_the_help_and_none_is_in_a_recipe_but_through_the_s
 
 @pytest.mark.parametrize("name", ["PY", "SHELL", "words", "flag", "install", "NOBODYS"])
 def test_a_variable_that_is_no_programs_runs_nothing(folder, name):
-    for line, env in (({name: HOSTILE[4]}, {}), ({}, {name: HOSTILE[4]})):
-        found = given(folder, "rollback", line | {"TO": "3"}, env)
-        assert found == ["-m", "pipelines.nightly", "rollback", "--model=ctr", "--to=3"]
+    found = given(folder, "rollback", {"TO": "3"}, {name: HOSTILE[4]})
+    assert found == ["-m", "pipelines.nightly", "rollback", "--model=ctr", "--to=3"]
+    (folder / "argv").unlink()
+    done = make(folder, "rollback", "TO=3", f"{name}={HOSTILE[4]}")
+    assert done.returncode == 2
+    assert f"unknown variable {name}; expected one of" in done.stderr
+    assert not [*folder.rglob("pwned"), *folder.rglob("argv")]
 
 
 @pytest.mark.parametrize("value", HOSTILE)
