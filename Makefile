@@ -59,7 +59,7 @@ data: setup
 vectors: setup
 	@$(words) pipelines.vectors $(log)
 
-## make train       raw log to calibrated SavedModel   DATASET= CONFIG= RAW= SET=
+## make train       raw log to SavedModel   DATASET= CONFIG= RAW= SET=
 train: setup
 	@$(PY) -m pipelines.train $(log) $(call flag,config,CONFIG) $(call flag,memory,MEMORY)
 
