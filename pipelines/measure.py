@@ -319,11 +319,11 @@ def _unknown(store: Store) -> dict[str, float]:
     return {k: round(v / counts["rows"], 4) for k, v in counts["unknown"].items() if v}
 
 
-def summary(metrics: dict[str, Any], folder: Path) -> str:
-    """The result in a few lines; of several labels a column each."""
+def table(metrics: Mapping[str, Any], split: Split = "test") -> list[str]:
+    """The main metrics of a split, line by line; of several labels a column each."""
     labels = metrics.get("labels", {"": metrics})
     rows = ", ".join(f"{m['rows']:,}{f' of {k}' if k else ''}" for k, m in labels.items())
-    lines = [f"test{' (simulated log)' if metrics['simulated'] else ''}: {rows} rows"]
+    lines = [f"{split}{' (simulated log)' if metrics['simulated'] else ''}: {rows} rows"]
     widths = {k: max(6, len(k)) for k in labels}
     if len(labels) > 1:
         lines.append(" " * 22 + "".join(f" {k:>{width}s}" for k, width in widths.items()))
@@ -331,6 +331,12 @@ def summary(metrics: dict[str, Any], folder: Path) -> str:
         cells = {k: f"{m[name]:.4f}" if name in m else "–" for k, m in labels.items()}
         if any(name in m for m in labels.values()):
             lines.append(f"  {name:20s}" + "".join(f" {v:>{widths[k]}s}" for k, v in cells.items()))
+    return lines
+
+
+def summary(metrics: Mapping[str, Any], folder: Path) -> str:
+    """The result of a run in a few lines."""
+    lines = table(metrics)
     exports = sorted((folder / "export").glob("[0-9]*"), key=lambda p: int(p.name))
     if "score" in metrics:
         lines.append("  score: s = {weight:g}".format(**metrics["score"]))
