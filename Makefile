@@ -64,7 +64,7 @@ train: setup
 	@$(PY) -m pipelines.train $(log) $(call flag,config,CONFIG) $(call flag,memory,MEMORY)
 
 ## make eval        a finished run's metrics on its test split   RUN=runs/latest
-##                  or on other rows, with a page: SPLIT=train|validation|test RAW=another log
+##                  or on other rows: SPLIT=train|validation|test RAW=another log
 eval: setup
 	@$(PY) -m pipelines.evaluate $(call flag,run,RUN) $(call flag,split,SPLIT) $(call flag,raw,RAW)
 

@@ -27,6 +27,7 @@ from at4ctr.model.build import ExpertConfig, Plan, label_tasks
 from at4ctr.tasks import Task, composed_name, derived
 
 ITSELF = "\0"  # in a tree of overrides: the name of the part below which more is set
+PARTS = {"auxiliaries": "auxiliary", "perturbations": "perturbation"}  # that CONFIG=…+name adds
 REGISTRIES = ("backbones", "heads", "encodings", "auxiliaries", "perturbations")
 
 
@@ -168,11 +169,13 @@ class Experiment:
             raise unknown("label of fit.watch", label, self.evaluated)
 
 
-def override(value: Any, assignments: typing.Iterable[str]) -> Any:
+def override(value: Any, assignments: typing.Iterable[str], recipe: str = "") -> Any:
     """Applies ``a.b=c`` assignments to a (nested) dataclass; types come from its annotations.
 
     All assignments to one dataclass are made at once, so that fields whose values must fit together
     can change together.
+
+    recipe: the name of an experiment's recipe, for errors.
     """
     tree: dict[str, Any] = {}
     for assignment in assignments:
@@ -194,10 +197,10 @@ def override(value: Any, assignments: typing.Iterable[str]) -> Any:
             node[last][ITSELF] = text
         else:
             node[last] = text
-    return _set(value, tree, "")
+    return _set(value, tree, "", recipe)
 
 
-def _set(value: Any, tree: Mapping[str, Any], above: str) -> Any:
+def _set(value: Any, tree: Mapping[str, Any], above: str, recipe: str) -> Any:
     """value with the leaves of ``tree`` (texts) parsed and set; ``above`` is its own path."""
     entries = isinstance(value, Mapping)
     if not entries and (not dataclasses.is_dataclass(value) or isinstance(value, type)):
@@ -209,6 +212,8 @@ def _set(value: Any, tree: Mapping[str, Any], above: str) -> Any:
     for name, leaf in tree.items():
         path = f"{above}.{name}" if above else name
         if name not in names:
+            if above in PARTS:
+                raise _absent(path, name, above, names, recipe)
             raise unknown(f"{'name' if entries else 'field'} in {path}", name, names)
         now = value[name] if entries else getattr(value, name)
         module = leaf.pop(ITSELF, None) if isinstance(leaf, dict) else leaf
@@ -218,12 +223,27 @@ def _set(value: Any, tree: Mapping[str, Any], above: str) -> Any:
                 new[name] = now
                 continue
         if isinstance(leaf, dict):
-            new[name] = _set(now, leaf, path)
+            new[name] = _set(now, leaf, path, recipe)
         elif entries or dataclasses.is_dataclass(now) or isinstance(now, Mapping):
             raise _not_one_value(now, path)
         else:
             new[name] = parse(leaf, hints[name], path)
     return {**value, **new} if entries else dataclasses.replace(value, **new)
+
+
+def _absent(path: str, name: str, above: str, names: list[str], recipe: str) -> InputError:
+    """The error for an override of a part that the recipe does not have."""
+    part, known = PARTS[above], modules(f"at4ctr.{above}")
+    if name not in known:
+        return unknown(f"{part} in {path}", name, known)
+    first = recipe.partition("+")[0]
+    file = first and first not in modules("at4ctr.backbones")
+    return InputError(
+        f"override {path}: the recipe has no {part} {name}, so the override sets nothing; "
+        f"expected a recipe with it"
+        + (f" or one of {', '.join(names)}; " if names else "; ")
+        + (f"add it in configs/{first}.py" if file else f"write CONFIG={recipe or 'din'}+{name}")
+    )
 
 
 def registry_of(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
@@ -306,6 +307,7 @@ class Trainer:
             self.population.estimate()  # of the last weights; the best ones have theirs
         else:
             self.kept.take_best(best)
+            cluster.chief_does(self._report_best)
         with self._stoppable():
             self.posterior.estimate()
         cluster.chief_does(lambda: self.kept.finish(BEST, best))
@@ -408,6 +410,12 @@ class Trainer:
         name = f"validation {watch}"
         values = [(p["step"], p[name]) for p in self.cursor.curves if name in p]
         return {"watch": watch, "values": values}
+
+    def _report_best(self) -> None:
+        """Logs which weights are kept, and the validation metric that chose them."""
+        c = self.cursor
+        watch = json.loads((self.folder / VALIDATION).read_text())["watch"]
+        log.info("weights of step %d, the best validation %s (%.4f)", c.best_step, watch, c.best)
 
     def _evaluate(self, *, whole: bool, point: bool) -> None:
         """Where they are due: a point of the sample, and an evaluation that chooses weights."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
@@ -21,8 +22,7 @@ def compose(name: str, data: Options) -> Experiment:
     """The experiment of ``din``, ``din+uim+nip`` or any other backbone and tasks."""
     first, *tasks = name.split("+")
     if first not in modules("at4ctr.backbones"):
-        known = [*modules("configs"), *modules("at4ctr.backbones")]
-        raise unknown("recipe (CONFIG)", first, known)
+        raise unknown("recipe (CONFIG)", first, [*_files(), *modules("at4ctr.backbones")])
     for task in tasks:
         if tasks.count(task) > 1:
             raise InputError(
@@ -49,6 +49,19 @@ def compose(name: str, data: Options) -> Experiment:
         calibrator=t.calibrator,
     )
     return config.override(made, t.fits.get(first, ()))
+
+
+def _files() -> list[str]:
+    """The files of ``configs`` that make an experiment; another one may be a dataset alone."""
+    found = []
+    for name in modules("configs"):
+        try:
+            module = importlib.import_module(f"configs.{name}")
+        except Exception:  # it cannot be loaded, so it makes none
+            continue
+        if hasattr(module, "experiment"):
+            found.append(name)
+    return found
 
 
 def in_spaces(

@@ -1,13 +1,13 @@
-"""Evaluates a finished run again: its best weights on its test split, all metrics as JSON.
+"""Evaluates a finished run again: its best weights on its test split.
 
-RAW= names another log of the same dataset, SPLIT= another split. The page of such an evaluation is
-evaluations/<store>-<split>/evaluation.md in the run's folder; the run's own files stay as they are.
+RAW= names another log of the same dataset, SPLIT= another split. The main metrics are printed.
+evaluations/<store>-<split>/ in the run's folder has all of them: evaluation.json, and the page
+evaluation.md. The run's own files stay as they are.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from pipelines.assembly import Assembly
 from pipelines.main import main
 
 flags.DEFINE_string("run", "runs/latest", "a run's folder")
-flags.DEFINE_string("split", "", f"{', '.join(SPLITS)}; empty: test, printed without a page")
+flags.DEFINE_string("split", "", f"{', '.join(SPLITS)}; empty: test")
 
 FOLDER, PAGE, DATA = "evaluations", "evaluation.md", "evaluation.json"
 SHOWN = {"auc": "AUC", "gauc": "GAUC", "logloss": "log loss", "normalized_entropy": "NE",
@@ -106,6 +106,15 @@ def plain(found: Evaluated) -> dict[str, Any]:
     return {**found.metrics, "simulated": found.store.simulated, "evaluated": of}
 
 
+def printed(found: Evaluated, page: Path) -> list[str]:
+    """The main metrics as `make train` prints them, and where all of them are."""
+    return [
+        *measure.table(plain(found), found.split),
+        f"page:        {page}",
+        f"all metrics: {page.with_name(DATA)}",
+    ]
+
+
 def page(found: Evaluated, run: Path, own: Mapping[str, Any]) -> list[str]:
     """The page in Markdown, line by line."""
     lines = [f"# {run} evaluated on {found.split}", ""]
@@ -166,12 +175,8 @@ def _main() -> None:
     store = of_model(e, trained, f.raw) if f.raw else trained
     log = f"the log {f.raw}" if f.raw else "the run's own log"
     found = evaluate(Assembly(e, trained).restored(folder), e, trained, store, split, log)
-    if not (f.raw or f.split):
-        print(json.dumps({**found.metrics, "simulated": store.simulated}, indent=2))
-        return
     own = json.loads((folder / runs.METRICS).read_text(encoding="utf-8"))
-    print(json.dumps(plain(found), indent=2))
-    print(f"evaluate: {write(found, folder, own)}", file=sys.stderr)
+    print("\n".join(printed(found, write(found, folder, own))))
 
 
 if __name__ == "__main__":

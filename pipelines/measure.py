@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from at4ctr import config, evaluation, runs
 from at4ctr.analysis import plots, segments
-from at4ctr.calibration import Asked
+from at4ctr.calibration import Asked, graph
 from at4ctr.calibration.fitting import Choice, choose
 from at4ctr.data.dataset import Split
 from at4ctr.data.reader import Reader
@@ -34,7 +34,7 @@ log = logging.getLogger("at4ctr.measure")
 CALIBRATOR = "calibrator.json"  # in a run's folder, where one was fitted
 PAGE = "report.html"  # of a run, in its folder
 PREDICTIONS = "predictions.parquet"  # of the test rows, in a run's folder, where asked for
-AUC_LOST = 1e-3  # by a calibrator's ties, from which on it is worth a warning
+AUC_LOST = 1e-3  # by calibration, from which on it is worth a warning
 REMEDIES = {
     "training": "train longer (fit.epochs) or at a smaller fit.learning_rate, or fit a calibrator "
     "(calibrator=platt)",
@@ -76,10 +76,10 @@ def calibrate(
     choices = {}
     for label in model.served:
         if label not in found:
-            choices[label] = choose(asked, [], [], [])
+            choices[label] = choose(asked, [], [], [], label=label)
             continue
         rows = uncalibrated(found[label])
-        choices[label] = choose(asked, rows.calibrated, rows.labels, rows.users, seed)
+        choices[label] = choose(asked, rows.calibrated, rows.labels, rows.users, seed, label)
     fitted = {k: c.calibrator for k, c in choices.items() if c.calibrator is not None}
     if fitted:
         model.calibrate(fitted)
@@ -179,7 +179,7 @@ def measured(
 
     The metrics have ``segments`` and, where there is a fitted calibrator, ``uncalibrated``: the
     same metrics after the sampling correction alone. A mean prediction far from the label's rate is
-    logged as a warning, and so is an AUC that the calibrator lowers by ties.
+    logged as a warning, and so is an AUC that calibration lowers.
     """
     metrics = evaluation.report(found)
     gates = {}
@@ -200,21 +200,39 @@ def measured(
         before = found.shifted
         values = evaluation.report(uncalibrated(found))
         metrics["uncalibrated"] = {k: v for k, v in values.items() if k != "activeness"}
-        _warn_of_ties(label, metrics, split)
+        _warn_of_lost_auc(label, metrics, model.calibrators.get(label), split)
     warn_if_far(split if split in REMEDIES else "training", label, metrics)
     return Measured(found, before, parts, metrics, gates)
 
 
-def _warn_of_ties(label: str, metrics: Mapping[str, Any], split: Split = "test") -> None:
+def _warn_of_lost_auc(
+    label: str,
+    metrics: Mapping[str, Any],
+    own: graph.Logistic | graph.Piecewise | None,
+    split: Split = "test",
+) -> None:
+    """Logs a warning where calibration lowers the AUC of a label by more than `AUC_LOST`.
+
+    own: the label's calibrator. None: its probability is composed of those of other labels.
+    """
     before = metrics["uncalibrated"]
-    if before.get("auc", 0.0) - metrics.get("auc", 0.0) > AUC_LOST:
+    if before.get("auc", 0.0) - metrics.get("auc", 0.0) <= AUC_LOST:
+        return
+    if own is None:
         log.warning(
-            "the fitted calibrator of %s ties %.1f %% of the %s rows with a row of the other "
-            "class, %.1f %% without it, and lowers the AUC from %.4f to %.4f; expected a loss of "
-            "at most %g; set calibrator=platt, which keeps the order",
-            label, 100 * metrics["ties"], split, 100 * before["ties"],
-            before["auc"], metrics["auc"], AUC_LOST,
+            "calibrating its parts lowers the AUC of %s on the %s rows from %.4f to %.4f; "
+            "expected a loss of at most %g; set calibrator=none",
+            label, split, before["auc"], metrics["auc"], AUC_LOST,
         )  # fmt: skip
+        return
+    remedy = "none" if isinstance(own, graph.Logistic) else "platt, which keeps the order"
+    log.warning(
+        "the fitted calibrator of %s ties %.1f %% of the %s rows with a row of the other "
+        "class, %.1f %% without it, and lowers the AUC from %.4f to %.4f; expected a loss of "
+        "at most %g; set calibrator=%s",
+        label, 100 * metrics["ties"], split, 100 * before["ties"],
+        before["auc"], metrics["auc"], AUC_LOST, remedy,
+    )  # fmt: skip
 
 
 def keep(every: Mapping[str, Measured], folder: Path) -> None:
@@ -301,11 +319,11 @@ def _unknown(store: Store) -> dict[str, float]:
     return {k: round(v / counts["rows"], 4) for k, v in counts["unknown"].items() if v}
 
 
-def summary(metrics: dict[str, Any], folder: Path) -> str:
-    """The result in a few lines; of several labels a column each."""
+def table(metrics: Mapping[str, Any], split: Split = "test") -> list[str]:
+    """The main metrics of a split, line by line; of several labels a column each."""
     labels = metrics.get("labels", {"": metrics})
     rows = ", ".join(f"{m['rows']:,}{f' of {k}' if k else ''}" for k, m in labels.items())
-    lines = [f"test{' (simulated log)' if metrics['simulated'] else ''}: {rows} rows"]
+    lines = [f"{split}{' (simulated log)' if metrics['simulated'] else ''}: {rows} rows"]
     widths = {k: max(6, len(k)) for k in labels}
     if len(labels) > 1:
         lines.append(" " * 22 + "".join(f" {k:>{width}s}" for k, width in widths.items()))
@@ -313,6 +331,12 @@ def summary(metrics: dict[str, Any], folder: Path) -> str:
         cells = {k: f"{m[name]:.4f}" if name in m else "–" for k, m in labels.items()}
         if any(name in m for m in labels.values()):
             lines.append(f"  {name:20s}" + "".join(f" {v:>{widths[k]}s}" for k, v in cells.items()))
+    return lines
+
+
+def summary(metrics: Mapping[str, Any], folder: Path) -> str:
+    """The result of a run in a few lines."""
+    lines = table(metrics)
     exports = sorted((folder / "export").glob("[0-9]*"), key=lambda p: int(p.name))
     if "score" in metrics:
         lines.append("  score: s = {weight:g}".format(**metrics["score"]))

@@ -87,7 +87,7 @@ def options(dataset: str, raw: str, assignments: str) -> Options:
 def experiment(dataset: str, recipe: str, raw: str, assignments: str) -> Experiment:
     """The recipe's experiment for a dataset, overridden."""
     data = options(dataset, raw, assignments)  # an override is above what a recipe sets of them
-    return config.override(configs.recipe(recipe, data), words(assignments))
+    return config.override(configs.recipe(recipe, data), words(assignments), recipe)
 
 
 def run(
@@ -271,7 +271,7 @@ def _train_as_asked() -> None:
     trial = Path(f.trial) if f.trial else None
     if f.snapshot:
         first, recipe, name = load_snapshot(Path(f.snapshot))
-        e = config.override(first, words(f.set))
+        e = config.override(first, words(f.set), recipe)
         same = e.data.preparation() == first.data.preparation()
         store = _shared_store(e.data, name if same else None)
     else:

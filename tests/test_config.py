@@ -128,6 +128,43 @@ def test_a_wrong_override_is_refused_in_a_sentence(assignment, message):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "assignment", "message"),
+    [
+        ("din", "auxiliaries.uim.weight=0.2",
+         "the recipe has no auxiliary uim, so the override sets nothing; expected a recipe with "
+         "it; write CONFIG=din+uim"),
+        ("din+nip", "auxiliaries.uim.weight=0.2",
+         "expected a recipe with it or one of nip; write CONFIG=din+nip+uim"),
+        ("din", "perturbations.dropoutnet.user=0.2",
+         "the recipe has no perturbation dropoutnet, so the override sets nothing; expected a "
+         "recipe with it; write CONFIG=din+dropoutnet"),
+        ("din_at4ctr", "auxiliaries.icl.weight=0.2", "add it in configs/din_at4ctr.py"),
+        ("din", "auxiliaries.uimm.weight=0.2", "unknown auxiliary in auxiliaries.uimm 'uimm': did"),
+        ("din", "encodings.mns.units=3", "there is none; leave it out"),
+    ],
+)  # fmt: skip
+def test_an_override_of_a_part_that_is_not_there_is_refused(name, assignment, message):
+    made = recipe(name, configs.dataset("taobao")())
+    with pytest.raises(InputError) as raised:
+        override(made, [assignment], name)
+    assert message in str(raised.value)
+    assert not str(raised.value).endswith("known: ")
+
+
+def test_a_dataset_of_configs_is_not_a_known_recipe(monkeypatch, tmp_path):
+    (tmp_path / "mylog_.py").write_text("class Config: ...\n")
+    (tmp_path / "broken_.py").write_text("1 / 0\n")
+    (tmp_path / "mine_.py").write_text("def experiment(data): ...\n")
+    monkeypatch.setattr(configs, "__path__", [*configs.__path__, str(tmp_path)])
+    with pytest.raises(InputError, match=r"unknown recipe .*: .*\bmine_") as raised:
+        recipe("dinn", configs.dataset("taobao")())
+    for name in ("mylog_", "broken_"):
+        assert name not in str(raised.value)
+        sys.modules.pop(f"configs.{name}", None)
+    sys.modules.pop("configs.mine_", None)
+
+
 def test_overriding_a_mapping_at_the_top_is_refused_too():
     with pytest.raises(InputError, match="set one of its fields"):
         override({"data": Inner()}, ["data=3"])

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -159,7 +160,7 @@ def scripted(values, watch="click.auc"):
 
 
 @pytest.mark.parametrize(("watch", "sign"), [("conversion.auc", 1), ("conversion.logloss", -1)])
-def test_early_stop_keeps_the_best_weights(store, tmp_path, watch, sign):
+def test_early_stop_keeps_the_best_weights(store, tmp_path, watch, sign, caplog):
     config = Fit(batch_size=16, epochs=9, patience=2, learning_rate=0.05, watch=watch)
     kept = []
     values = [0.5, 0.45, 0.7, 0.6, 0.69, 0.9]  # 0.45 does not count after 0.7
@@ -170,8 +171,11 @@ def test_early_stop_keeps_the_best_weights(store, tmp_path, watch, sign):
         return script()
 
     made = job.trainer(store, tmp_path, config=config, validate=validate, **SMALL)
-    cursor = made.train()
+    with caplog.at_level(logging.INFO, "at4ctr"):
+        cursor = made.train()
     steps = made.feed.steps(0)
+    said = f"weights of step {3 * steps}, the best validation {watch} ({sign * 0.7:.4f})"
+    assert caplog.messages[-1] == said
     assert (cursor.stopped, cursor.best, cursor.best_step) == (True, sign * 0.7, 3 * steps)
     assert cursor.step == 5 * steps
     for v, best, last in zip(made.model.serving.variables, kept[2], kept[4], strict=True):

@@ -23,6 +23,8 @@ from at4ctr.metrics.ranking import Curve
 mpl.rcParams["text.parse_math"] = False  # a category's name may have dollar signs
 
 BINS = 20
+TRAINING = MappingProxyType({"marker": "o", "linewidth": 1, "color": "C0", "label": "training"})
+VALIDATION = MappingProxyType({"marker": "s", "color": "C1", "label": "validation"})
 SAMPLE = MappingProxyType({"marker": "d", "linestyle": "--", "color": "0.45",
                            "label": "validation, sample"})  # fmt: skip
 
@@ -30,7 +32,8 @@ SAMPLE = MappingProxyType({"marker": "d", "linestyle": "--", "color": "0.45",
 def curves(points: Sequence[dict[str, Any]], path: Path, *, simulated: bool) -> None:
     """Every loss against the step, one panel each, and the validation metrics below.
 
-    Points of a sample of the validation rows are dashed.
+    Points of a sample of the validation rows are dashed. A panel whose values never change is left
+    out.
     """
     names = list(dict.fromkeys(k for p in points for k in p if k != "step"))
     samples = {n.replace("sample ", "validation ", 1): n for n in names if n.startswith("sample ")}
@@ -39,6 +42,7 @@ def curves(points: Sequence[dict[str, Any]], path: Path, *, simulated: bool) -> 
     losses = [n for n in names if n.startswith("validation ") and n.endswith(".logloss")]
     beside = losses[:1]  # another label's loss is over its known rows alone, and in training over B
     names = [n for n in names if n not in beside]
+    names = [n for n in names if not _is_constant(points, n, samples.get(n))] or names
     figure, axes = plt.subplots(
         len(names),
         1,
@@ -48,26 +52,30 @@ def curves(points: Sequence[dict[str, Any]], path: Path, *, simulated: bool) -> 
         layout="constrained",
     )
     for name, axis in zip(names, axes[:, 0], strict=True):
-        _line(axis, points, name, marker="o", linewidth=1)
-        shown = _line(axis, points, samples.get(name), **SAMPLE)
+        _line(axis, points, name, **(VALIDATION if name.startswith("validation ") else TRAINING))
+        _line(axis, points, samples.get(name), **SAMPLE)
         axis.set_ylabel(name.replace("validation ", "validation\n").replace(".", "\n"), fontsize=8)
         axis.grid(alpha=0.3)
         if (loss := f"validation {name}.logloss") in beside:
-            shown |= _line(axis, points, loss, marker="s", label="validation")
-            shown |= _line(axis, points, samples.get(loss), **SAMPLE)
-        if shown:
-            axis.legend(frameon=False)
+            _line(axis, points, loss, **VALIDATION)
+            _line(axis, points, samples.get(loss), **SAMPLE)
+        axis.legend(frameon=False, fontsize=8)
     axes[-1, 0].set_xlabel("step")
     finish(figure, path, "Training" + (" (simulated log)" if simulated else ""))
 
 
-def _line(axis: Any, points: Sequence[dict[str, Any]], name: str | None, **look: Any) -> bool:
-    """Draws one curve; whether it has a point. Markers of many points are left out."""
+def _is_constant(points: Sequence[dict[str, Any]], *names: str | None) -> bool:
+    """Whether the curves of these names have two points or more, all of one value."""
+    values = [p[n] for p in points for n in names if n in p]
+    return len(values) > 1 and len(set(values)) == 1
+
+
+def _line(axis: Any, points: Sequence[dict[str, Any]], name: str | None, **look: Any) -> None:
+    """Draws one curve where it has a point. Markers of many points are left out."""
     pairs = [(p["step"], p[name]) for p in points if name in p]
     if pairs:
         look["marker"] = look["marker"] if len(pairs) < 30 else ""
         axis.plot(*zip(*pairs, strict=True), markersize=3, **look)
-    return bool(pairs)
 
 
 def reliability(

@@ -46,7 +46,12 @@ class Choice:
 
 
 def choose(
-    asked: Asked, z: npt.ArrayLike, labels: npt.ArrayLike, users: npt.ArrayLike, seed: int = 0
+    asked: Asked,
+    z: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    users: npt.ArrayLike,
+    seed: int = 0,
+    label: str = "label",
 ) -> Choice:
     """The calibrator that was asked for, fitted on all rows.
 
@@ -57,9 +62,10 @@ def choose(
     a warning.
 
     Args:
-        z: [N], logit + ln w, of rows that were not sampled.
+        z: [N], logit + ln w, of validation rows, which are not sampled.
         labels: [N], 0 or 1.
         users: [N], ids.
+        label: its name, for warnings.
 
     Raises:
         InputError: lengths that differ, NaN, other labels, an unknown name.
@@ -69,23 +75,25 @@ def choose(
     rows = np.size(z)
     if asked == "none" or not rows:
         if asked != "none":
-            log.warning("calibrator %s: no validation row to fit it on, none is used", asked)
+            log.warning("%s: no calibrator is fitted: there is no validation row", label)
         return Choice("none", rows=rows)
     truth, scores = _inputs.scored(labels, z)
     logits = scores.astype(np.float64)
     owners = _inputs.vector("users", users)
     _inputs.same_length("labels", truth, "users", owners)
-    compared = _compare(logits, truth, owners, seed) if asked == "auto" else Choice(asked)
+    compared = _compare(logits, truth, owners, seed, label) if asked == "auto" else Choice(asked)
     try:
-        calibrator = None if compared.kind == "none" else fit(compared.kind, logits, truth)
+        calibrator = None if compared.kind == "none" else fit(compared.kind, logits, truth, label)
     except InputError as error:
-        log.warning("calibrator %s: %s; none is used", asked, error)
+        log.warning("%s: no calibrator is fitted: %s", label, error)
         return Choice("none", rows=rows)
     return Choice(compared.kind, calibrator, rows, compared.logloss, compared.error)
 
 
-def fit(kind: str, z: npt.ArrayLike, labels: npt.ArrayLike) -> Calibrator:
-    """The "platt" or "isotonic" of corrected logits [N] and labels [N].
+def fit(kind: str, z: npt.ArrayLike, labels: npt.ArrayLike, label: str = "label") -> Calibrator:
+    """The "platt" or "isotonic" of corrected logits [N] and labels [N] of validation rows.
+
+    label: its name, for errors.
 
     Raises:
         InputError: an unknown kind; where it is not defined: one class, no two different logits,
@@ -96,10 +104,10 @@ def fit(kind: str, z: npt.ArrayLike, labels: npt.ArrayLike) -> Calibrator:
     truth, scores = _inputs.scored(labels, z)
     _inputs.both_classes(f"{kind} calibrator", truth)
     fitted = _platt if kind == "platt" else _isotonic
-    return fitted(scores.astype(np.float64), truth)
+    return fitted(scores.astype(np.float64), truth, label)
 
 
-def _platt(z: Floats, truth: Flags) -> Platt:
+def _platt(z: Floats, truth: Flags, label: str) -> Platt:
     """Maximum likelihood, without a penalty."""
     if z[truth].min() >= z[~truth].max() or z[truth].max() <= z[~truth].min():
         raise InputError(
@@ -108,10 +116,17 @@ def _platt(z: Floats, truth: Flags) -> Platt:
         )
     model = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-10, max_iter=200)
     model.fit(z[:, None], truth)
-    return Platt(float(model.coef_[0, 0]), float(model.intercept_[0]))
+    slope = float(model.coef_[0, 0])
+    if slope <= 0:
+        raise InputError(
+            f"its scores fall where the label rises on the validation rows (slope {slope:.3g}); "
+            f"the ranking of {label} is no better than chance there; train longer, or give more "
+            "validation rows"
+        )
+    return Platt(slope, float(model.intercept_[0]))
 
 
-def _isotonic(z: Floats, truth: Flags) -> Isotonic:
+def _isotonic(z: Floats, truth: Flags, label: str) -> Isotonic:
     """Isotonic regression of bins of equal mass, each block a knot at its mean probability.
 
     Two deviations from the regression of single rows (Zadrozny & Elkan 2002): at most `KNOTS`
@@ -127,8 +142,8 @@ def _isotonic(z: Floats, truth: Flags) -> Isotonic:
     starts = np.flatnonzero(np.diff(levels, prepend=-1.0) > 0)
     if starts.size < 2:
         raise InputError(
-            f"isotonic calibrator: the click rate does not rise with the probability in {p.size} "
-            "rows; expected at least two levels, fit it on more rows or a better model"
+            f"the rate of {label} does not rise with its probability in {p.size:,} validation "
+            "rows; expected at least two levels; train longer, or give more validation rows"
         )
     rows = np.add.reduceat(bins.count, starts)
     x = np.add.reduceat(bins.probability * bins.count, starts) / rows
@@ -140,7 +155,7 @@ def _isotonic(z: Floats, truth: Flags) -> Isotonic:
     return Isotonic(tuple(x.tolist()), tuple(y.tolist()))
 
 
-def _compare(z: Floats, truth: Flags, users: npt.NDArray, seed: int) -> Choice:
+def _compare(z: Floats, truth: Flags, users: npt.NDArray, seed: int, label: str) -> Choice:
     """The kind to take by the one-standard-error rule; its calibrator is not fitted yet."""
     names, owner = np.unique(users, return_inverse=True)
     half = np.random.default_rng(seed).permutation(names.size) % 2 == 0
@@ -148,9 +163,9 @@ def _compare(z: Floats, truth: Flags, users: npt.NDArray, seed: int) -> Choice:
     lost: dict[str, Floats] = {}
     for kind in KINDS:
         try:
-            lost[kind] = _out_of_fold(kind, z, truth, first)
+            lost[kind] = _out_of_fold(kind, z, truth, first, label)
         except InputError as error:
-            log.warning("calibrator auto: %s is left out: %s", kind, error)
+            log.warning("%s: calibrator %s is left out: %s", label, kind, error)
     means = {kind: float(loss.mean()) for kind, loss in lost.items()}
     best = min(means, key=means.__getitem__)
     errors = {k: _clustered_error(loss - lost[best], owner) for k, loss in lost.items()}
@@ -158,14 +173,14 @@ def _compare(z: Floats, truth: Flags, users: npt.NDArray, seed: int) -> Choice:
     return Choice(kind, logloss=means, error=errors)
 
 
-def _out_of_fold(kind: str, z: Floats, truth: Flags, first: Flags) -> Floats:
+def _out_of_fold(kind: str, z: Floats, truth: Flags, first: Flags, label: str) -> Floats:
     """Log loss [N] of each row under a calibrator fitted on the other half of the users."""
     q = z.copy()
     if kind != "none":
         for scored in (first, ~first):
             if scored.all():
                 raise InputError("one user has all rows; expected two or more, fit it on more rows")
-            q[scored] = fit(kind, z[~scored], truth[~scored]).logits(z[scored])
+            q[scored] = fit(kind, z[~scored], truth[~scored], label).logits(z[scored])
     return losses(truth, q)
 
 

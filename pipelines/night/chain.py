@@ -121,7 +121,9 @@ def made(given: Given) -> Settings:
     increment.demand_possible(data)
     asked["utc_offset_hours"] = asked["utc_offset_hours"] or f"{data.UTC_OFFSET_HOURS:g}"
     experiment = config.override(
-        configs.recipe(asked["config"], data), [w for w in words if not w.startswith("data.")]
+        configs.recipe(asked["config"], data),
+        [w for w in words if not w.startswith("data.")],
+        asked["config"],
     )
     if experiment.fit.watch:
         raise InputError(

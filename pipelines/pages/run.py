@@ -98,9 +98,9 @@ def verdict(metrics: Json, label: str) -> Verdict:
         )
     constant, popular = compared[CONSTANT], compared[POPULARITY]
     said = (
-        f"On {metrics['rows']:,} test rows the log loss of {label} is {metrics['logloss']:.4f}, "
-        f"{_against(constant, 'a constant, the base rate of the training rows')}, and "
-        f"{_against(popular, 'item popularity')}."
+        f"The log loss of {label} on {metrics['rows']:,} test rows is {metrics['logloss']:.4f}. "
+        f"A constant (the base rate of training) has {_against(constant)}, "
+        f"item popularity {_against(popular)}."
     )
     if constant["users"] < FEW:
         said += (
@@ -120,9 +120,14 @@ def verdict(metrics: Json, label: str) -> Verdict:
     return Verdict("good", "Better than a constant and than item popularity", said)
 
 
-def _against(other: Json, name: str) -> str:
-    side = "below" if other["change"] < 0 else "above"
-    return f"{abs(other['change']):.4f} {side} that of {name} (difference {_interval(other)}, 95 %)"
+def _against(other: Json) -> str:
+    """How much more or less log loss a baseline has than the model, with the interval."""
+    side = "more" if other["change"] < 0 else "less"
+    small, large = sorted((abs(other["low"]), abs(other["high"])))
+    between = f"{small:.4f} to {large:.4f}"
+    if other["low"] < 0 < other["high"]:
+        between = f"{other['high']:.4f} less to {-other['low']:.4f} more"
+    return f"{abs(other['change']):.4f} {side} (95 %: {between})"
 
 
 def _interval(other: Json) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -60,3 +62,36 @@ def test_a_picture_of_one_of_several_labels_has_its_name(tmp_path, monkeypatch):
     plots.reliability(found, tmp_path / "x.png", "conversion", simulated=False)
     plots.reliability(found, tmp_path / "x.png", simulated=True, before=found.calibrated)
     assert titles == ["Reliability, test, conversion", "Reliability, test (simulated log)"]
+
+
+def test_curves_name_training_and_validation_and_leave_out_what_never_changes(monkeypatch):
+    """A run with a falling loss, one validation at its end, a sample between, and one rate."""
+    drawn = []
+    monkeypatch.setattr(plots, "finish", lambda figure, *_: drawn.append(figure))
+    points = [
+        {"step": s, "click": 1 / s, "total": 2 / s, "learning_rate": 1e-3} for s in range(1, 9)
+    ]
+    points += [{"step": s, "sample click.auc": 0.5 + s / 99, "sample click.logloss": 1 / s}
+               for s in (2, 6)]  # fmt: skip
+    points += [{"step": 8, "validation click.auc": 0.6, "validation click.logloss": 0.2}]
+    plots.curves(points, Path("x.png"), simulated=False)
+    (figure,) = drawn
+    found = {
+        axis.get_ylabel().replace("\n", " "): {
+            line.get_label(): line.get_color() for line in axis.get_lines()
+        }
+        for axis in figure.axes
+    }
+    training, sample = {"training": "C0"}, {"validation, sample": "0.45"}
+    validation = {"validation": "C1"} | sample
+    assert found == {
+        "click": training | validation,
+        "total": training,
+        "validation click auc": validation,
+    }
+    for axis in figure.axes:
+        texts = [text.get_text() for text in axis.get_legend().get_texts()]
+        assert texts == [line.get_label() for line in axis.get_lines()]
+    drawn.clear()
+    plots.curves([{"step": s, "click": 0.5} for s in (1, 2)], Path("x.png"), simulated=False)
+    assert len(drawn[0].axes) == 1  # nothing else is left to draw

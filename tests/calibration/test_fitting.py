@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 import subprocess
 import sys
 from typing import Any
@@ -204,6 +205,20 @@ def test_where_rows_do_not_suffice_it_is_none_with_a_warning(asked, rows, caplog
     assert (found.kind, found.calibrator) == ("none", None)
     assert caplog.records
     assert all("\n" not in r.getMessage() for r in caplog.records)
+
+
+def test_scores_that_fall_where_the_label_rises_are_named(caplog):
+    z, labels, users = log(400)
+    with caplog.at_level(logging.WARNING):
+        found = choose("platt", -np.asarray(z), labels, users, label="conversion")
+    assert found.calibrator is None
+    (said,) = (r.getMessage() for r in caplog.records)
+    assert re.fullmatch(
+        r"conversion: no calibrator is fitted: its scores fall where the label rises on the "
+        r"validation rows \(slope -\d\.\d{1,3}\); the ranking of conversion is no better than "
+        r"chance there; train longer, or give more validation rows",
+        said,
+    )
 
 
 def test_none_asks_for_nothing(caplog):

@@ -126,6 +126,18 @@ def test_the_page_names_its_rows_and_the_run_stays_as_it_is(other, found, own, t
     assert sorted(p.name for p in run.iterdir()) == ["evaluations", "metrics.json"]
 
 
+def test_a_short_table_is_printed_and_where_everything_is(found, tmp_path):
+    page = tmp_path / "evaluation.md"
+    first, names, *lines, at, every = evaluate.printed(found, page)
+    rows = [f"{m['rows']:,} of {k}" for k, m in found.metrics["labels"].items()]
+    assert first == f"test: {', '.join(rows)} rows"
+    assert names.split() == list(found.metrics["labels"])
+    table = {line.split()[0]: line.split()[1:] for line in lines}
+    assert list(table) == ["auc", "gauc", "logloss", "normalized_entropy", "pcoc"]
+    assert table["auc"] == [f"{m['auc']:.4f}" for m in found.metrics["labels"].values()]
+    assert (at.split()[-1], every.split()[-1]) == (str(page), str(page.with_name(evaluate.DATA)))
+
+
 def test_training_rows_are_measured_whole(job):
     rows = Assembly(job.e, job.store).whole("train")
     assert (rows.rows, rows.unknown_rate) == (job.store.counts("train")["rows"], 0.0)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from at4ctr import evaluation
+from at4ctr.calibration import graph
+from at4ctr.calibration.fitted import Isotonic, Platt
 from at4ctr.evaluation import Predictions
 from pipelines import measure
 from tests.gates.evening import evening, logit
@@ -60,18 +62,30 @@ def test_the_training_sample_is_judged_without_the_calibrator(caplog):
     assert values["mean_prediction"]["predicted"] == pytest.approx(found.probability.mean())
 
 
-def test_ties_that_cost_auc_are_a_warning(caplog):
+@pytest.mark.parametrize(
+    ("own", "advice"),
+    [
+        (Isotonic((0.1, 0.9), (0.1, 0.9)), "set calibrator=platt, which keeps the order"),
+        (Platt(1.0, 0.0), "set calibrator=none"),
+        (None, "set calibrator=none"),
+    ],
+)
+def test_auc_that_calibration_costs_is_a_warning(own, advice, caplog):
+    """The advice is never what is set already."""
     found = predictions()
     steps = logit(np.clip(np.round(found.probability, 1), 0.05, 0.95))
     tied = Predictions(found.labels, steps, found.users, found.lengths, None, found.shifted)
     metrics = evaluation.report(tied)
     metrics["uncalibrated"] = evaluation.report(measure.uncalibrated(tied))
     with caplog.at_level(logging.WARNING, "at4ctr"):
-        measure._warn_of_ties("click", metrics)
+        measure._warn_of_lost_auc("click", metrics, own and graph.served(own))
     assert metrics["ties"] > 0.9 > 0.1 > metrics["uncalibrated"]["ties"]
-    assert "calibrator=platt" in caplog.text
+    (said,) = (r.getMessage() for r in caplog.records)
+    assert said.endswith(advice)
+    begins = "calibrating its parts lowers the AUC of click on the test rows from 0."
+    assert said.startswith(begins) == (own is None)
     caplog.clear()
-    measure._warn_of_ties("click", {**metrics, "auc": metrics["uncalibrated"]["auc"]})
+    measure._warn_of_lost_auc("click", {**metrics, "auc": metrics["uncalibrated"]["auc"]}, None)
     assert not caplog.records
 
 
