@@ -139,7 +139,7 @@ reproduce: setup
 
 ## make bench       speed of training, requests, reader, preparation and export on this machine
 bench: setup
-	@$(PY) -m benchmarks.counts && $(PY) -m benchmarks.bench_step && $(PY) -m benchmarks.bench_requests && $(PY) -m benchmarks.bench_train
+	@$(PY) -m benchmarks.counts && $(PY) -m benchmarks.bench_step && $(PY) -m benchmarks.bench_requests && $(PY) -m benchmarks.bench_train && $(PY) -m benchmarks.bench_loop
 	@$(PY) -m benchmarks.bench_reader && $(PY) -m benchmarks.bench_prepare --rows 1000000
 	@$(PY) -m benchmarks.bench_export
 
