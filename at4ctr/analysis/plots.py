@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -302,7 +303,7 @@ def finish(figure: Any, path: Path, title: str, *, svg: bool = False) -> None:
     The same figure gives the same bytes: ids come from a fixed salt, no date is written, and the
     SVG keeps its text as text.
     """
-    figure.suptitle(title)
+    figure.suptitle(textwrap.fill(title, round(11 * figure.get_figwidth())))  # letters an inch
     with mpl.rc_context({"svg.hashsalt": "at4ctr", "svg.fonttype": "none"}):
         figure.savefig(path, dpi=120)
         if svg:

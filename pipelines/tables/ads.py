@@ -61,9 +61,10 @@ def spaces(dataset: str) -> Plan:
     cells = []
     for d in WIDTHS:
         one, three = f"one space of {3 * d}", f"three spaces of {d}"
-        cells.append(Cell(one, "ipnn", (f"embedding.dimension={3 * d}",), x=d, group="one"))
+        whole = (f"embedding.dimension={3 * d}",)
+        cells.append(Cell(one, "ipnn", whole, x=d, group="one space of 3D"))
         sizes = tuple(f"spaces.{s}.dimension={d}" for s in ("first", "second", "third"))
-        cells.append(Cell(three, "ipnn+three_spaces", sizes, one, x=d, group="three"))
+        cells.append(Cell(three, "ipnn+three_spaces", sizes, one, x=d, group="three spaces of D"))
     plan = _one_label(
         dataset, "spaces", "One embedding space of 3D against three of D", cells,
         "Both have the same embedding parameters. The interactions are IPNN's, in each space its "
