@@ -157,7 +157,7 @@ def optimizer_of(config: Fit, steps: int) -> tf.keras.optimizers.Optimizer:
 class Cursor:
     """Where training stands; all of it is in every checkpoint.
 
-    due: whether these weights are still to be evaluated, as SIGTERM came before the evaluation's
+    due: whether these weights are still to be evaluated, as a signal came before the evaluation's
         end.
     seconds: what ``timed_steps`` steps took, input included, without validation and without each
         epoch's first step.
@@ -358,7 +358,7 @@ class Trainer:
         cluster.chief_does(lambda: self.kept.save(c.step, asdict(c)))
 
     def _stoppable(self) -> AbstractContextManager[None]:
-        """Inside, SIGTERM stops at once, unless other hosts would be left waiting."""
+        """Inside, a signal stops at once, unless other hosts would be left waiting."""
         return stopping.at_once() if cluster.hosts().size == 1 else nullcontext()
 
     def _stop(self) -> NoReturn:

@@ -19,7 +19,7 @@ from export.streams import ignoring_closed_pipes
 def main(body: Callable[[], None]) -> None:
     """Parses flags and runs the body.
 
-    Exits 2 on bad input, 130 when interrupted, 143 when SIGTERM stopped it.
+    Exits 2 on bad input, 130 after Ctrl-C, 143 after SIGTERM.
     """
 
     def run(argv: list[str]) -> None:
@@ -45,11 +45,11 @@ def main(body: Callable[[], None]) -> None:
         except stopping.Stopped as stopped:
             print(stopped, file=sys.stderr, flush=True)
             if cluster.hosts().size > 1:
-                os._exit(stopping.STATUS)  # TensorFlow's threads take half a minute to end
-            sys.exit(stopping.STATUS)
+                os._exit(stopped.status)  # TensorFlow's threads take half a minute to end
+            sys.exit(stopped.status)
         except KeyboardInterrupt:
             print("\ninterrupted: run the same command again to continue", file=sys.stderr)
-            sys.exit(130)
+            sys.exit(stopping.INTERRUPTED)
 
     logging.set_verbosity(logging.WARNING)
     tf.get_logger().setLevel("WARNING")

@@ -259,7 +259,7 @@ def load_snapshot(path: Path) -> tuple[Experiment, str, str]:
 
 
 def _main() -> None:
-    with stopping.on_sigterm():
+    with stopping.on_signals():
         if cluster.hosts().size > 1:
             cluster.strategy()  # before any operation runs in this process
         _train_as_asked()

@@ -1,4 +1,4 @@
-"""SIGTERM: at once, after the step of a training, or in spite of a main thread that is blocked."""
+"""SIGTERM and Ctrl-C: at once, after a training's step, or while the main thread is blocked."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run(body: str) -> tuple[int, str]:
 def test_outside_of_a_training_it_is_raised_at_once():
     status, said = run(
         "try:\n"
-        "  with stopping.on_sigterm():\n"
+        "  with stopping.on_signals():\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    time.sleep(3600)\n"
         "except stopping.Stopped as stopped:\n"
@@ -55,7 +55,7 @@ def test_outside_of_a_training_it_is_raised_at_once():
 def test_a_training_goes_on_to_its_end_where_it_never_asks():
     status, said = run(
         "try:\n"
-        "  with stopping.on_sigterm(), stopping.deferred():\n"
+        "  with stopping.on_signals(), stopping.deferred():\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    assert stopping.wanted()\n"
         "    print('went on', file=sys.stderr)\n"
@@ -71,7 +71,7 @@ def test_a_main_thread_that_is_blocked_is_ended():
         "import ctypes, threading\n"
         "stopping.GRACE_SECONDS = 0.05\n"
         "lock, c = ctypes.create_string_buffer(64), ctypes.CDLL(None)\n"
-        "with stopping.on_sigterm(), stopping.deferred():\n"
+        "with stopping.on_signals(), stopping.deferred():\n"
         "  c.pthread_mutex_lock(lock)\n"
         "  threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()\n"
         "  c.pthread_mutex_lock(lock)\n"
@@ -86,7 +86,7 @@ def test_a_main_thread_that_is_blocked_is_ended():
 def test_a_handler_that_another_library_installs_is_replaced():
     status, _ = run(
         "import ctypes\n"
-        "with stopping.on_sigterm():\n"
+        "with stopping.on_signals():\n"
         "  try:\n"
         "    ctypes.CDLL(None).signal(signal.SIGTERM, ctypes.c_void_p(1))  # ignores it\n"
         "    while True:\n"
@@ -101,7 +101,7 @@ def test_a_handler_that_another_library_installs_is_replaced():
 def test_a_stop_that_has_begun_is_not_cut_short():
     status, _ = run(
         "stopping.GRACE_SECONDS = 0.05\n"
-        "with stopping.on_sigterm():\n"
+        "with stopping.on_signals():\n"
         "  try:\n"
         "    with stopping.deferred():\n"
         "      os.kill(os.getpid(), signal.SIGTERM)\n"
@@ -115,10 +115,68 @@ def test_a_stop_that_has_begun_is_not_cut_short():
 
 
 def test_the_handler_that_was_there_comes_back():
-    kept = signal.getsignal(signal.SIGTERM)
-    with stopping.on_sigterm():
-        assert signal.getsignal(signal.SIGTERM) != kept
-    assert signal.getsignal(signal.SIGTERM) == kept
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    kept = [signal.getsignal(n) for n in numbers]
+    with stopping.on_signals():
+        assert not {signal.getsignal(n) for n in numbers} & {*kept}
+    assert [signal.getsignal(n) for n in numbers] == kept
+
+
+def test_one_interrupt_waits_for_the_step_and_a_second_one_does_not():
+    status, said = run(
+        "try:\n"
+        "  with stopping.on_signals(), stopping.deferred():\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    assert stopping.wanted()\n"
+        "    print('went on', file=sys.stderr, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(3600)\n"
+        "except KeyboardInterrupt:\n"
+        "  sys.exit(5)\n"
+    )
+    assert (status, said) == (5, f"{stopping.SECOND.decode()}went on\n")
+
+
+def test_an_interrupt_outside_of_a_training_stops_at_once():
+    status, said = run(
+        "from pipelines.main import main\n"
+        "def body():\n"
+        "  with stopping.on_signals():\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(3600)\n"
+        "main(body)\n"
+    )
+    assert status == 130
+    assert said.splitlines()[-1] == "interrupted: run the same command again to continue"
+
+
+def test_a_second_interrupt_ends_a_main_thread_that_is_blocked():
+    status, said = run(
+        "import ctypes, threading\n"
+        "stopping.SECOND_SECONDS = 0.05\n"
+        "lock, c = ctypes.create_string_buffer(64), ctypes.CDLL(None)\n"
+        "with stopping.on_signals(), stopping.deferred():\n"
+        "  c.pthread_mutex_lock(lock)\n"
+        "  for after in (0.2, 0.5):\n"
+        "    threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "  c.pthread_mutex_lock(lock)\n"
+    )
+    assert status == 130
+    assert said == (
+        "interrupted while it was busy, without a new checkpoint: run the same command again to "
+        "continue\n"
+    )
+
+
+def test_an_interrupt_that_is_ignored_stays_ignored():
+    """As in a shell's job in the background."""
+    status, said = run(
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "with stopping.on_signals():\n"
+        "  os.kill(os.getpid(), signal.SIGINT)\n"
+        "assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN\n"
+    )
+    assert (status, said) == (0, "")
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +186,13 @@ def store(tmp_path_factory) -> Store:
     return Store.open(path)
 
 
-def test_a_training_stops_after_its_step_and_goes_on_to_the_same_bits(store, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [(signal.SIGTERM, "stopped by SIGTERM"), (signal.SIGINT, "interrupted")],
+)
+def test_a_training_stops_after_its_step_and_goes_on_to_the_same_bits(
+    store, tmp_path, number, says
+):
     whole = job.trainer(store, tmp_path / "whole", auxiliaries={})
     whole.train()
     made = job.trainer(store, tmp_path / "run", auxiliaries={})
@@ -136,13 +200,13 @@ def test_a_training_stops_after_its_step_and_goes_on_to_the_same_bits(store, tmp
 
     def asked(batch):
         if made.cursor.step == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return step(batch)
 
     made._step = asked
     with (
-        stopping.on_sigterm(),
-        pytest.raises(stopping.Stopped, match="after step 5, whose checkpoint is saved"),
+        stopping.on_signals(),
+        pytest.raises(stopping.Stopped, match=f"^{says} after step 5, whose checkpoint is saved"),
         stopping.deferred(),
     ):
         made.train()
@@ -177,7 +241,7 @@ def test_a_stop_around_an_evaluation_repeats_it(store, tmp_path, when):
     middle = -(-made.feed.steps(0) // 2)
     made._step, made.validate = stepped, validated
     with (
-        stopping.on_sigterm(),
+        stopping.on_signals(),
         pytest.raises(stopping.Stopped, match="whose checkpoint is saved"),
         stopping.deferred(),
     ):
@@ -192,7 +256,7 @@ def test_a_stop_around_an_evaluation_repeats_it(store, tmp_path, when):
 def test_an_error_after_sigterm_keeps_its_own_sentence():
     status, said = run(
         "try:\n"
-        "    with stopping.on_sigterm(), stopping.deferred():\n"
+        "    with stopping.on_signals(), stopping.deferred():\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
         "        raise RuntimeError('the disk is full')\n"
         "except BaseException as error:\n"

@@ -142,7 +142,7 @@ def _main() -> None:
         return
 
     def body() -> None:
-        with stopping.on_sigterm(), stopping.deferred():
+        with stopping.on_signals(), stopping.deferred():
             _train(given, given.stop, signal.SIGTERM)
 
     sys.argv = sys.argv[:1]
