@@ -38,7 +38,7 @@ def test_both_kinds_of_spaces_have_the_same_columns(dataset):
     plan = ads.plan(dataset, "spaces", "")
     for cell in plan.cells:
         spaces = composed(plan, cell, DATA[dataset]).spaces
-        assert len(spaces) == (3 if cell.group == "three" else 1)
+        assert len(spaces) == (3 if cell.group == "three spaces of D" else 1)
         assert sum(s.dimension for s in spaces.values()) == 3 * int(cell.x or 0)
 
 
