@@ -14,6 +14,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from at4ctr import stopping
 from at4ctr.data.days import DAY
 from at4ctr.data.engines import base as engine
 from at4ctr.data.engines.base import T, Write, bar, listed, name, quoted, refuse_field, report
@@ -140,7 +141,8 @@ class Engine(engine.Engine):
     @contextmanager
     def _guarded(self, step: str) -> Iterator[None]:
         try:
-            yield
+            with _interruptible():
+                yield
         except duckdb.Error as error:
             if not _starved(error):
                 raise
@@ -344,7 +346,10 @@ class Engine(engine.Engine):
         made = ", ".join(f"{value} AS {own[column]}" for column, value in values.items())
         try:
             self.connection.execute("SET preserve_insertion_order = true")
-            self.connection.execute(f"CREATE TABLE {table}_lines AS SELECT {made} FROM {source}")
+            with _interruptible():
+                self.connection.execute(
+                    f"CREATE TABLE {table}_lines AS SELECT {made} FROM {source}"
+                )
         except duckdb.Error as error:
             if _starved(error):
                 with self._guarded(step):
@@ -354,6 +359,21 @@ class Engine(engine.Engine):
             self.connection.execute("SET preserve_insertion_order = false")
         shown = "".join(f"{own[column]} AS {name(column)}, " for column in values)
         self.execute(f"CREATE VIEW {table} AS SELECT {shown}rowid AS {order} FROM {table}_lines")
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Raises what a signal's handler raised, where DuckDB says only that a query was interrupted.
+
+    ``Stopped`` where a signal stops the process (`at4ctr.stopping`), ``KeyboardInterrupt``
+    elsewhere.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if str(error) != "Query interrupted":
+            raise
+        raise (stopping.Stopped() if stopping.wanted() else KeyboardInterrupt()) from None
 
 
 def literal(path: Path) -> str:
