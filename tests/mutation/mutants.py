@@ -465,7 +465,7 @@ MUTANTS = (
     *_of(
         "at4ctr/calibration/fitting.py",
         f"{FITTING} -k out_of_fold",
-        ("fit(kind, z[~scored], truth[~scored])", "fit(kind, z, truth)"),
+        ("fit(kind, z[~scored], truth[~scored], label)", "fit(kind, z, truth, label)"),
     ),
     *_of(
         "at4ctr/calibration/sampling.py",
