@@ -27,7 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import at4ctr  # noqa: F401  # isort: skip  (before TensorFlow loads)
+import pipelines  # noqa: F401  # isort: skip  (loads TensorFlow as the main job does)
 import tensorflow as tf
 
 from at4ctr.config import Experiment, override

@@ -1,22 +1,46 @@
 """Entry points. Where one loads TensorFlow, it gets Keras 2 and does not print while it loads."""
 
+import ctypes
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 
 from at4ctr.quiet import quietly  # the package sets the Keras version
 
 NAME = "tensorflow"
+M_ARENA_MAX = -8  # of glibc's malloc.h
+SPARED = ("pandas", "scipy", "h5py")  # Keras loads them where it finds them; here nothing calls it
+
+
+@contextmanager
+def _without(names: Sequence[str]) -> Iterator[None]:
+    """Inside, packages that nothing has loaded yet seem not to be installed."""
+    hidden = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None is an ImportError
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
+def _one_arena_a_core() -> None:
+    """Limits how many pools of freed memory glibc keeps: 8 a core, its default, are 40 MB more and
+    no faster."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(M_ARENA_MAX, os.cpu_count() or 1)
 
 
 class _Quietly(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Loads TensorFlow quietly, when it is first imported.
 
     It is a finder, so that TensorFlow is not imported at once: a rollback does not need it and need
-    not wait for it.
+    not wait for it. Without `SPARED` a process is 70 MB smaller.
     """
 
     def find_spec(
@@ -38,7 +62,8 @@ class _Quietly(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         module.__loader__ = self.loader
         if module.__spec__ is not None:
             module.__spec__.loader = self.loader
-        with quietly():
+        _one_arena_a_core()
+        with quietly(), _without(SPARED):
             self.loader.exec_module(module)
             module.config.list_physical_devices()
 

@@ -93,10 +93,10 @@ TABLE3 = {  # AUC without and with AQCL
                "DIN": (0.6865, 0.6931)},
 }  # fmt: skip
 BACKBONES = {"Wide & Deep": "widedeep", "DeepFM": "deepfm", "DIN": "din"}
-SWEEPS = {
-    "aqcl_weight": ("weight", "λ", (0.001, 0.005, 0.01, 0.05, 0.1)),
-    "aqcl_codewords": ("codewords", "T", (32, 128, 512)),
-    "aqcl_nearest": ("nearest", "K", (1, 5, 10)),
+SWEEPS = {  # the field, its symbol, its values, and the row that the others are compared with
+    "aqcl_weight": ("weight", "λ", (0.001, 0.005, 0.01, 0.05, 0.1), "DIN"),
+    "aqcl_codewords": ("codewords", "T", (32, 128, 512), "T = 128"),
+    "aqcl_nearest": ("nearest", "K", (1, 5, 10), "K = 5"),
 }
 DMR_NOTE = (
     "DMR is the whole model with its own auxiliary loss, where the paper adds the loss to DIN: the "
@@ -171,13 +171,13 @@ def table3(dataset: str) -> Plan:
 
 
 def sweep(dataset: str, figure: str) -> Plan:
-    field, symbol, values = SWEEPS[figure]
+    field, symbol, values, base = SWEEPS[figure]
     chosen = [a for a in _chosen(dataset, "AQCL") if not a.startswith(f"auxiliaries.aqcl.{field}=")]
-    cells = [Cell("DIN", "din", _chosen(dataset, "DIN"), x=0.0)] if field == "weight" else []
+    cells = [Cell("DIN", "din", _chosen(dataset, "DIN"), x=0.0)] if base == "DIN" else []
     for value in values:
-        setting = (*chosen, f"auxiliaries.aqcl.{field}={value:g}")
-        base = "DIN" if field == "weight" else None
-        cells.append(Cell(f"{symbol} = {value:g}", "din+aqcl", setting, base, x=float(value)))
+        label, setting = f"{symbol} = {value:g}", (*chosen, f"auxiliaries.aqcl.{field}={value:g}")
+        compared = None if label == base else base
+        cells.append(Cell(label, "din+aqcl", setting, compared, x=float(value)))
     plan = _plan(dataset, f"fig-{figure}", f"AQCL's {symbol}", cells, *PAPER)
     return replace(plan, axis=symbol)
 

@@ -39,7 +39,7 @@ RATES_NOTE = (
 )
 CONSTANT_NOTE = (
     "NE is the log loss over that of the constant base rate of the test rows: above 1 the model is "
-    "worse than a constant. Worse than a constant: {rows}."
+    "worse than a constant. {who}."
 )
 SCORE_NOTE = (
     "The score's AUC is that of conversions, ranked by the fused score with the weight s that "
@@ -226,7 +226,8 @@ def _constant(rows: Sequence[Row], metrics: Mapping[str, str]) -> list[str]:
     if not any(found.values()):
         return []
     worse = [name for name, value in found.items() if (value or 0.0) > 1]
-    return [CONSTANT_NOTE.format(rows=", ".join(worse) or "None of the rows"), ""]
+    who = f"Worse than a constant: {', '.join(worse)}" if worse else "No row is"
+    return [CONSTANT_NOTE.format(who=who), ""]
 
 
 def _by_label(page: Page, rows: Sequence[Row], names: Sequence[str]) -> dict[str, list[Line]]:

@@ -159,6 +159,8 @@ for words in {commands!r}:
     assert "tensorflow" not in sys.modules, words
 import tensorflow
 assert tensorflow.keras.layers.Layer.__module__.startswith("tf_keras")
+assert not {{"pandas", "scipy", "h5py"}} & sys.modules.keys()
+import h5py, scipy
 """
     done = subprocess.run(
         [sys.executable, "-c", code],
