@@ -1,6 +1,7 @@
 """Whether each figure that is quoted stands on a page that a command wrote: make check-results
 
-README.md's section *Results* and docs/results/README.md quote figures of the pages in docs/results.
+README.md's section *Results*, docs/choosing.md and docs/results/README.md quote figures of the pages
+in docs/results.
 A figure is a number of three decimals or more. It stands on a page if a number of that page,
 rounded to its decimals, has its size. Signs are left out, because a difference may be quoted either
 way.
@@ -23,7 +24,7 @@ from export.streams import ignoring_closed_pipes
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path("docs") / "results"
-QUOTING = (Path("README.md"), RESULTS / "README.md")
+QUOTING = (Path("README.md"), Path("docs") / "choosing.md", RESULTS / "README.md")
 SECTION = "## Results"  # of README.md: what follows it up to the next heading
 FIGURE = re.compile(r"(?<![\w.])\d+\.\d{3,}(?![\w.]*\d)")
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e-?\d+)?")

@@ -2,7 +2,7 @@
 
 ``make reproduce TABLE=2 DATASET=tafeng SEEDS=5``. TABLE is 2 to 5, ``external`` or ``tuning``, FIG
 is 2 to 5, and both also take the names of ``tables.multitask``, ``aqcl``, ``ads``, ``pretrained``
-and ``grouping``. RECIPES compares any recipes instead. One queue trains seed by seed. Finished runs
+and ``training``. RECIPES compares any recipes instead. One queue trains seed by seed. Finished runs
 are reused, a killed command goes on where it was, and the report is written anew after every seed.
 """
 
@@ -20,7 +20,7 @@ from at4ctr.data.store import Store
 from at4ctr.errors import InputError
 from pipelines import train
 from pipelines.main import main
-from pipelines.tables import ads, aqcl, grouping, multitask, pretrained
+from pipelines.tables import ads, aqcl, multitask, pretrained, training
 from pipelines.tables import plans as _paper
 from pipelines.tables.jobs import Workshop
 from pipelines.tables.plans import Cell, Plan
@@ -28,7 +28,7 @@ from pipelines.tables.queue import Job, Queue
 from pipelines.tables.reports import Report
 
 TRIALS = train.RUNS / "tuning"
-PLANS: tuple[Any, ...] = (multitask, aqcl, ads, pretrained, grouping)  # of one subject each
+PLANS: tuple[Any, ...] = (multitask, aqcl, ads, pretrained, training)  # of one subject each
 RECIPES = "widedeep,widedeep+uim,din,din+uim+nip"
 flags.DEFINE_string(
     "table", "", f"one of {', '.join((*_paper.TABLES, *(t for m in PLANS for t in m.TABLES)))}"

@@ -26,14 +26,17 @@ RESULTS = """# Results
 - **One** ([table](tafeng/table2.md)): it has 0.5979
   and loses −{1}.
 """
+CHOOSING = "# Choosing\n\n| DIEN has {2} ([table](results/tafeng/table2.md)). |\n"
 TABLE = "| DIN | 0.5979 ± 0.0016 |\n| DIEN | 0.6011 |\n| p | 6.4e-07 | -0.0436 |\n"
 
 
-def written(root: Path, *figures: str) -> Path:
+def written(root: Path, *of_readme_and_results: str, choosing: str = "0.6011") -> Path:
+    figures = (*of_readme_and_results, choosing)
     (root / "docs" / "results" / "tafeng").mkdir(parents=True)
     (root / "docs" / "results" / "tafeng" / "table2.md").write_text(TABLE)
     (root / "README.md").write_text(README.format(*figures))
     (root / "docs" / "results" / "README.md").write_text(RESULTS.format(*figures))
+    (root / "docs" / "choosing.md").write_text(CHOOSING.format(*figures))
     return root
 
 
@@ -47,10 +50,15 @@ def test_rounded_figures_stand(tmp_path):
 
 @pytest.mark.parametrize(
     ("figures", "line", "page"),
-    [(("0.5978", "0.044"), 9, "README.md"), (("0.5979", "0.043"), 3, "docs/results/README.md")],
+    [
+        (("0.5978", "0.044", "0.6011"), 9, "README.md"),
+        (("0.5979", "0.043", "0.6011"), 3, "docs/results/README.md"),
+        (("0.5979", "0.044", "0.6012"), 3, "docs/choosing.md"),
+    ],
 )
 def test_another_figure_is_found_with_its_line(tmp_path, figures, line, page):
-    (found,) = check_results.missing(written(tmp_path, *figures))
+    *first, choosing = figures
+    (found,) = check_results.missing(written(tmp_path, *first, choosing=choosing))
     assert (found.page.as_posix(), found.line) == (page, line)
     assert found.figure in figures
     assert "docs/results/tafeng/table2.md" in str(found)
