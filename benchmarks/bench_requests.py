@@ -4,7 +4,7 @@ batches.
 python -m benchmarks.bench_requests [--items 4200000] [--rounds 5] [--recipes din,din+uim+nip]
 The load of `bench_step`, with 1, 2 (a positive and its drawn negative) and 25 rows (a page) of one
 user side by side. The same rows are trained as rows, each with a copy of its user, and as requests
-(``data.grouping=requests``). A round takes all of them in turn. One JSON line for each: the least
+(``data.grouping=requests``). A round takes all loads and recipes in turn. One JSON line for each: the least
 CPU time of a step (of all threads), the median of wall time, and the load of the machine.
 """
 
@@ -53,36 +53,34 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--recipes", default="din,din+uim,din+nip,din+uim+nip")
     args = parser.parse_args()
-    plain = batches(args, AT_ONCE)
-    for recipe in args.recipes.split(","):
-        step = stepper(recipe, args.items)
-        loads: dict[tuple[int, str], list[dict[str, tf.Tensor]]] = {}
-        for size in SIZES:
-            requests = [shared(batch, size) for batch in plain]
-            loads[size, "requests"] = requests
-            loads[size, "rows"] = [repeated(batch) for batch in requests]
-        for key, times in _timed(step, loads, args.rounds).items():
-            cpu, wall = zip(*times, strict=True)
-            figures = {"cpu_ms": round(min(cpu) * 1e3, 1)}
-            figures["ms"] = round(statistics.median(wall) * 1e3, 1)
-            where = {"requests": recipe, "rows_a_request": key[0], "grouping": key[1]}
-            print(
-                json.dumps({**where, **figures, "load": round(os.getloadavg()[0], 1)}), flush=True
-            )
+    loads: dict[tuple[int, str], list[dict[str, tf.Tensor]]] = {}
+    for size in SIZES:
+        requests = [shared(batch, size) for batch in batches(args, AT_ONCE)]
+        loads[size, "requests"] = requests
+        loads[size, "rows"] = [repeated(batch) for batch in requests]
+    steps = {recipe: stepper(recipe, args.items) for recipe in args.recipes.split(",")}
+    for (recipe, (size, grouping)), times in _timed(steps, loads, args.rounds).items():
+        cpu, wall = zip(*times, strict=True)
+        figures = {"cpu_ms": round(min(cpu) * 1e3, 1)}
+        figures["ms"] = round(statistics.median(wall) * 1e3, 1)
+        where = {"requests": recipe, "rows_a_request": size, "grouping": grouping}
+        print(json.dumps({**where, **figures, "load": round(os.getloadavg()[0], 1)}), flush=True)
 
 
-def _timed(step: Any, loads: dict[Any, Any], rounds: int) -> dict[Any, list[tuple[float, float]]]:
-    """Load -> CPU and wall seconds of a step, of each round."""
-    found: dict[Any, list[tuple[float, float]]] = {key: [] for key in loads}
-    for batches_ in loads.values():
-        float(step(batches_[0]))
+def _timed(
+    steps: dict[str, Any], loads: dict[Any, list[dict[str, tf.Tensor]]], rounds: int
+) -> dict[Any, list[tuple[float, float]]]:
+    """Recipe and load -> CPU and wall seconds of a step, of each round."""
+    found: dict[Any, list[tuple[float, float]]] = {(s, k): [] for k in loads for s in steps}
+    for name, key in found:
+        float(steps[name](loads[key][0]))
     for _ in range(rounds):
-        for key, batches_ in loads.items():
+        for (name, key), times in found.items():
             cpu, wall = time.process_time(), time.perf_counter()
-            for batch in batches_:
-                float(step(batch))
+            for batch in loads[key]:
+                float(steps[name](batch))
             used = time.process_time() - cpu, time.perf_counter() - wall
-            found[key].append((used[0] / len(batches_), used[1] / len(batches_)))
+            times.append((used[0] / len(loads[key]), used[1] / len(loads[key])))
     return found
 
 
