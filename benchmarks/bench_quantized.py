@@ -103,7 +103,7 @@ def table(what: str, found: list[dict[str, Any]], command: str, loads: tuple[flo
     size, rounds = found[0]["rows"], len(found[0]["p50"])
     lines = [
         f"`{command}`, {time.strftime('%Y-%m-%d', time.gmtime())}: {what}, {rounds} interleaved "
-        f"rounds on {os.cpu_count()} cores, which other work used too (load {loads[0]:.1f} at the "
+        f"rounds on {os.cpu_count()} cores (load {loads[0]:.1f} at the "
         f"beginning, {loads[1]:.1f} at the end). Changes are over {size:,} test rows.",
         "",
         "| `export.quantize` | folder, MB | weights, MB | p50, ms: median of rounds (range) "

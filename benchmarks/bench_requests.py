@@ -4,8 +4,8 @@ batches.
 python -m benchmarks.bench_requests [--items 4200000] [--rounds 5] [--recipes din,din+uim+nip]
 The load of `bench_step`, with 1, 2 (a positive and its drawn negative) and 25 rows (a page) of one
 user side by side. The same rows are trained as rows, each with a copy of its user, and as requests
-(``data.grouping=requests``). A round takes all loads and recipes in turn. One JSON line for each: the least
-CPU time of a step (of all threads), the median of wall time, and the load of the machine.
+(``data.grouping=requests``). A round takes all loads and recipes in turn. One JSON line for each:
+the least CPU time of a step (of all threads), the median of wall time, and the load of the machine.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Whether each figure that is quoted stands on a page that a command wrote: make check-results
 
-README.md's section *Results*, docs/choosing.md and docs/results/README.md quote figures of the pages
-in docs/results.
-A figure is a number of three decimals or more. It stands on a page if a number of that page,
-rounded to its decimals, has its size. Signs are left out, because a difference may be quoted either
-way.
+README.md's section *Results*, docs/choosing.md and docs/results/README.md quote figures of the
+pages in docs/results. A figure is a number of three decimals or more. It stands on a page if a
+number of that page, rounded to its decimals, has its size. Signs are left out, because a difference
+may be quoted either way.
 
 Each paragraph, list item and table row is checked by itself, against the pages that it links. A row
 of README.md's table links none: its pages are those of the folder that its log names. Where the
