@@ -222,8 +222,8 @@ def table(found: list[dict[str, float]], size: int, command: str) -> str:
     lines = [
         f"`{command}`, {time.strftime('%Y-%m-%d', time.gmtime())}: version 2 has {size / 1e9:.2f} "
         f"GB; server and clients on {os.cpu_count()} cores. *load* is that of the machine. p99 "
-        f"while loading is {ratio:.2f} times that alone (median of {len(found)} rounds); the aim is "
-        f"at most {WORST:g}.",
+        f"while loading is {ratio:.2f} times that alone (median of {len(found)} rounds); the aim "
+        f"is at most {WORST:g}.",
         "",
         "| round | load | alone: requests, p50, p99 (ms) | while loading: requests, p50, p99 (ms) "
         "| p99 ratio | load took, s |",
