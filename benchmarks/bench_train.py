@@ -27,7 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pipelines  # noqa: F401  # isort: skip  (loads TensorFlow as the main job does)
+import pipelines  # noqa: F401  # isort: skip  (its loader of TensorFlow)
 import tensorflow as tf
 
 from at4ctr.config import Experiment, override

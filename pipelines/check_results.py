@@ -50,8 +50,9 @@ class Missing(NamedTuple):
 
 def missing(root: Path = ROOT) -> list[Missing]:
     """All quoted figures that stand nowhere."""
-    found, log = [], ""
+    found = []
     for page in QUOTING:
+        log = ""
         text = (root / page).read_text(encoding="utf-8")
         for line, unit in _units(text, SECTION if page == QUOTING[0] else ""):
             figures, cell = FIGURE.findall(unit), unit.partition("|")[2].partition("|")[0].strip()

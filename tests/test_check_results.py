@@ -49,18 +49,17 @@ def test_rounded_figures_stand(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("figures", "line", "page"),
+    ("figures", "wrong", "line", "page"),
     [
-        (("0.5978", "0.044", "0.6011"), 9, "README.md"),
-        (("0.5979", "0.043", "0.6011"), 3, "docs/results/README.md"),
-        (("0.5979", "0.044", "0.6012"), 3, "docs/choosing.md"),
+        (("0.5978", "0.044", "0.6011"), "0.5978", 9, "README.md"),
+        (("0.5979", "0.043", "0.6011"), "0.043", 3, "docs/results/README.md"),
+        (("0.5979", "0.044", "0.6012"), "0.6012", 3, "docs/choosing.md"),
     ],
 )
-def test_another_figure_is_found_with_its_line(tmp_path, figures, line, page):
+def test_another_figure_is_found_with_its_line(tmp_path, figures, wrong, line, page):
     *first, choosing = figures
     (found,) = check_results.missing(written(tmp_path, *first, choosing=choosing))
-    assert (found.page.as_posix(), found.line) == (page, line)
-    assert found.figure in figures
+    assert (found.page.as_posix(), found.line, found.figure) == (page, line, wrong)
     assert "docs/results/tafeng/table2.md" in str(found)
 
 

@@ -1,10 +1,12 @@
-"""Ways to train one model, compared: ``TABLE=grouping`` and ``TABLE=optimizers``.
+"""Ways to train one model, compared: ``TABLE=grouping``, ``optimizers`` and ``tuned``.
 
 ``grouping``: shuffled rows against shuffled requests. The rows of a request share their user's
 history (``data.grouping=requests``), which saves work. A batch then has fewer users, and
 contrastive tasks have each history once among their negatives.
 
 ``optimizers``: LazyAdam against row-wise Adagrad, each at the rates that validation chose.
+
+``tuned``: DIN with and without UIM and NIP, each at the rates that validation chose.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ SIZES: Mapping[str, tuple[str, ...]] = {  # of every run, beside what the datase
 }
 RECIPES = {"DIN": "din", "DIN + UIM + NIP": "din+uim+nip"}
 OPTIMIZERS = {"LazyAdam": "lazy_adam", "row-wise Adagrad": "rowwise_adagrad"}
-# Dataset -> optimizer -> the rates of the towers and of the tables. Each pair had eight trials of
-# `make tune` on seed 0, over log:0.001:0.03 and, of tables, the same or Adagrad's log:0.003:0.3.
+TASKS = "DIN + UIM + NIP"
+# Dataset -> row -> the rates of the towers and of the tables. Each pair had eight trials of `make
+# tune` on seed 0, over log:0.001:0.03 and, of tables, the same or Adagrad's log:0.003:0.3.
 RATES: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "amazon_beauty": {
         "LazyAdam": ("0.01179", "0.02599"),
@@ -50,24 +53,36 @@ def grouping(dataset: str) -> Plan:
 
 
 def optimizers(dataset: str) -> Plan:
-    base, *_ = OPTIMIZERS
-    cells = []
-    for label, name in OPTIMIZERS.items():
-        rate, table = RATES[dataset][label]
-        rates = (f"fit.learning_rate={rate}", f"fit.table_rate={table}")
-        compared = None if label == base else base
-        cells.append(Cell(label, "din", (f"fit.optimizer={name}", *rates), compared))
+    cells = [
+        Cell(label, "din", _rates(dataset, label, name), base)
+        for (label, name), base in zip(OPTIMIZERS.items(), (None, "LazyAdam"), strict=True)
+    ]
+    return _at_own_rates("optimizers", "DIN by LazyAdam and by row-wise Adagrad", dataset, cells)
+
+
+def tuned(dataset: str) -> Plan:
+    cells = [
+        Cell("DIN", "din", _rates(dataset, "LazyAdam")),
+        Cell(TASKS, "din+uim+nip", _rates(dataset, TASKS), "DIN"),
+    ]
+    title = "DIN with and without UIM and NIP, each at its own rates"
+    return _at_own_rates("tuned", title, dataset, cells)
+
+
+def _rates(dataset: str, row: str, optimizer: str = "lazy_adam") -> tuple[str, ...]:
+    rate, table = RATES[dataset][row]
+    return f"fit.optimizer={optimizer}", f"fit.learning_rate={rate}", f"fit.table_rate={table}"
+
+
+def _at_own_rates(name: str, title: str, dataset: str, cells: list[Cell]) -> Plan:
     note = (
-        "The rates are those of [the trials](optimizer_trials.md), eight of each optimizer on "
-        "validation with a seed that no row has."
+        "The rates are those of [the trials](rate_trials.md), eight for each row on validation "
+        "with a seed that no row has. All else is that of the dataset's recipes."
     )
-    return Plan(
-        "optimizers", "activeness", "DIN by LazyAdam and by row-wise Adagrad", tuple(cells),
-        notes=(note,), defaults=SIZES[dataset],
-    )  # fmt: skip
+    return Plan(name, "activeness", title, tuple(cells), notes=(note,), defaults=SIZES[dataset])
 
 
-TABLES = {"grouping": (grouping, SIZES), "optimizers": (optimizers, RATES)}
+TABLES = {"grouping": (grouping, SIZES), "optimizers": (optimizers, RATES), "tuned": (tuned, RATES)}
 
 
 def plan(dataset: str, table: str, figure: str) -> Plan:

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from at4ctr.analysis.tables import Row
+from at4ctr.auxiliaries.aqcl import Config
 from at4ctr.data.datasets import amazon_beauty, tafeng
 from at4ctr.errors import InputError
 from pipelines.tables import aqcl, bodies
@@ -72,3 +73,16 @@ def test_the_report_of_active_users(tmp_path):
     assert ours[1:9] == ["AQCL", "1", "0.7200", "+10.0 %", "–", "0.6500", "+50.0 %", "0.7200"]
     assert lines[0].count("paper's AUC") == 1
     assert "Worse than a constant: AQCL." in "\n".join(lines)
+
+
+@pytest.mark.parametrize("figure", aqcl.FIGURES)
+def test_a_sweep_compares_its_rows_with_one_of_them(figure):
+    cells, base = aqcl.plan("amazon_beauty", "", figure).cells, aqcl.SWEEPS[figure][-1]
+    assert [c.base for c in cells] == [None if c.label == base else base for c in cells]
+    assert base in [c.label for c in cells]
+
+
+def test_the_sweeps_of_codewords_compare_with_the_defaults():
+    default = Config()
+    assert aqcl.SWEEPS["aqcl_codewords"][-1] == f"T = {default.codewords}"
+    assert aqcl.SWEEPS["aqcl_nearest"][-1] == f"K = {default.nearest}"

@@ -26,8 +26,18 @@ def test_each_optimizer_has_its_own_rates(dataset):
         for cell in plan.cells
     )
     assert (first.optimizer, second.optimizer) == ("lazy_adam", "rowwise_adagrad")
-    assert second.table_rate > first.table_rate > 0
+    rates = [(f"{fit.learning_rate:g}", f"{fit.table_rate:g}") for fit in (first, second)]
+    assert rates == [training.RATES[dataset][cell.label] for cell in plan.cells]
     assert [cell.base for cell in plan.cells] == [None, "LazyAdam"]
+
+
+@pytest.mark.parametrize("dataset", training.RATES)
+def test_with_and_without_the_tasks_each_has_its_own_rates(dataset):
+    without, with_them = training.plan(dataset, "tuned", "").cells
+    assert (without.recipe, with_them.recipe, with_them.base) == ("din", "din+uim+nip", "DIN")
+    first, _ = training.plan(dataset, "optimizers", "").cells
+    assert without.overrides == first.overrides
+    assert without.overrides != with_them.overrides
 
 
 @pytest.mark.parametrize("table", training.TABLES)
