@@ -78,8 +78,8 @@ def chosen_plan() -> Plan:
         if f.table in module.TABLES or f.fig in module.FIGURES:
             _demand_alone()
             return module.plan(f.dataset, f.table, f.fig)
-    others = [n for m in PLANS for n in (*m.TABLES, *m.FIGURES)]
-    plan = _paper.plan(f.dataset, f.table, f.fig, f.backbone, others)
+    others = [t for m in PLANS for t in m.TABLES], [g for m in PLANS for g in m.FIGURES]
+    plan = _paper.plan(f.dataset, f.table, f.fig, f.backbone, *others)
     return replace(plan, name=f"{plan.name}-{f.backbone}") if f.backbone else plan
 
 

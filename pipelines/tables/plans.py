@@ -302,12 +302,21 @@ TABLES = ("2", "3", "4", "5", "external", "tuning")
 FIGURES = ("2", "3", "4", "5")
 
 
-def plan(dataset: str, table: str, figure: str, backbone: str, others: Sequence[str] = ()) -> Plan:
+def plan(
+    dataset: str,
+    table: str,
+    figure: str,
+    backbone: str,
+    other_tables: Sequence[str] = (),
+    other_figures: Sequence[str] = (),
+) -> Plan:
     """The plan of TABLE= or FIG=. backbone: '' is DBPMaN, and DIN where many settings are swept.
-    others: names of further plans, for the message about an unknown one.
+    other_tables, other_figures: further names, for the message about an unknown one.
     """
-    every = ((*TABLES, *others), (*FIGURES, *others))
-    for kind, value, known in (("TABLE", table, every[0]), ("FIG", figure, every[1])):
+    for kind, value, known in (
+        ("TABLE", table, (*TABLES, *other_tables)),
+        ("FIG", figure, (*FIGURES, *other_figures)),
+    ):
         if value and value not in known:
             raise unknown(kind, value, known)
     if table and figure:

@@ -285,7 +285,8 @@ def test_a_misspelt_recipe_is_refused_before_anything_runs(tmp_path):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["--table=7"], "unknown TABLE '7'"),
+        (["--table=7"], "unknown TABLE '7': known: 2, 3, 4, 5, aqcl2, "),
+        (["--fig=7"], "unknown FIG '7': known: 2, 3, 4, 5, aqcl_codewords, "),
         (["--table=2", "--fig=3"], "expected one of them"),
         (["--table=2", "--backbone=din"], "names its own backbones"),
         (["--backbone=din"], "without a table or figure"),
