@@ -19,7 +19,7 @@ from pipelines.tables.plans import Cell, Plan
 ONE_LABEL: Mapping[str, tuple[str, ...]] = {
     "amazon_beauty": ("fit.learning_rate=0.003", "head.dropout=0", "fit.epochs=2",
                       "data.user_rate=0.5"),
-    "tafeng": ("fit.learning_rate=0.003", "head.dropout=0", "fit.epochs=1",
+    "tafeng": ("fit.learning_rate=0.01", "head.dropout=0", "fit.epochs=1",
                "data.user_rate=0.2", "data.history=50"),
 }  # fmt: skip
 SEVERAL = ("retailrocket", "aliccp")
