@@ -1,5 +1,6 @@
 """How entry points load TensorFlow: without packages that nothing uses, with few malloc arenas."""
 
+import ctypes
 import os
 import sys
 from types import SimpleNamespace
@@ -26,7 +27,7 @@ def test_what_is_hidden_cannot_be_imported_and_what_is_loaded_stays(monkeypatch)
 def test_arenas_are_one_a_core_unless_the_operator_says_otherwise(monkeypatch, asked):
     calls = []
     libc = SimpleNamespace(mallopt=lambda *given: calls.append(given))
-    monkeypatch.setattr(pipelines.ctypes, "CDLL", lambda _: libc)
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: libc)
     monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
     if asked:
         monkeypatch.setenv("MALLOC_ARENA_MAX", asked)
@@ -37,5 +38,5 @@ def test_arenas_are_one_a_core_unless_the_operator_says_otherwise(monkeypatch, a
 @pytest.mark.skipif(sys.platform != "linux", reason="arenas are glibc's")
 def test_another_c_library_has_no_arenas_to_limit(monkeypatch):
     monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
-    monkeypatch.setattr(pipelines.ctypes, "CDLL", lambda _: SimpleNamespace())
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace())
     pipelines._one_arena_a_core()

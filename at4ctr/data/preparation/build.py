@@ -67,11 +67,12 @@ def build(
         vocabulary.give(engine, model)
     rows = vocabulary.build(engine, config, impressions, late, closed=model is not None)
     rare = {} if model is not None else vocabulary.rare_ids(engine, schema)
-    aucs = shortcuts.AUCs()
+    aucs, separate = shortcuts.AUCs(), list[str]()
     if not impressions:
         notes += negatives.notes(config, negatives.draw(engine, config, late))
         aucs, errors = shortcuts.measure(engine)
-        notes += shortcuts.warnings(config, aucs, errors)
+        separate = shortcuts.warnings(config, aucs, errors)
+        notes += separate
     ids = {f.name: vocabulary.ids(engine, schema, f) for f in schema.features}
     vocabulary.write(engine, schema, folder / "vocabulary")
     if model is None:
@@ -95,7 +96,7 @@ def build(
     splits: dict[str, Any] = {s: {"rows": counts.rows[s], "labels": _labels(counts, s),
                   "unknown": counts.unknown[s]} for s in SPLITS}  # fmt: skip
     held = summary.measure(engine, config, impressions=impressions)
-    held["doubts"] = summary.doubts(config, held, splits)
+    held["doubts"] = [*separate, *summary.doubts(config, held, splits)]
     size = {g: int(engine.one(f"SELECT count(*) FROM {g}s")[0]) for g in attributes.GROUPS}
     return {
         "truth": list(truths),

@@ -284,6 +284,7 @@ def test_on_a_log_with_repeats_the_history_mends_repetition(tmp_path, simulated)
     for manifest, warned in ((usual, {"repetition"}), (history, {"popularity"})):
         found = {n.split()[0] for n in manifest["notes"] if "alone separates" in n}
         assert found == warned
+        assert found == {d.split()[0] for d in manifest["summary"]["doubts"]}  # of the report
     for split in SPLITS:
         assert usual["shortcuts"][split]["repetition"] > 0.57
         assert history["shortcuts"][split]["repetition"] == pytest.approx(0.5, abs=0.005)
