@@ -269,14 +269,19 @@ NAMED = {"din_at4ctr": "din" + AT}  # recipes with a file of their own
 
 
 def recipes(names: Sequence[str]) -> Plan:
-    """Any recipes side by side, each compared with the longest listed one that lies within it."""
+    """Any recipes side by side, each compared with the longest listed one that lies within it.
+    Where none lies within another, all are compared with the first one.
+    """
     listed = list(dict.fromkeys(filter(None, (name.strip() for name in names))))
     if not listed:
         raise InputError(
             "RECIPES is empty; expected names such as RECIPES=din,din+uim; name at least one, or "
             "leave RECIPES out"
         )
-    cells = tuple(Cell(name, name, base=_within(name, listed)) for name in listed)
+    bases = [_within(name, listed) for name in listed]
+    if not any(bases):
+        bases = [None, *[listed[0]] * (len(listed) - 1)]
+    cells = tuple(Cell(n, n, base=base) for n, base in zip(listed, bases, strict=True))
     return Plan("comparison", "results", ", ".join(listed), cells)
 
 

@@ -106,11 +106,12 @@ def text_of_table_3() -> str:
         (("din+uim+nip", "din"), ("din", None)),
         (("dien+next_behaviour", "dien+next_behaviour+uim"), (None, "dien+next_behaviour")),
         (("din_at4ctr", "din", "din+nip+uim"), ("din", None, "din")),
-        (("din+uim", "din+nip"), (None, None)),
-        (("widedeep", "din+uim"), (None, None)),
+        (("din", "din+uim", "fm"), (None, "din", None)),
+        (("din+uim", "din+nip"), (None, "din+uim")),
+        (("widedeep", "din+uim", "tuned"), (None, "widedeep", "widedeep")),
     ],
 )
-def test_a_recipe_is_compared_with_the_longest_within_it(listed, bases):
+def test_a_recipe_is_compared_with_the_longest_within_it_or_all_with_the_first(listed, bases):
     assert tuple(cell.base for cell in _paper.recipes(listed).cells) == bases
 
 
